@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one place that knows there are two array libraries, NumPy and CuPy."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import numpy
+
+Array: TypeAlias = Any
+"""A ``numpy.ndarray`` or a ``cupy.ndarray``; results live where inputs live."""
+
+
+def array_namespace(x: Array) -> ModuleType:
+    """Return the library that `x` belongs to, ``numpy`` or ``cupy``.
+
+    Never imports CuPy: if it was not imported, `x` cannot be one of its arrays.
+
+    >>> array_namespace(numpy.zeros(3)).__name__
+    'numpy'
+    """
+    cupy = sys.modules.get("cupy")
+    return cupy if cupy is not None and isinstance(x, cupy.ndarray) else numpy
+
+
+def to_numpy(x: Array) -> numpy.ndarray:
+    """Copy `x` to the host if it lives on a device; a NumPy array is returned as it is."""
+    return x.get() if hasattr(x, "get") else numpy.asarray(x)

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be wrong with a request: one status a universe, one exception for a request as a whole."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class InvalidRequest(ValueError):
+    """The request cannot be read as a whole: wrong rank, wrong dtype, nothing in it, over the limits."""
+
+
+class Status(IntEnum):
+    """Outcome for one universe. Every row but `GOOD` is NaN in all outputs; its neighbours are untouched.
+
+    The codes are part of the protocol: they are never renumbered.
+    """
+
+    GOOD = 0
+    TOO_FEW_ASSETS = 1
+    UNKNOWN_ASSET = 2
+    DUPLICATE_ASSET = 3
+    WINDOW_OUT_OF_RANGE = 4
+    TOO_FEW_OBSERVATIONS = 5
+    NON_FINITE = 6
+    NOT_RETURNS = 7
+    SHORT_HISTORY = 8
+    CONSTANT_ASSET = 9
+
+    @property
+    def explanation(self) -> str:
+        """What was wanted, for error messages."""
+        return _EXPLANATIONS[self]
+
+
+MIN_OBSERVATIONS = 20
+"""A window needs this many rows, and each asset this many returns in it."""
+
+MIN_ASSETS = 2
+
+MAX_ABS_RETURN = 10.0
+"""No simple return per period is larger than +1000 %: prices, index levels and percentages are."""
+
+MAX_MEDIAN_ABS_RETURN = 0.3
+"""Half of an asset's moves above 30 % a period: these are prices near one, or percentages."""
+
+_EXPLANATIONS = {
+    Status.GOOD: "estimated",
+    Status.TOO_FEW_ASSETS: f"a universe needs at least {MIN_ASSETS} assets",
+    Status.UNKNOWN_ASSET: "the asset is not a column of the panel",
+    Status.DUPLICATE_ASSET: "the asset is listed twice",
+    Status.WINDOW_OUT_OF_RANGE: "a window [start, stop) must satisfy 0 <= start < stop <= rows of the panel",
+    Status.TOO_FEW_OBSERVATIONS: f"a window needs at least {MIN_OBSERVATIONS} rows",
+    Status.NON_FINITE: "the asset has an infinite return; a missing return is NaN",
+    Status.NOT_RETURNS: "the asset's values are too large for simple returns (0.01 is 1 %): are they prices or percentages?",
+    Status.SHORT_HISTORY: f"the asset has fewer than {MIN_OBSERVATIONS} returns in the window",
+    Status.CONSTANT_ASSET: "the asset's returns do not vary in the window",
+}
