@@ -53,3 +53,8 @@ def split_parameters(parameters: Array) -> Parameters:
         heads.append(parameters[..., start : start + columns])
         start += columns
     return Parameters(*heads)
+
+
+def intensity_of(parameters: Parameters) -> Array:
+    """Global shrinkage intensity delta = sum_k pi_k alpha_k; (..., columns) -> (...)."""
+    return (parameters.target_weights * parameters.target_intensity).sum(axis=-1)

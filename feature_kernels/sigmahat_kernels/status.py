@@ -41,8 +41,8 @@ MIN_ASSETS = 2
 MAX_ABS_RETURN = 10.0
 """No simple return per period is larger than +1000 %: prices, index levels and percentages are."""
 
-MAX_MEDIAN_ABS_RETURN = 0.3
-"""Half of an asset's moves above 30 % a period: these are prices near one, or percentages."""
+MAX_MEAN_ABS_RETURN = 0.3
+"""An average move above 30 % a period is no return either: prices near one, or percentages."""
 
 _EXPLANATIONS = {
     Status.GOOD: "estimated",

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Three members' answers into one: averages weighted by precision, and the uncertainty between the members."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from sigmahat_kernels.parameters import intensity_of, split_parameters
+from sigmahat_kernels.status import Status
+
+
+class Combined(NamedTuple):
+    """The ensemble's answer for `n` universes. All float32; NaN where the status is not GOOD."""
+
+    parameters: np.ndarray  # (n, N_PARAMETERS), averages of the members' heads
+    intensity: np.ndarray  # (n,), delta = sum_k pi_k alpha_k
+    block_intensity: np.ndarray  # (n, n_blocks)
+    uncertainty: np.ndarray  # (n, 2), aleatoric and epistemic standard deviation of the expected error
+
+
+def combine(members: Sequence[np.ndarray], row_status: np.ndarray) -> Combined:
+    """Average the members, weighted by the precision each claims for itself.
+
+    Parameters
+    ----------
+    members : sequence of arrays of shape (n * (1 + n_blocks), N_PARAMETERS)
+        A universe's row, then those of its blocks, as `request.with_blocks` lays them out.
+    row_status : array of shape (n, 1 + n_blocks)
+        Status of each of these rows. A block without an answer of its own takes its universe's intensity.
+
+    Returns
+    -------
+    Combined
+
+    Notes
+    -----
+    Uncertainty follows the law of total variance over the members m with weights p_m (Lakshminarayanan, Pritzel,
+    Blundell 2017): aleatoric^2 = sum p_m sigma_m^2, epistemic^2 = sum p_m (mu_m - mu)^2.
+    """
+    stack = np.stack(members).astype(np.float64)  # (members, rows, parameters)
+    heads = split_parameters(stack)
+    precision = np.exp(-heads.log_variance)
+    weights = precision / precision.sum(axis=0)
+    mean = (weights * stack).sum(axis=0)
+    answer = split_parameters(mean)
+
+    variance = (weights * np.exp(heads.log_variance)).sum(axis=0)[:, 0]
+    between = (weights * (heads.expected_error - answer.expected_error) ** 2).sum(axis=0)[:, 0]
+    answer.log_variance[:, 0] = np.log(variance)  # a view of `mean`
+
+    intensity = intensity_of(answer).reshape(row_status.shape)
+    good = row_status == Status.GOOD
+    universe_good = good[:, 0]
+    block_intensity = np.where(good[:, 1:], intensity[:, 1:], intensity[:, :1])
+
+    def universes_only(values: np.ndarray) -> np.ndarray:
+        own = values.reshape(*row_status.shape, -1)[:, 0]
+        return np.where(universe_good[:, None], own, np.nan).astype(np.float32)
+
+    return Combined(
+        parameters=universes_only(mean),
+        intensity=universes_only(intensity.reshape(-1, 1))[:, 0],
+        block_intensity=np.where(universe_good[:, None], block_intensity, np.nan).astype(np.float32),
+        uncertainty=universes_only(np.sqrt(np.stack([variance, between], axis=1))),
+    )
+
+
+def published_tensors(combined: Combined) -> dict[str, np.ndarray]:
+    """The ensemble's answer under the names of the protocol (STATUS aside)."""
+    heads = split_parameters(combined.parameters)
+    return {
+        "INTENSITY": combined.intensity,
+        "TARGET_WEIGHTS": heads.target_weights,
+        "TARGET_INTENSITY": heads.target_intensity,
+        "TARGET_CONFIDENCE": heads.target_confidence,
+        "BLOCK_INTENSITY": combined.block_intensity,
+        "MEMORY": heads.memory,
+        "VOLATILITY": heads.volatility,
+        "CONDITION": heads.condition[:, 0],
+        "EXPECTED_ERROR": heads.expected_error[:, 0],
+        "REGIME": heads.regime,
+        "UNCERTAINTY": combined.uncertainty,
+    }

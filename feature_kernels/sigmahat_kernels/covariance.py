@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From parameters to covariance matrices: the estimate itself."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sigmahat_kernels.backend import Array, array_namespace, to_numpy
+from sigmahat_kernels.features import chunks_by_size, gather_index
+from sigmahat_kernels.panel import FAST_HALFLIFE, correlation_factor, prepare_window
+from sigmahat_kernels.parallel import available_threads, for_each, for_each_group
+from sigmahat_kernels.parameters import VOLATILITY_BASES, Parameters, intensity_of
+from sigmahat_kernels.request import PADDING, Request, WindowGroup, block_ids, group_by_window
+from sigmahat_kernels.status import Status
+from sigmahat_kernels.targets import targets
+
+
+def shrink_correlation(
+    slow: Array, fast: Array, memory: Array, target_weights: Array, target_intensity: Array, intensity: Array
+) -> Array:
+    """Shrink a stack of correlation matrices toward the three targets.
+
+    With w_k = pi_k alpha_k and a mix R = (1 - phi) R_slow + phi R_fast,
+
+        R_hat = G R G + H (sum_k w_k F_k / sum_k w_k) H,   G = diag(sqrt(1 - delta_i)), H = diag(sqrt(delta_i)),
+
+    which for equal intensities delta_i = sum_k w_k is plain multi-target linear shrinkage. Both terms are positive
+    semi-definite, so their sum is, and the unit diagonal is kept.
+
+    Parameters
+    ----------
+    slow, fast : arrays of shape (n, N, N)
+        Equal-weighted and exponentially weighted correlation. The targets are those of `slow`.
+    memory : array of shape (n,)
+        phi, weight of the fast correlation.
+    target_weights, target_intensity : arrays of shape (n, 3)
+        pi and alpha.
+    intensity : array of shape (n, N)
+        delta_i of each asset.
+
+    Returns
+    -------
+    array of shape (n, N, N)
+    """
+    xp = array_namespace(slow)
+    mixed = slow + memory[:, None, None] * (fast - slow)
+    weights = target_weights * target_intensity
+    # All weights zero: nothing is shrunk (intensity is zero too), and any mix of targets does.
+    total = weights.sum(axis=1, keepdims=True)
+    weights = xp.where(total > 0, weights / xp.where(total > 0, total, 1.0), 1.0 / weights.shape[1])
+    target = (weights.T[:, :, None, None] * targets(slow)).sum(axis=0)
+    keep, pull = xp.sqrt(1.0 - intensity), xp.sqrt(intensity)
+    return keep[:, :, None] * mixed * keep[:, None, :] + pull[:, :, None] * target * pull[:, None, :]
+
+
+def blend_volatility(volatilities: Array, blend: Array) -> Array:
+    """Mix volatilities over half-lives and pull them toward their cross-section, in logarithms.
+
+    Parameters
+    ----------
+    volatilities : array of shape (3, n, N)
+        In the order of `parameters.VOLATILITY_BASES`.
+    blend : array of shape (n, 4)
+        Weights over these (sum 1), then the pull in [0, 1] toward the universe's mean log volatility.
+
+    Returns
+    -------
+    array of shape (n, N)
+        Volatilities in the unit of the input.
+    """
+    xp = array_namespace(volatilities)
+    logs = xp.einsum("kni,nk->ni", xp.log(volatilities), blend[:, :-1])
+    mean = logs.mean(axis=1, keepdims=True)
+    return xp.exp(logs + blend[:, -1:] * (mean - logs))
+
+
+def assemble(
+    request: Request,
+    parameters: Parameters,
+    status: np.ndarray,
+    *,
+    block_intensity: np.ndarray | None = None,
+    classic: bool = False,
+    threads: int | None = None,
+) -> np.ndarray:
+    """Build the covariance matrix of every universe.
+
+    Parameters
+    ----------
+    request : Request
+        As given to `features.compute_features`.
+    parameters : Parameters
+        One row a universe.
+    status : array of shape (n_universes,)
+        Universes that are not GOOD are left NaN.
+    block_intensity : array of shape (n_universes, n_blocks), optional
+        Takes the place of the universe's own intensity for the assets of each block of `request.blocks`.
+    classic : bool
+        Textbook multi-target linear shrinkage (1 - delta) S + sum_k w_k F_k of the plain sample covariance S (n - 1),
+        with targets that keep its diagonal: no winsorising, no exponential weights, no pull of volatilities.
+
+    Returns
+    -------
+    float32 array of shape (n_universes, n_assets, n_assets)
+        In squared returns per period, for the period after the window's last row; NaN in padding.
+    """
+    n_assets = request.universes.shape[1]
+    covariance = np.full((len(request.universes), n_assets, n_assets), np.nan, np.float32)
+    per_asset = np.broadcast_to(intensity_of(parameters)[:, None], request.universes.shape)
+    if request.blocks is not None and block_intensity is not None:
+        column = np.searchsorted(block_ids(request.universes, request.blocks), request.blocks)
+        column = np.where(request.universes == PADDING, 0, column)
+        per_asset = np.take_along_axis(block_intensity, column, axis=1)
+    if classic:
+        window_only = np.eye(len(VOLATILITY_BASES) + 1)[0]
+        parameters = parameters._replace(
+            memory=np.zeros_like(parameters.memory),
+            volatility=np.broadcast_to(window_only, parameters.volatility.shape),
+        )
+    threads = threads or available_threads()
+    groups = list(group_by_window(request, np.flatnonzero(status == Status.GOOD)))
+
+    def fill_group(group: WindowGroup, threads: int) -> None:
+        returns = request.panel[group.start : group.stop][:, group.columns]
+        window = prepare_window(returns, winsor_limit=None) if classic else prepare_window(returns)
+        xp = array_namespace(window.returns)
+        slow_factor = correlation_factor(window)
+        fast_factor = correlation_factor(window, halflife=FAST_HALFLIFE)
+        slow_product, fast_product = slow_factor.T @ slow_factor, fast_factor.T @ fast_factor
+
+        def fill_chunk(chunk: np.ndarray) -> None:
+            universes = group.universes[chunk]
+            index = gather_index(request, group, chunk)
+            rows = (index[:, :, None], index[:, None, :])
+            size = index.shape[1]
+            answers = Parameters(*(xp.asarray(head[universes], xp.float64) for head in parameters))
+            correlation = shrink_correlation(
+                slow_product[rows],
+                fast_product[rows],
+                answers.memory[:, 0],
+                answers.target_weights,
+                answers.target_intensity,
+                xp.asarray(per_asset[universes, :size], xp.float64),
+            )
+            volatility = blend_volatility(window.volatilities[:, index], answers.volatility)
+            correlation *= volatility[:, :, None] * volatility[:, None, :]
+            covariance[universes, :size, :size] = to_numpy(correlation)
+
+        for_each(fill_chunk, chunks_by_size(request, group), threads)
+
+    for_each_group(fill_group, groups, threads)
+    return covariance

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A member of the ensemble on a CPU: its INT8 Q/DQ graph in ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from sigmahat_kernels.features import FEATURE_NAMES
+from sigmahat_kernels.parameters import N_PARAMETERS
+
+
+class MemberError(RuntimeError):
+    """A member's file cannot be used with these kernels."""
+
+
+class Member:
+    """Runs one ``model.onnx``; safe to call from several threads.
+
+    Parameters
+    ----------
+    path : Path
+        File written by ``sigmahat export``.
+
+    Raises
+    ------
+    MemberError
+        If the file was trained on other features, or answers another layout, than these kernels publish.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        if not Path(path).is_file():
+            raise MemberError(f"no member at {path}: run `sigmahat export` or check out the committed file")
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
+        wanted, got = ",".join(FEATURE_NAMES), self.metadata.get("features", "")
+        if got != wanted:
+            differing = sorted(set(got.split(",")) ^ set(FEATURE_NAMES))
+            raise MemberError(
+                f"{path} was trained on another list of features; differing: {differing or 'their order'}"
+            )
+        (output,) = self._session.get_outputs()
+        if output.shape[-1] != N_PARAMETERS:
+            raise MemberError(f"{path} answers {output.shape[-1]} parameters, these kernels read {N_PARAMETERS}")
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Answer features of shape (n, N_FEATURES) float32 with parameters of shape (n, N_PARAMETERS) float32.
+
+        A NaN row comes back as plausible numbers (INT8 rounds NaN away): the caller masks by status.
+        """
+        return self._session.run(None, {"FEATURES": np.ascontiguousarray(features, np.float32)})[0]

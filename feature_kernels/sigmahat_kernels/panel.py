@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A window of the panel: checks on its columns, volatilities, and winsorised standardised returns."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from sigmahat_kernels.backend import Array, array_namespace
+from sigmahat_kernels.status import MAX_ABS_RETURN, MAX_MEAN_ABS_RETURN, MIN_OBSERVATIONS, Status
+
+WINSOR_LIMIT = 3.0
+"""Standardised returns are cut here: one fat-tailed day must not set the correlations."""
+
+FAST_HALFLIFE = 63.0
+VOLATILITY_HALFLIVES = (63.0, 21.0)
+
+VOLATILITY_FLOOR = 0.1
+"""An exponentially weighted volatility is at least this share of the window's: a stale price is not a safe asset."""
+
+
+class Window(NamedTuple):
+    """Returns of `m` columns over `T` rows, prepared once and shared by all universes of the window."""
+
+    returns: Array  # (T, m) simple returns as sent, missing = 0
+    observed: Array  # (T, m) 1.0 where there is a return
+    standardised: Array  # (T, m) winsorised, zero mean, missing = 0
+    volatilities: Array  # (3, m) per period: window, half-life 63, half-life 21
+    n_observed: Array  # (m,)
+    kurtosis: Array  # (m,) fourth moment of the standardised returns before the cut; 3 if normal
+    tail_share: Array  # (m,) share of returns that the cut moved
+
+
+def column_status(returns: Array) -> Array:
+    """Status code of each column of a window, looking at its returns; shape (T, m) -> (m,) int32.
+
+    In the order of the checks: infinite, too large for returns, too few returns, constant.
+    """
+    xp = array_namespace(returns)
+    missing = xp.isnan(returns)
+    infinite = xp.isinf(returns)
+    usable = xp.where(missing | infinite, 0.0, returns)
+    n_observed = (~missing).sum(axis=0)
+    magnitude = xp.abs(usable)
+    mean_magnitude = magnitude.sum(axis=0) / xp.maximum(n_observed, 1)
+    lowest = xp.where(missing, np.inf, returns).min(axis=0)
+    highest = xp.where(missing, -np.inf, returns).max(axis=0)
+
+    status = xp.zeros(returns.shape[1], xp.int32)
+    for code, bad in (  # later ones win, so the first check stands last
+        (Status.CONSTANT_ASSET, lowest == highest),
+        (Status.SHORT_HISTORY, n_observed < MIN_OBSERVATIONS),
+        (Status.NOT_RETURNS, (magnitude.max(axis=0) > MAX_ABS_RETURN) | (mean_magnitude > MAX_MEAN_ABS_RETURN)),
+        (Status.NON_FINITE, infinite.any(axis=0)),
+    ):
+        status = xp.where(bad, int(code), status)
+    return status
+
+
+def prepare_window(returns: Array, *, winsor_limit: float | None = WINSOR_LIMIT) -> Window:
+    """Measure volatilities and standardise the returns of one window.
+
+    Parameters
+    ----------
+    returns : array of shape (T, m)
+        Simple returns, NaN = missing; columns that passed `column_status`.
+    winsor_limit : float or None
+        Cut in standard deviations; None leaves the returns as they are (textbook sample correlation).
+
+    Returns
+    -------
+    Window
+        In float64. Volatilities are per period; the window's divides by n - 1.
+    """
+    xp = array_namespace(returns)
+    missing = xp.isnan(returns)
+    observed = (~missing).astype(xp.float64)
+    n_observed = observed.sum(axis=0)
+    filled = xp.where(missing, 0.0, returns).astype(xp.float64)
+    deviations = (filled - filled.sum(axis=0) / n_observed) * observed
+    squares = deviations**2
+    window_volatility = xp.sqrt(squares.sum(axis=0) / (n_observed - 1))
+    volatilities = [window_volatility]
+    for halflife in VOLATILITY_HALFLIVES:
+        weights = exponential_weights(xp, len(returns), halflife)
+        # An asset without a recent return has only tiny weights left, so both sums are tiny: their ratio is sound.
+        variance = weights @ squares / (weights @ observed)
+        volatilities.append(xp.maximum(xp.sqrt(variance), VOLATILITY_FLOOR * window_volatility))
+
+    standardised = deviations / window_volatility
+    kurtosis = (standardised**4).sum(axis=0) / n_observed
+    tail_share = xp.zeros_like(window_volatility)
+    if winsor_limit is not None:
+        tail_share = (xp.abs(standardised) > winsor_limit).sum(axis=0) / n_observed
+        standardised = xp.clip(standardised, -winsor_limit, winsor_limit)
+        standardised = (standardised - standardised.sum(axis=0) / n_observed) * observed
+    return Window(filled, observed, standardised, xp.stack(volatilities), n_observed, kurtosis, tail_share)
+
+
+def exponential_weights(xp: object, n_obs: int, halflife: float) -> Array:
+    """Weights 2^(-age/halflife), the last row's age being 0; not normalised. Shape (n_obs,)."""
+    return 2.0 ** (-xp.arange(n_obs - 1, -1, -1, dtype=xp.float64) / halflife)  # type: ignore[attr-defined]
+
+
+def correlation_factor(window: Window, *, halflife: float | None = None) -> Array:
+    """Z of shape (T, m) such that Z'Z is the window's correlation matrix, equal-weighted or exponentially weighted.
+
+    Columns have unit length, so a pair is normalised by the root of the product of the two assets' own sums:
+    with missing cells (zeros in Z) the matrix stays positive semi-definite with a unit diagonal.
+    """
+    xp = array_namespace(window.standardised)
+    z = window.standardised
+    if halflife is not None:
+        z = z * xp.sqrt(exponential_weights(xp, len(z), halflife))[:, None]
+    return z / xp.sqrt((z**2).sum(axis=0))

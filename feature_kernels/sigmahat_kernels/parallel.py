@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Python threads over independent pieces of work, with BLAS held to one thread inside each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TypeVar
+
+from threadpoolctl import ThreadpoolController
+
+T = TypeVar("T")
+
+
+def available_threads() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def for_each(work: Callable[[T], None], items: Iterable[T], threads: int) -> None:
+    """Call `work` on every item; NumPy's stacked solvers release the GIL, so threads really run side by side."""
+    if threads == 1:
+        for item in items:
+            work(item)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(work, items):
+            pass
+
+
+def for_each_group(work: Callable[[T, int], None], groups: Sequence[T], threads: int) -> None:
+    """Call `work(group, threads)` on every group: threads go over the groups if there are enough, else inside each.
+
+    BLAS threads inside one small matrix cost up to twenty times the matrix itself, so BLAS is held to one.
+    """
+    with _blas().limit(limits=1):
+        if len(groups) >= threads:
+            for_each(lambda group: work(group, 1), groups, threads)
+        else:
+            for group in groups:
+                work(group, threads)
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """Finding the loaded libraries takes milliseconds, so it is done once."""
+    return ThreadpoolController()

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole pipeline in one process: features, members, combination, assembly. What Triton serves, without Triton."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from sigmahat_kernels.combine import combine
+from sigmahat_kernels.covariance import assemble
+from sigmahat_kernels.features import FeatureTable, compute_features
+from sigmahat_kernels.members import Member
+from sigmahat_kernels.parameters import Parameters, split_parameters
+from sigmahat_kernels.request import Request, with_blocks
+
+N_MEMBERS = 3
+
+
+class Outputs(NamedTuple):
+    """What the `shrinkage` and `covariance` ensembles answer, tensor by tensor."""
+
+    parameters: Parameters
+    intensity: np.ndarray
+    block_intensity: np.ndarray
+    uncertainty: np.ndarray
+    status: np.ndarray
+    status_asset: np.ndarray
+    covariance: np.ndarray | None
+
+
+class Pipeline:
+    """The members of a model repository, loaded once.
+
+    Parameters
+    ----------
+    model_repository : Path
+        Folder that holds ``member_1/1/model.onnx`` and its siblings.
+    """
+
+    def __init__(self, model_repository: Path | str) -> None:
+        root = Path(model_repository)
+        self.members = [Member(root / f"member_{k}" / "1" / "model.onnx") for k in range(1, N_MEMBERS + 1)]
+
+    def estimate(self, request: Request, *, covariance: bool = True, classic: bool = False) -> Outputs:
+        """Answer one request; see `covariance.assemble` for `classic`."""
+        table, row_status, row_asset = features_and_status(request)
+        combined = combine([member(table.features) for member in self.members], row_status)
+        parameters = split_parameters(combined.parameters)
+        status = row_status[:, 0]
+        matrices = None
+        if covariance:
+            matrices = assemble(
+                request,
+                parameters,
+                status,
+                block_intensity=combined.block_intensity,
+                classic=classic,
+            )
+        return Outputs(
+            parameters,
+            combined.intensity,
+            combined.block_intensity,
+            combined.uncertainty,
+            status,
+            row_asset[:, 0],
+            matrices,
+        )
+
+
+def features_and_status(request: Request) -> tuple[FeatureTable, np.ndarray, np.ndarray]:
+    """Features of all universes and their blocks, with status and offending asset as arrays (universes, 1 + blocks)."""
+    table = compute_features(with_blocks(request))
+    shape = (len(request.universes), -1)
+    return table, table.status.reshape(shape), table.status_asset.reshape(shape)

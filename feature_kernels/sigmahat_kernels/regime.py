@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state of the market that a universe forms: volatility, dispersion, tails, stress.
+
+The market of a universe is the equal-weighted mean of its own assets' returns, so that neither other universes nor
+other columns of the panel can change a feature.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from sigmahat_kernels.backend import Array, array_namespace
+from sigmahat_kernels.panel import Window, exponential_weights
+
+REGIME = {
+    "log_market_volatility": "ln of the market's annualised volatility (252 periods)",
+    "log_asset_volatility": "average over assets of the ln annualised volatility",
+    "volatility_dispersion": "standard deviation over assets of the ln volatility",
+    "market_volatility_ratio_63": "ln(volatility with half-life 63 / volatility of the window), of the market",
+    "market_volatility_ratio_21": "the same with half-life 21",
+    "market_volatility_ratio_5": "the same with half-life 5",
+    "asset_volatility_ratio_63": "average over assets of ln(volatility with half-life 63 / volatility of the window)",
+    "asset_volatility_ratio_21": "the same with half-life 21",
+    "volatility_ratio_dispersion": "standard deviation over assets of the latter",
+    "volatility_of_volatility": "standard deviation of the market's ln volatility over blocks of 21 rows; 0 if < 2 blocks",
+    "dispersion_share": "cross-sectional variance over total variance of the returns; [0, 1]",
+    "dispersion_ratio_21": "ln(cross-sectional dispersion with half-life 21 / dispersion of the window)",
+    "market_kurtosis": "ln(kurtosis of the market / 3)",
+    "asset_kurtosis": "average over assets of ln(kurtosis / 3)",
+    "tail_share": "share of returns beyond 3 standard deviations",
+    "drawdown": "the market's fall from its peak in the window over its volatility times sqrt(T); >= 0",
+    "stress_share": "share of assets whose half-life 21 volatility is above 1.5 times the window's",
+}
+"""Feature name -> definition. Volatilities are root mean squares around the window's mean, returns as sent."""
+
+_PERIODS_PER_YEAR = 252
+_BLOCK = 21
+_STRESS = 1.5
+_TINY = 1e-300
+
+
+class MarketSeries(NamedTuple):
+    """Cross-sectional series of `n` universes over the `T` rows of their window."""
+
+    market: Array  # (T, n) average return over the assets observed that day, less its mean over the window
+    mean_return: Array  # (n,) average of the market over the window
+    dispersion: Array  # (T, n) cross-sectional variance of the returns
+    slow_sum: Array  # (T, n) sum over assets of the columns of the correlation factor Z
+    slow_norm: Array  # (T, n) sum over assets of its squares
+
+
+def market_series(window: Window, slow_factor: Array, membership: Array) -> MarketSeries:
+    """Sums over assets for all universes of a window at once, each one matrix product.
+
+    Parameters
+    ----------
+    window : Window
+        With m columns and T rows.
+    slow_factor : array of shape (T, m)
+        Z with Z'Z the equal-weighted correlation.
+    membership : array of shape (m, n)
+        1.0 where universe n holds column m.
+    """
+    xp = array_namespace(membership)
+    count = xp.maximum(window.observed @ membership, 1.0)
+    mean = window.returns @ membership / count
+    second = window.returns**2 @ membership / count
+    return MarketSeries(
+        market=mean - mean.mean(axis=0),
+        mean_return=mean.mean(axis=0),
+        dispersion=xp.maximum(second - mean**2, 0.0),
+        slow_sum=slow_factor @ membership,
+        slow_norm=slow_factor**2 @ membership,
+    )
+
+
+def regime_features(window: Window, series: MarketSeries, membership: Array) -> dict[str, Array]:
+    """The features listed in `REGIME`, each of shape (n,); arguments as for `market_series`."""
+    xp = array_namespace(membership)
+    n_assets = membership.sum(axis=0)
+
+    def over_assets(statistic: Array) -> Array:
+        return statistic @ membership / n_assets
+
+    def spread_over_assets(statistic: Array) -> Array:
+        # Around a common centre first: the difference of two large numbers would lose the digits.
+        centred = statistic - statistic.mean()
+        return xp.sqrt(xp.maximum(over_assets(centred**2) - over_assets(centred) ** 2, 0.0))
+
+    log_volatility = xp.log(window.volatilities)
+    ratio_63 = log_volatility[1] - log_volatility[0]
+    ratio_21 = log_volatility[2] - log_volatility[0]
+
+    squares = series.market**2
+    variance = xp.maximum(squares.mean(axis=0), _TINY)
+    dispersion = xp.maximum(series.dispersion.mean(axis=0), _TINY)
+
+    def fast_ratio(values: Array, mean: Array, halflife: float) -> Array:
+        weights = exponential_weights(xp, len(values), halflife)
+        # A market that stood still lately is cut at 1 % of its usual volatility.
+        return 0.5 * xp.log(xp.maximum(weights @ values / weights.sum() / mean, 1e-4))
+
+    path = xp.cumsum(series.market + series.mean_return, axis=0)
+    peak = xp.maximum(xp.maximum.accumulate(path, axis=0)[-1], 0.0)
+    return {
+        "log_market_volatility": 0.5 * xp.log(variance * _PERIODS_PER_YEAR),
+        "log_asset_volatility": over_assets(log_volatility[0]) + 0.5 * math.log(_PERIODS_PER_YEAR),
+        "volatility_dispersion": spread_over_assets(log_volatility[0]),
+        "market_volatility_ratio_63": fast_ratio(squares, variance, 63.0),
+        "market_volatility_ratio_21": fast_ratio(squares, variance, 21.0),
+        "market_volatility_ratio_5": fast_ratio(squares, variance, 5.0),
+        "asset_volatility_ratio_63": over_assets(ratio_63),
+        "asset_volatility_ratio_21": over_assets(ratio_21),
+        "volatility_ratio_dispersion": spread_over_assets(ratio_21),
+        "volatility_of_volatility": _volatility_of_volatility(squares, variance),
+        "dispersion_share": dispersion / (dispersion + variance),
+        "dispersion_ratio_21": fast_ratio(series.dispersion, dispersion, 21.0),
+        "market_kurtosis": xp.log((squares**2).mean(axis=0) / variance**2 / 3.0),
+        "asset_kurtosis": over_assets(xp.log(window.kurtosis / 3.0)),
+        "tail_share": over_assets(window.tail_share),
+        "drawdown": (peak - path[-1]) / xp.sqrt(variance * len(path)),
+        "stress_share": over_assets((ratio_21 > math.log(_STRESS)).astype(xp.float64)),
+    }
+
+
+def _volatility_of_volatility(squares: Array, variance: Array) -> Array:
+    xp = array_namespace(squares)
+    n_blocks = len(squares) // _BLOCK
+    if n_blocks < 2:
+        return xp.zeros(squares.shape[1])
+    blocks = squares[len(squares) - n_blocks * _BLOCK :].reshape(n_blocks, _BLOCK, -1).mean(axis=1)
+    return (0.5 * xp.log(xp.maximum(blocks / variance, 1e-4))).std(axis=0)

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A request as it comes from outside: its checks, its limits, and its universes sorted by window."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sigmahat_kernels.backend import Array, to_numpy
+from sigmahat_kernels.status import MIN_ASSETS, MIN_OBSERVATIONS, InvalidRequest, Status
+
+PADDING = -1
+"""Fills a universe's row of UNIVERSES and BLOCKS after its last asset."""
+
+MARKET_COLUMNS = ("vix", "turnover", "illiquidity", "days_to_event")
+"""Order and meaning of MARKET's columns: VIX in points; market turnover and illiquidity in any constant unit, positive;
+trading days to the next scheduled market-wide event. A request may leave columns off at the end."""
+
+MAX_PANEL_CELLS = 50_000_000
+MAX_ASSETS = 1_000
+MAX_UNIVERSES = 4_096
+"""Limits of one request. The last one counts a universe once more for each of its blocks: it is the members' batch."""
+
+
+class Request(NamedTuple):
+    """A request that can be read; single universes may still be refused with a status."""
+
+    panel: Array  # (n_rows, n_columns), simple returns, oldest first, NaN = missing
+    universes: np.ndarray  # (n_universes, n_assets) int32, columns of the panel, then PADDING
+    windows: np.ndarray  # (n_universes, 2) int32, rows [start, stop)
+    market: np.ndarray | None  # (n_rows, n_indicators), NaN = missing
+    dates: np.ndarray | None  # (n_rows,) days since 1970-01-01
+    blocks: np.ndarray | None  # (n_universes, n_assets) int32, block of each asset
+
+
+class WindowGroup(NamedTuple):
+    """Universes that share one window, so that its panel work is done once."""
+
+    start: int
+    stop: int
+    universes: np.ndarray  # (n,) positions in the request
+    columns: np.ndarray  # (m,) sorted columns of the panel that these universes use
+
+
+def read_request(
+    panel: Array,
+    universes: np.ndarray,
+    windows: np.ndarray | None = None,
+    market: np.ndarray | None = None,
+    dates: np.ndarray | None = None,
+    blocks: np.ndarray | None = None,
+) -> Request:
+    """Check what a caller sent, as far as it concerns the request as a whole.
+
+    Parameters
+    ----------
+    panel : array of shape (n_rows, n_columns)
+        Simple returns per period (0.01 is 1 %), oldest first, NaN = missing.
+    universes : integer array of shape (n_universes, n_assets)
+        Columns of the panel, each row padded at its end with -1.
+    windows : integer array of shape (n_universes, 2), optional
+        Rows [start, stop) of each universe; default all rows.
+    market : array of shape (n_rows, n_indicators), optional
+        Indicators in the order of `MARKET_COLUMNS`, NaN = missing.
+    dates : integer array of shape (n_rows,), optional
+        Days since 1970-01-01.
+    blocks : integer array of shape (n_universes, n_assets), optional
+        Block id >= 0 of each asset; asks for block-specific intensities.
+
+    Raises
+    ------
+    InvalidRequest
+        On a wrong rank, shape or dtype, an empty request, or one above the limits.
+    """
+    _require(panel.ndim == 2, f"PANEL must have shape (rows, assets), got {panel.shape}")
+    _require(panel.dtype.kind == "f", f"PANEL must hold floating point returns, got {panel.dtype}")
+    n_rows, n_columns = panel.shape
+    _require(n_rows > 0 and n_columns > 0, f"PANEL is empty: shape {panel.shape}")
+    _require(
+        n_rows * n_columns <= MAX_PANEL_CELLS,
+        f"PANEL has {n_rows * n_columns:,} cells, more than the limit of {MAX_PANEL_CELLS:,}",
+    )
+    universes = _integers("UNIVERSES", universes)
+    _require(universes.ndim == 2, f"UNIVERSES must have shape (universes, assets), got {universes.shape}")
+    n_universes, n_assets = universes.shape
+    _require(n_universes > 0 and n_assets > 0, f"UNIVERSES is empty: shape {universes.shape}")
+    _require(n_assets <= MAX_ASSETS, f"a universe has up to {n_assets} assets, more than the limit of {MAX_ASSETS}")
+    _require(
+        n_universes <= MAX_UNIVERSES, f"the request has {n_universes} universes, more than the limit of {MAX_UNIVERSES}"
+    )
+    if windows is None:
+        windows = np.tile(np.array([0, n_rows], np.int32), (n_universes, 1))
+    windows = _integers("WINDOWS", windows)
+    _require(windows.shape == (n_universes, 2), f"WINDOWS must have shape ({n_universes}, 2), got {windows.shape}")
+    if market is not None:
+        market = to_numpy(market)
+        _require(
+            market.ndim == 2 and len(market) == n_rows and 1 <= market.shape[1] <= len(MARKET_COLUMNS),
+            f"MARKET must have shape ({n_rows}, 1 to {len(MARKET_COLUMNS)}), got {market.shape}",
+        )
+        _require(market.dtype.kind == "f", f"MARKET must be floating point, got {market.dtype}")
+    if dates is not None:
+        dates = _integers("DATES", dates)
+        _require(dates.shape == (n_rows,), f"DATES must have shape ({n_rows},), got {dates.shape}")
+        _require(bool((np.diff(dates) > 0).all()), "DATES must be strictly increasing")
+    if blocks is not None:
+        blocks = _integers("BLOCKS", blocks)
+        _require(blocks.shape == universes.shape, f"BLOCKS must have shape {universes.shape}, got {blocks.shape}")
+        _require(
+            bool((blocks[universes != PADDING] >= 0).all()), "BLOCKS must give every asset a block id of 0 or more"
+        )
+        n_rows_out = n_universes * (1 + len(block_ids(universes, blocks)))
+        _require(
+            n_rows_out <= MAX_UNIVERSES,
+            f"universes x (1 + blocks) is {n_rows_out}, more than the limit of {MAX_UNIVERSES}",
+        )
+    return Request(panel, universes, windows, market, dates, blocks)
+
+
+def block_ids(universes: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+    """Sorted block ids that occur in a request: column b of BLOCK_INTENSITY belongs to the b-th of them."""
+    return np.unique(blocks[universes != PADDING])
+
+
+def with_blocks(request: Request) -> Request:
+    """Append each universe's blocks as small universes of their own: row u·(1+B) is universe u, then its B blocks.
+
+    A block that a universe does not hold becomes an empty row. Without BLOCKS the request is returned unchanged.
+    """
+    if request.blocks is None:
+        return request
+    universes, blocks = request.universes, request.blocks
+    ids = block_ids(universes, blocks)
+    rows = np.full((len(universes), 1 + len(ids), universes.shape[1]), PADDING, np.int32)
+    rows[:, 0] = universes
+    for u, universe in enumerate(universes):
+        for b, block in enumerate(ids):
+            members = universe[(blocks[u] == block) & (universe != PADDING)]
+            rows[u, 1 + b, : len(members)] = members
+    windows = np.repeat(request.windows, 1 + len(ids), axis=0)
+    return request._replace(universes=rows.reshape(-1, rows.shape[-1]), windows=windows, blocks=None)
+
+
+def check_universes(request: Request) -> tuple[np.ndarray, np.ndarray]:
+    """Status of each universe as far as it shows without looking at returns.
+
+    Returns
+    -------
+    status : int32 array of shape (n_universes,)
+        A `Status` code.
+    asset : int32 array of shape (n_universes,)
+        The first offending entry of the universe's row, as it was sent; -1 where the status names no asset.
+    """
+    panel, universes, windows = request.panel, request.universes, request.windows
+    n_rows, n_columns = panel.shape
+    status = np.zeros(len(universes), np.int32)
+    asset = np.full(len(universes), PADDING, np.int32)
+
+    def refuse(bad: np.ndarray, code: Status, offender: np.ndarray | None = None) -> None:
+        new = bad & (status == Status.GOOD)
+        status[new] = code
+        if offender is not None:
+            asset[new] = offender[new]
+
+    used = universes != PADDING
+    n_assets = used.sum(axis=1)
+    # Padding before an asset is no padding: it names a column that does not exist.
+    inside = np.arange(universes.shape[1]) < (used.shape[1] - np.argmax(used[:, ::-1], axis=1))[:, None]
+    unknown = inside & ((universes < 0) | (universes >= n_columns)) & (n_assets > 0)[:, None]
+    ordered = np.sort(universes, axis=1)
+    twice = np.zeros_like(used)
+    twice[:, 1:] = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != PADDING)
+
+    start, stop = windows[:, 0], windows[:, 1]
+    refuse((start < 0) | (start >= stop) | (stop > n_rows), Status.WINDOW_OUT_OF_RANGE)
+    refuse(stop.astype(np.int64) - start < MIN_OBSERVATIONS, Status.TOO_FEW_OBSERVATIONS)
+    refuse(unknown.any(axis=1), Status.UNKNOWN_ASSET, _first(universes, unknown))
+    refuse(twice.any(axis=1), Status.DUPLICATE_ASSET, _first(ordered, twice))
+    refuse(n_assets < MIN_ASSETS, Status.TOO_FEW_ASSETS)
+    return status, asset
+
+
+def group_by_window(request: Request, universes: np.ndarray) -> Iterator[WindowGroup]:
+    """Collect the given universes (positions in the request) by window, in order of first appearance."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for u in universes.tolist():
+        start, stop = request.windows[u].tolist()
+        groups.setdefault((start, stop), []).append(u)
+    for (start, stop), members in groups.items():
+        rows = request.universes[members]
+        yield WindowGroup(start, stop, np.array(members), np.unique(rows[rows != PADDING]))
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InvalidRequest(message)
+
+
+def _integers(name: str, value: Any) -> np.ndarray:
+    value = to_numpy(value)
+    _require(value.dtype.kind in "iu", f"{name} must hold integers, got {value.dtype}")
+    return value.astype(np.int32, copy=False)
+
+
+def _first(values: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """The first value of each row at which `where` holds (the first of all where it never does)."""
+    return np.take_along_axis(values, np.argmax(where, axis=1)[:, None], axis=1)[:, 0]

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every ``model.py`` of the model repository shares: tensors in, tensors out, errors to the request they belong to."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from sigmahat_kernels.backend import Array
+from sigmahat_kernels.status import InvalidRequest
+
+
+class PythonModel:
+    """Base of a ``TritonPythonModel``: a subclass says what to load and how to answer one set of tensors.
+
+    With ``max_batch_size`` above zero, the requests that Triton gathered are answered as one: their tensors are joined
+    along the first axis, and the outputs cut apart again.
+    """
+
+    def load(self, version_directory: Path) -> None:
+        """Read what the model needs; `version_directory` holds its files."""
+
+    def answer(self, tensors: dict[str, np.ndarray], parameters: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Answer one request's tensors, by name; an optional tensor that was not sent is absent.
+
+        Raises
+        ------
+        InvalidRequest
+            Sent to the caller as INVALID_ARGUMENT, with its message.
+        """
+        raise NotImplementedError
+
+    def to_device(self, name: str, tensor: np.ndarray) -> Array:
+        """Move PANEL to the GPU where the instance has one; index tensors are read on the host."""
+        if not self.on_gpu or name != "PANEL":
+            return tensor
+        import cupy
+
+        return cupy.asarray(tensor)
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Called by Triton once for each instance."""
+        _check_numpy()
+        config = json.loads(args["model_config"])
+        self.name = config["name"]
+        self.on_gpu = args["model_instance_kind"] == "GPU"
+        self._merges = config["max_batch_size"] > 0
+        self._inputs = [tensor["name"] for tensor in config["input"]]
+        self._outputs = {
+            tensor["name"]: pb_utils.triton_string_to_numpy(tensor["data_type"]) for tensor in config["output"]
+        }
+        self.load(Path(args["model_repository"]) / args["model_version"])
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Called by Triton with the requests that it gathered; answers each, or gives each its own error."""
+        if not self._merges:
+            return [self._respond([request])[0] for request in requests]
+        return self._respond(requests)
+
+    def _respond(self, requests: Sequence[Any]) -> list[Any]:
+        if all(request.is_cancelled() for request in requests):
+            return [_failure("cancelled", pb_utils.TritonError.CANCELLED)] * len(requests)
+        try:
+            tensors = [self._read(request) for request in requests]
+            lengths = [len(next(iter(t.values()))) for t in tensors]
+            joined = tensors[0]
+            if len(tensors) > 1:
+                joined = {name: np.concatenate([t[name] for t in tensors]) for name in tensors[0]}
+            outputs = self.answer(joined, json.loads(requests[0].parameters() or "{}"))
+        except InvalidRequest as error:
+            return [_failure(str(error), pb_utils.TritonError.INVALID_ARG)] * len(requests)
+        except Exception:  # whatever it is, the caller gets a short message and the log the rest
+            pb_utils.Logger.log_error(f"{self.name}: {traceback.format_exc()}")
+            message = f"internal error in model '{self.name}'; the server's log has the details"
+            return [_failure(message, pb_utils.TritonError.INTERNAL)] * len(requests)
+        if len(requests) == 1:
+            return [self._write(requests[0], outputs)]
+        cuts = np.cumsum(lengths)[:-1]
+        pieces = {name: np.split(value, cuts) for name, value in outputs.items()}
+        return [self._write(request, {name: pieces[name][i] for name in pieces}) for i, request in enumerate(requests)]
+
+    def _read(self, request: Any) -> dict[str, np.ndarray]:
+        found = {name: pb_utils.get_input_tensor_by_name(request, name) for name in self._inputs}
+        return {name: tensor.as_numpy() for name, tensor in found.items() if tensor is not None}
+
+    def _write(self, request: Any, outputs: dict[str, np.ndarray]) -> Any:
+        # Triton checks neither names nor types of what a Python model returns.
+        return pb_utils.InferenceResponse(
+            [
+                pb_utils.Tensor(name, np.ascontiguousarray(outputs[name], self._outputs[name]))
+                for name in request.requested_output_names()
+            ]
+        )
+
+
+def _failure(message: str, code: Any) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
+
+
+def _check_numpy() -> None:
+    """Refuse to start where NumPy 2 meets a Python backend older than 24.11, which corrupts every tensor in silence.
+
+    DLPack is the one way that works on both sides of that pair; under NumPy 1 it would crash the old backend.
+    """
+    if int(np.__version__.split(".")[0]) < 2:
+        return
+    sent = np.arange(1, 7, dtype=np.float32).reshape(2, 3)
+    received = pb_utils.Tensor.from_dlpack("selftest", sent).as_numpy()
+    if received.shape != sent.shape or not np.array_equal(received, sent):
+        raise pb_utils.TritonModelException(
+            f"numpy {np.__version__} does not work with this Triton's Python backend: install numpy<2"
+        )

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters and returns to covariance matrices."""
+
+from sigmahat_kernels.covariance import assemble
+from sigmahat_kernels.parameters import split_parameters
+from sigmahat_kernels.request import read_request
+from sigmahat_kernels.triton import PythonModel
+
+
+class TritonPythonModel(PythonModel):
+    def answer(self, tensors, parameters):
+        answer = split_parameters(tensors.pop("PARAMETERS_INTERNAL"))
+        block_intensity = tensors.pop("BLOCK_INTENSITY_INTERNAL")
+        status = tensors.pop("STATUS_INTERNAL")
+        request = read_request(**{name.lower(): self.to_device(name, tensor) for name, tensor in tensors.items()})
+        covariance = assemble(
+            request,
+            answer,
+            status,
+            block_intensity=block_intensity,
+            classic=bool(parameters.get("classic", False)),
+        )
+        return {"COVARIANCE": covariance}
