@@ -17,7 +17,7 @@ _SHORT_HISTORY = 0.9
 
 
 def missing_features(window: Window, membership: Array) -> dict[str, Array]:
-    """The features listed in `MISSING`, each of shape (n,); `membership` is (m, n), 1.0 where a universe holds a column."""
+    """The features listed in `MISSING`, each of shape (n,); `membership` (m, n) is 1.0 where a universe holds one."""
     n_assets = membership.sum(axis=0)
     n_obs = len(window.returns)
     zeros = ((window.returns == 0) * window.observed).sum(axis=0)

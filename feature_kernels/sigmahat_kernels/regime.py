@@ -23,7 +23,7 @@ REGIME = {
     "asset_volatility_ratio_63": "average over assets of ln(volatility with half-life 63 / volatility of the window)",
     "asset_volatility_ratio_21": "the same with half-life 21",
     "volatility_ratio_dispersion": "standard deviation over assets of the latter",
-    "volatility_of_volatility": "standard deviation of the market's ln volatility over blocks of 21 rows; 0 if < 2 blocks",
+    "volatility_of_volatility": "standard deviation of the market's ln volatility over blocks of 21 rows; 0 if < 2",
     "dispersion_share": "cross-sectional variance over total variance of the returns; [0, 1]",
     "dispersion_ratio_21": "ln(cross-sectional dispersion with half-life 21 / dispersion of the window)",
     "market_kurtosis": "ln(kurtosis of the market / 3)",

@@ -30,7 +30,7 @@ SPECTRUM = {
     "bulk_q50": "the same for the median",
     "bulk_q90": "the same for the 90 % quantile",
 }
-"""Feature name -> definition. lambda_1 >= lambda_2 >= ... are eigenvalues of the correlation matrix R (their sum is N)."""
+"""Feature name -> definition. lambda_1 >= lambda_2 >= ... are the eigenvalues of the correlation matrix; sum N."""
 
 _FLOOR = 1e-6
 _CONDITION_CAP = 10.0

@@ -52,7 +52,7 @@ _EXPLANATIONS = {
     Status.WINDOW_OUT_OF_RANGE: "a window [start, stop) must satisfy 0 <= start < stop <= rows of the panel",
     Status.TOO_FEW_OBSERVATIONS: f"a window needs at least {MIN_OBSERVATIONS} rows",
     Status.NON_FINITE: "the asset has an infinite return; a missing return is NaN",
-    Status.NOT_RETURNS: "the asset's values are too large for simple returns (0.01 is 1 %): are they prices or percentages?",
+    Status.NOT_RETURNS: "the asset's values are too large for returns (0.01 is 1 %): prices, percentages?",
     Status.SHORT_HISTORY: f"the asset has fewer than {MIN_OBSERVATIONS} returns in the window",
     Status.CONSTANT_ASSET: "the asset's returns do not vary in the window",
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every ``model.py`` of the model repository shares: tensors in, tensors out, errors to the request they belong to."""
+"""What every ``model.py`` of the model repository shares: tensors in, tensors out, each request its own errors."""
 
 from __future__ import annotations
 
