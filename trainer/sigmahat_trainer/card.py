@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a training run to the model repository: INT8 members, the gate they must pass, and the model card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sigmahat_kernels.features import FEATURE_NAMES
+from sigmahat_kernels.pipeline import N_MEMBERS
+from sigmahat_trainer.export import check_int8_difference, export_onnx, int8_difference, load_member
+from sigmahat_trainer.quantize import quantize
+
+CARD = "model_card.json"
+
+
+def export_ensemble(run: Path, model_repository: Path) -> list[dict[str, dict[str, float]]]:
+    """Quantise, check and install all members; nothing is installed unless all of them pass.
+
+    Parameters
+    ----------
+    run : Path
+        Folder that ``sigmahat train`` wrote.
+    model_repository : Path
+        Receives ``member_k/1/model.onnx`` and the card.
+
+    Returns
+    -------
+    list of dict
+        Of each member, what INT8 changed in its probabilities on validation features (`export.int8_difference`).
+
+    Raises
+    ------
+    QuantisationError
+        If INT8 changes a member's answers too much.
+    """
+    metrics = json.loads((run / "metrics.json").read_text())
+    with np.load(run / "features.npz", allow_pickle=False) as rows:
+        calibration, validation = rows["calibration"], rows["validation"]
+    differences = []
+    with tempfile.TemporaryDirectory() as scratch:
+        files = [Path(scratch) / f"member_{k}.onnx" for k in range(1, N_MEMBERS + 1)]
+        for k, path in enumerate(files, start=1):
+            network = load_member(run / f"member_{k}.safetensors", feature_names=FEATURE_NAMES).network
+            metadata = {"features": ",".join(FEATURE_NAMES), "commit": metrics["commit"]}
+            export_onnx(quantize(network, torch.from_numpy(calibration)), path, metadata)
+            differences.append(int8_difference(network, path, validation))
+            check_int8_difference(differences[-1])
+        for k, path in enumerate(files, start=1):
+            folder = model_repository / f"member_{k}" / "1"
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, folder / "model.onnx")
+    summary = {name: value for name, value in metrics.items() if name != "members"}
+    summary["validation_of_members"] = [
+        {name: value for name, value in history[-1].items() if name.startswith("validation_")}
+        for history in metrics["members"]
+    ]
+    summary["int8_difference"] = differences
+    (model_repository / CARD).write_text(json.dumps(summary, indent=1) + "\n")
+    return differences
+
+
+def read_card(model_repository: Path) -> dict[str, Any]:
+    """The card beside the members: what they were trained on, the learned constants, what INT8 changed."""
+    card: dict[str, Any] = json.loads((model_repository / CARD).read_text())
+    return card

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``sigmahat train``, ``export`` and ``evaluate``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from sigmahat_trainer.config import TrainConfig, click_options
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "small": {"windows": 12_000, "epochs": 6},
+    "full": {},
+}
+
+TRAIN_UNTIL, VALIDATE_UNTIL = "2012-12-31", "2015-12-31"
+
+_folder = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+def _apply_preset(context: click.Context, _: click.Parameter, name: str) -> None:
+    context.default_map = {**(context.default_map or {}), **PRESETS[name]}
+
+
+@click.command()
+@click.option("--data", type=_folder, required=True, help="Folder with return panels (*.npz).")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the members and metrics.json.")
+@click.option(
+    "--preset",
+    type=click.Choice(sorted(PRESETS)),
+    default="full",
+    is_eager=True,
+    expose_value=False,
+    callback=_apply_preset,
+    help="small: minutes on a laptop. Options given beside it win.",
+)
+@click.option("--train-until", default=TRAIN_UNTIL, show_default=True, help="Last day of the training data.")
+@click.option("--validate-until", default=VALIDATE_UNTIL, show_default=True, help="Last day of the validation data.")
+@click_options(TrainConfig)
+def train(data: Path, out: Path, train_until: str, validate_until: str, config: TrainConfig) -> None:
+    """Train the ensemble on real and simulated returns."""
+    from sigmahat_trainer.ensemble import train_ensemble
+    from sigmahat_trainer.panels import load_panels
+
+    console = Console(stderr=True)
+    try:
+        panels = load_panels(data)
+    except (FileNotFoundError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    metrics = train_ensemble(
+        panels, config, out, train_until=train_until, validate_until=validate_until, console=console
+    )
+    table = Table("", "validation: ln realised variance", "against the constants")
+    baseline = metrics["validation_of_constants"]["decision"]
+    table.add_row("learned constants", f"{baseline:.4f}", "")
+    for k, history in enumerate(metrics["members"], start=1):
+        decision = history[-1]["validation_decision"]
+        table.add_row(f"member {k}", f"{decision:.4f}", f"{50 * (decision - baseline):+.1f} % volatility")
+    console.print(table)
+    console.print(f"{out}: {metrics['seconds']['all']} s")
+
+
+@click.command()
+@click.argument("run", type=_folder)
+@click.option("--model-repository", type=_folder, default=Path("model_repository"), show_default=True)
+def export(run: Path, model_repository: Path) -> None:
+    """Quantise the members of RUN to INT8 and write them into the model repository, with their model card."""
+    from sigmahat_trainer.card import export_ensemble
+    from sigmahat_trainer.export import CheckpointError, QuantisationError
+
+    try:
+        difference = export_ensemble(run, model_repository)
+    except (CheckpointError, QuantisationError, FileNotFoundError) as error:
+        raise click.ClickException(str(error)) from error
+    table = Table("output", *(f"member {k + 1}: mean, p99" for k in range(len(difference))))
+    for output in difference[0]:
+        table.add_row(output, *(f"{member[output]['mean']:.4f}, {member[output]['p99']:.4f}" for member in difference))
+    Console(stderr=True).print(table)
+
+
+@click.command()
+@click.argument("panels", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--model-repository", type=_folder, default=Path("model_repository"), show_default=True)
+@click.option(
+    "--n", "n_assets", default=100, show_default=True, help="Assets of a universe; fewer where a panel is smaller."
+)
+@click.option("--window", default=252, show_default=True, help="Rows that an estimator sees.")
+@click.option("--horizon", default=21, show_default=True, help="Rows for which a portfolio is held.")
+@click.option("--draws", default=4, show_default=True, help="Universes drawn at each date.")
+@click.option("--from", "first", required=True, help="First day of a holding period, for example 2016-01-01.")
+@click.option("--until", "last", default=None, help="Last day.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=None, help="JSON file for the scores.")
+def evaluate(
+    panels: tuple[Path, ...],
+    model_repository: Path,
+    n_assets: int,
+    window: int,
+    horizon: int,
+    draws: int,
+    first: str,
+    last: str | None,
+    seed: int,
+    out: Path | None,
+) -> None:
+    """Compare the served ensemble with every baseline, rolling and out of sample, on PANELS."""
+    from sigmahat_kernels.pipeline import Pipeline
+    from sigmahat_trainer.card import read_card
+    from sigmahat_trainer.ensemble import current_commit
+    from sigmahat_trainer.evaluate import as_json, estimators
+    from sigmahat_trainer.evaluate import evaluate as evaluate_panel
+    from sigmahat_trainer.panels import load_panel
+
+    methods = estimators(Pipeline(model_repository), read_card(model_repository)["constants"])
+    results: dict[str, Any] = {}
+    console = Console(stderr=True)
+    for path in panels:
+        panel = load_panel(path).between(None, last)
+        size = min(n_assets, int(0.8 * panel.returns.shape[1]))
+        try:
+            scores = evaluate_panel(
+                panel,
+                methods,
+                n_assets=size,
+                n_obs=window,
+                horizon=horizon,
+                draws=draws,
+                first=first,
+                seed=seed,
+                progress=True,
+            )
+        except ValueError as error:
+            raise click.ClickException(str(error)) from error
+        results[panel.name] = {"n_assets": size, **as_json(scores)}
+        table = Table("estimator", "volatility, % a year", "against QIS (correlation), %", "t", title=panel.name)
+        for name, row in results[panel.name]["methods"].items():
+            table.add_row(name, *(f"{value:+.2f}" if i else f"{value:.2f}" for i, value in enumerate(row.values())))
+        console.print(table)
+    if out:
+        settings = {"window": window, "horizon": horizon, "draws": draws, "from": first, "until": last, "seed": seed}
+        out.write_text(json.dumps({"commit": current_commit(), **settings, "panels": results}, indent=1) + "\n")

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop: learned constants first, then each member around them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sigmahat_kernels.parameters import N_PARAMETERS, TARGETS, split_parameters
+from sigmahat_trainer.config import TrainConfig
+from sigmahat_trainer.dataset import Dataset, Sample
+from sigmahat_trainer.loss import Batch, Losses, member_losses
+from sigmahat_trainer.network import MemberNetwork, activate, constant_logits
+
+GRADIENT_LIMIT = 1.0
+"""Norm at which a gradient is cut: one window in which a portfolio explodes must not undo an epoch."""
+
+Progress = Callable[[str, int, int, dict[str, float]], None]
+"""Called with what is trained, epochs done, epochs in all, and the metrics of the last."""
+
+STARTING_CONSTANTS: dict[str, Any] = {
+    "target_intensity": [0.5, 0.3, 0.6],
+    "target_weights": [0.45, 0.05, 0.5],
+    "memory": 0.5,
+    "volatility": [0.34, 0.33, 0.33, 0.1],
+}
+
+
+class Trained(NamedTuple):
+    """One member and how it came about."""
+
+    network: MemberNetwork  # in eval mode
+    history: list[dict[str, float]]  # one entry an epoch
+
+
+def fit_constants(
+    dataset: Dataset, config: TrainConfig, *, epochs: int = 2, progress: Progress | None = None
+) -> Tensor:
+    """Find the one answer that serves all windows best: logits of shape (N_PARAMETERS,).
+
+    The same losses as for a member, with the same parameters for every universe. They are the baseline that the
+    network must beat, and the point it starts from.
+    """
+    logits = constant_logits(STARTING_CONSTANTS).requires_grad_()
+    optimiser = torch.optim.Adam([logits], lr=0.03)
+    rng = np.random.default_rng(config.seed)
+    for epoch in range(epochs):
+        running = _Running()
+        for batch in batches(dataset, config.batch_size, rng):
+            rows = logits.expand(len(batch.features), -1)
+            losses = _losses(rows, logits.detach(), batch, config, rng)
+            optimiser.zero_grad()
+            losses.total.backward()
+            optimiser.step()
+            running.add(losses)
+        for group in optimiser.param_groups:
+            group["lr"] *= 0.3
+        if progress:
+            progress("constants", epoch + 1, epochs, running.means())
+    return logits.detach()
+
+
+def train_member(
+    dataset: Dataset,
+    validation: Dataset,
+    constants: Tensor,
+    config: TrainConfig,
+    *,
+    member: int,
+    progress: Progress | None = None,
+) -> Trained:
+    """Train one member on a bootstrap of the months, starting at the learned constants.
+
+    Parameters
+    ----------
+    dataset, validation : Dataset
+    constants : tensor of shape (N_PARAMETERS,)
+        Logits from `fit_constants`.
+    config : TrainConfig
+    member : int
+        Added to the seed: members differ in their starting weights and in the months that they see.
+    progress : callable, optional
+    """
+    seed = config.seed + member
+    torch.manual_seed(seed)
+    rng = np.random.default_rng([seed, 1])
+    network = MemberNetwork(dataset.features().shape[1], config.network)
+    network.set_scaling(*robust_scaling(dataset.features()))
+    answers = split_parameters(activate(constants))._asdict()
+    network.initialise_outputs({name: values.tolist() for name, values in answers.items()}, weight_scale=0.1)
+    drawn = bootstrap_months(dataset, rng)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    steps_per_epoch = sum(1 for _ in batches(drawn, config.batch_size, np.random.default_rng(0)))
+    schedule = learning_rate_schedule(optimiser, config, steps_per_epoch)
+    history: list[dict[str, float]] = []
+    for epoch in range(config.epochs):
+        network.train()
+        running = _Running()
+        for batch in batches(drawn, config.batch_size, rng):
+            losses = _losses(network.forward_logits(batch.features), constants, batch, config, rng)
+            optimiser.zero_grad()
+            losses.total.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_LIMIT)
+            optimiser.step()
+            schedule.step()
+            running.add(losses)
+        metrics = {f"train_{name}": value for name, value in running.means().items()}
+        metrics |= {f"validation_{name}": value for name, value in evaluate_losses(network, validation, config).items()}
+        history.append({"epoch": epoch + 1, **metrics})
+        if progress:
+            progress(f"member {member + 1}", epoch + 1, config.epochs, metrics)
+    return Trained(network.eval(), history)
+
+
+@torch.no_grad()
+def evaluate_losses(network: MemberNetwork | Tensor, dataset: Dataset, config: TrainConfig) -> dict[str, float]:
+    """Average losses over a dataset, of a network or of constant logits."""
+    rng = np.random.default_rng(0)
+    running = _Running()
+    if isinstance(network, MemberNetwork):
+        network.eval()
+    for batch in batches(dataset, config.batch_size, rng):
+        if isinstance(network, MemberNetwork):
+            logits = network.forward_logits(batch.features)
+        else:
+            logits = network.expand(len(batch.features), -1)
+        running.add(_losses(logits, torch.zeros(N_PARAMETERS), batch, config, rng))
+    return running.means()
+
+
+def batches(dataset: Dataset, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
+    """Batches of one universe size each, in random order; the short rest of a size is a batch too, if above one."""
+    pieces = []
+    for size, stack in dataset.by_size.items():
+        order = rng.permutation(len(stack.features))
+        pieces += [(size, order[i : i + batch_size]) for i in range(0, len(order), batch_size)]
+    for k in rng.permutation(len(pieces)):
+        size, rows = pieces[k]
+        if len(rows) > 1:  # batch normalisation needs two
+            stack = dataset.by_size[size]
+            yield Batch(*(torch.from_numpy(field[rows]) for field in stack))
+
+
+def bootstrap_months(dataset: Dataset, rng: np.random.Generator) -> Dataset:
+    """Draw as many months as there are, with replacement, and keep the samples of each as often as it was drawn."""
+    periods = dataset.periods()
+    counts = np.bincount(rng.integers(len(periods), size=len(periods)), minlength=len(periods))
+    drawn = {}
+    for size, stack in dataset.by_size.items():
+        rows = np.repeat(np.arange(len(stack.period)), counts[np.searchsorted(periods, stack.period)])
+        if len(rows):
+            drawn[size] = Sample(*(field[rows] for field in stack))
+    return Dataset(drawn)
+
+
+def robust_scaling(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Median and interquartile range of each feature; where more than half of the values are equal, their deviation."""
+    low, median, high = np.quantile(features.astype(np.float64), [0.25, 0.5, 0.75], axis=0)
+    spread = high - low
+    deviation = features.std(axis=0, dtype=np.float64)
+    return median, np.where(spread > 0, np.maximum(spread, 0.1 * deviation), deviation)
+
+
+def learning_rate_schedule(
+    optimiser: torch.optim.Optimizer, config: TrainConfig, steps_per_epoch: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Course of the learning rate: cosine to zero, tenfold drops at 60 and 85 % of the steps, or a hundredth in all."""
+    total = config.epochs * steps_per_epoch
+    course = {
+        "cosine": lambda step: 0.5 * (1.0 + math.cos(math.pi * min(step / total, 1.0))),
+        "step": lambda step: 0.1 ** ((step >= 0.6 * total) + (step >= 0.85 * total)),
+        "exponential": lambda step: 0.01 ** (step / total),
+    }[config.schedule]
+    return torch.optim.lr_scheduler.LambdaLR(optimiser, course)
+
+
+def _losses(logits: Tensor, constants: Tensor, batch: Batch, config: TrainConfig, rng: np.random.Generator) -> Losses:
+    return member_losses(
+        activate(logits),
+        logits,
+        constants,
+        batch,
+        target=int(rng.integers(len(TARGETS))),
+        auxiliary_weight=config.auxiliary_weight,
+        residual_weight=config.residual_weight,
+    )
+
+
+class _Running:
+    """Averages of `Losses` over batches."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = dict.fromkeys(Losses._fields, 0.0)
+        self.count = 0
+
+    def add(self, losses: Losses) -> None:
+        self.count += 1
+        for name, value in losses._asdict().items():
+            self.sums[name] += float(value.detach())
+
+    def means(self) -> dict[str, float]:
+        return {name: value / max(self.count, 1) for name, value in self.sums.items()}
