@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``make demo``: thousands of real universes through a real Triton server, and what their portfolios did next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, track
+from rich.table import Table
+
+from sigmahat_client import Estimates, InvalidRequest, ShrinkageClient
+from sigmahat_deploy.probe import probe_shrinkage
+from sigmahat_deploy.returns_file import UnreadableFile, read_returns
+from sigmahat_deploy.server import ServerError, local_server
+from sigmahat_kernels.parameters import TARGETS
+from sigmahat_trainer.baselines import gmv_weights, ledoit_wolf_identity, qis_correlation, sample
+from sigmahat_trainer.dataset import MIN_COVERAGE, eligible_assets, holding_returns
+
+HERE = Path(__file__).parent
+WINDOW, HORIZON = 252, 21
+SMALLEST, LARGEST = 20, 200
+COMPARED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "sample covariance": sample,
+    "Ledoit-Wolf (identity)": ledoit_wolf_identity,
+    "QIS (correlation)": qis_correlation,
+}
+
+console = Console()
+
+
+@click.command()
+@click.option("--returns", "path", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--universes", "n_universes", type=click.IntRange(min=1), default=2_000, show_default=True)
+@click.option("--model-repository", type=click.Path(path_type=Path), default=HERE.parent / "model_repository")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("out/demo.parquet"), show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+def main(path: Path | None, n_universes: int, model_repository: Path, out: Path, seed: int) -> None:
+    """Estimate random universes of a panel at month ends, and hold their minimum-variance portfolios for a month."""
+    path = path or HERE / "data" / "us_sp500_2016_2019.npz"
+    try:
+        returns = read_returns(path)
+        universes, windows = draw_universes(returns.to_numpy(np.float32), n_universes, seed)
+    except (UnreadableFile, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    console.print(
+        f"{path.name}: {returns.shape[0]:,} days x {returns.shape[1]} assets; {n_universes:,} universes of "
+        f"{min(map(len, universes))} to {max(map(len, universes))} assets, windows of {WINDOW} days"
+    )
+    try:
+        console.print("starting Triton")
+        with local_server(model_repository, grpc_port=0, http_port=0, metrics_port=0, probe=probe_shrinkage) as server:
+            estimates, seconds = estimate(server.grpc_url, returns, universes, windows)
+    except (ServerError, InvalidRequest) as error:
+        raise click.ClickException(str(error)) from error
+    frame = estimates.to_frame()
+    frame.insert(0, "window_end", returns.index[windows[:, 1] - 1])
+    compare(frame, estimates, returns.to_numpy(np.float32), universes, windows)
+    report(frame, seconds)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    frame.to_parquet(out)
+    console.print(f"wrote {out} ({len(frame):,} rows, {len(frame.columns)} columns)")
+
+
+def draw_universes(panel: np.ndarray, n_universes: int, seed: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """Universes of random size from the assets that qualify at a month end, month after month; and their windows."""
+    rng = np.random.default_rng(seed)
+    stops = np.arange(WINDOW, len(panel) - HORIZON + 1, HORIZON)
+    candidates = {stop: eligible_assets(panel[stop - WINDOW : stop], MIN_COVERAGE) for stop in stops.tolist()}
+    usable = [stop for stop, assets in candidates.items() if len(assets) >= SMALLEST]
+    if not usable:
+        raise ValueError(
+            f"the demo needs a month end with {WINDOW} days before and {HORIZON} after it, and {SMALLEST} assets with "
+            f"returns then; the panel has {panel.shape[0]} days and {panel.shape[1]} assets"
+        )
+    universes, windows = [], []
+    for u in range(n_universes):
+        stop = usable[u * len(usable) // n_universes]
+        assets = candidates[stop]
+        size = rng.integers(SMALLEST, min(LARGEST, len(assets)) + 1)
+        universes.append(np.sort(rng.choice(assets, size, replace=False)))
+        windows.append((stop - WINDOW, stop))
+    return universes, np.array(windows)
+
+
+def estimate(
+    url: str, returns: pd.DataFrame, universes: list[np.ndarray], windows: np.ndarray
+) -> tuple[Estimates, float]:
+    """Ask the server for all covariances; also the seconds that it took."""
+    labels = returns.columns.to_numpy()
+    named = {f"universe {u:04d}": labels[universe].tolist() for u, universe in enumerate(universes)}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with ShrinkageClient(url, deadline_s=1800.0) as client, Progress(*columns, console=console) as progress:
+        task = progress.add_task("estimating", total=len(universes))
+        started = time.perf_counter()
+        estimates = client.estimate(
+            returns,
+            named,
+            windows=windows,
+            covariance=True,
+            progress=lambda done, _: progress.update(task, completed=done),
+        )
+        return estimates, time.perf_counter() - started
+
+
+def compare(
+    frame: pd.DataFrame, estimates: Estimates, panel: np.ndarray, universes: list[np.ndarray], windows: np.ndarray
+) -> None:
+    """Add condition numbers, and each estimator's realised variance in the month after, to the frame."""
+    columns: dict[str, list[float]] = {f"variance, {name}": [] for name in (*COMPARED, "sigmahat")}
+    columns |= {"condition, sample covariance": [], "condition, sigmahat": []}
+    covariances = estimates.covariance or ()
+    for u in track(range(len(universes)), "comparing", console=console, transient=True):
+        start, stop = windows[u]
+        window = np.nan_to_num(panel[start:stop, universes[u]].astype(np.float64))
+        forward = holding_returns(panel, stop, HORIZON)[:, universes[u]]
+        matrices = {name: estimator(window) for name, estimator in COMPARED.items()}
+        matrices["sigmahat"] = covariances[u].astype(np.float64)
+        for name, matrix in matrices.items():
+            failed = not np.isfinite(matrix).all()
+            variance = np.nan if failed else ((forward @ gmv_weights(matrix)) ** 2).mean()
+            columns[f"variance, {name}"].append(variance)
+            if f"condition, {name}" in columns:
+                columns[f"condition, {name}"].append(np.nan if failed else np.linalg.cond(matrix))
+    for name, values in columns.items():
+        frame[name] = values
+
+
+def report(frame: pd.DataFrame, seconds: float) -> None:
+    """Print what came out."""
+    good = frame[frame["status"] == 0]
+    failed = len(frame) - len(good)
+    console.print(
+        f"\n[bold]{len(frame):,} universes in {seconds:.1f} s: {len(frame) / seconds:,.0f} universes a second[/], "
+        f"covariances included; {failed} failed"
+    )
+    table = Table("over universes", "10 %", "median", "90 %")
+    rows = {"shrinkage intensity": good["intensity"]}
+    rows |= {f"weight of {target.replace('_', ' ')}": good[f"weight_{target}"] for target in TARGETS}
+    rows |= {
+        "memory (weight of the fast correlation)": good["memory"],
+        "condition number, sample covariance": good["condition, sample covariance"],
+        "condition number, sigmahat": good["condition, sigmahat"],
+    }
+    for name, values in rows.items():
+        digits = 0 if name.startswith("condition") else 3
+        table.add_row(name, *(f"{quantile:,.{digits}f}" for quantile in values.quantile([0.1, 0.5, 0.9])))
+    console.print(table)
+
+    volatilities = {name: volatility(good[f"variance, {name}"]) for name in (*COMPARED, "sigmahat")}
+    reference = volatilities["QIS (correlation)"]
+    table = Table("minimum-variance portfolios, next month", "realised volatility, % a year", "against QIS")
+    for name, value in volatilities.items():
+        table.add_row(name, f"{100 * value:.2f}", f"{100 * (value / reference - 1):+.1f} %")
+    console.print(table)
+
+
+def volatility(variances: pd.Series) -> float:
+    """Root of the mean daily variance over all portfolios, a year of 252 days."""
+    return float(np.sqrt(252 * variances.mean()))
+
+
+if __name__ == "__main__":
+    main()

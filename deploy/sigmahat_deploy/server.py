@@ -1,0 +1,385 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Start the pip-installed Triton on a model repository, wait until it really answers, and leave nothing behind."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import tritonclient.grpc as triton
+
+DIRECT = [("grpc.enable_http_proxy", 0)]
+"""Channel arguments for a server on this machine: gRPC would send even loopback through the proxy in ``http_proxy``."""
+
+_EXIT_TIMEOUT_S = 60
+"""Triton finishes accepted requests for this long after SIGTERM; work that outlasts it hangs Triton 2.51 for good."""
+
+_SHARED_MEMORY = Path("/dev/shm")
+
+_LOG_LINES = 30
+
+_NOISE = re.compile(
+    r"^\s*$|^[+|]|^I\d{4} [^\]]*\]\s*$"  # tables of options and model states, and the headers above them
+    r"|CudaDriverHelper|CUDA memory pool|NVML|DCGM|unable to create stream|Unable to allocate pinned"  # without a GPU
+    r"|Collecting CPU metrics|TRITONBACKEND_ModelInstance|Timeout \d+: Found|successfully unloaded"
+)
+
+
+class ServerError(RuntimeError):
+    """The server cannot start or does not answer as it should; the message names the remedy."""
+
+
+@dataclass(frozen=True)
+class LocalServer:
+    """A running server, as `local_server` yields it."""
+
+    grpc_url: str  # host:port, as tritonclient.grpc takes it
+    http_url: str  # host:port, as tritonclient.http takes it
+    metrics_url: str  # a whole address, for Prometheus or a browser
+    process: subprocess.Popen[bytes]  # leads its own session and process group, to which the Python models belong
+    log_path: Path  # gone once the server has stopped
+    shm_prefix: str  # its files in /dev/shm begin with this
+
+    def log_tail(self) -> str:
+        """Return the last lines of the log, less the tables and what is harmless without a GPU."""
+        lines = self.log_path.read_text(errors="replace").splitlines()
+        telling = [line for line in lines if not _NOISE.search(line)]
+        return "\n".join(telling[-_LOG_LINES:]) or "(the log is empty)"
+
+
+@contextmanager
+def local_server(
+    model_repository: str | os.PathLike[str],
+    grpc_port: int = 8001,
+    http_port: int = 8000,
+    metrics_port: int = 8002,
+    host: str = "127.0.0.1",
+    probe: Callable[[str], object] | None = None,
+    startup_timeout_s: float = 120.0,
+    extra_args: Sequence[str] = (),
+) -> Iterator[LocalServer]:
+    """Run Triton on `model_repository` for as long as the ``with`` block lasts.
+
+    However the block ends, accepted requests are finished, then every process of the server, its shared memory and
+    its temporary files are removed. In the main thread SIGTERM ends the block with ``SystemExit(143)``, unless the
+    caller has a handler of its own; a second SIGTERM or SIGINT, while the server stops, kills it at once. A block that
+    only waits should poll: with gRPC in the process, Python now and then (1 in 60, measured) handles a signal only once
+    the call that it waits in has returned.
+
+    Parameters
+    ----------
+    model_repository : path
+        One folder a model, each with its ``config.pbtxt``.
+    grpc_port, http_port, metrics_port : int
+        0 picks a free port.
+    host : str
+        Address to listen on, of this machine alone by default.
+    probe : callable, optional
+        Gets the gRPC address and makes a real inference; whatever it raises means "not yet". Triton calls itself
+        ready while a Python model is dead, so without a probe readiness promises little. It must not block for long.
+    startup_timeout_s : float
+        Seconds until every model must be loaded and the probe have passed.
+    extra_args : sequence of str
+        More options of ``tritonserver``, placed last; all three ports must stay open.
+
+    Raises
+    ------
+    ServerError
+        If something that the server needs is missing, a port is taken, or it does not get ready; says what to do.
+
+    Examples
+    --------
+    >>> with local_server("model_repository", grpc_port=0, http_port=0, metrics_port=0) as server:  # doctest: +SKIP
+    ...     client = tritonclient.grpc.InferenceServerClient(server.grpc_url)
+    """
+    repository = _check_repository(model_repository)
+    libpython = _check_environment()
+    ports = _reserve_ports(host, {"grpc": grpc_port, "http": http_port, "metrics": metrics_port})
+    with _terminate_as_exit(), tempfile.TemporaryDirectory(prefix="sigmahat-server-") as folder:
+        binary = _build_tree(Path(folder), libpython)
+        interrupted: list[int] = []
+        with on_signals(interrupted.append):  # a process that Popen has not returned yet could not be stopped
+            server = _start(binary, Path(folder), repository, host, ports, extra_args)
+        ready = False
+        try:
+            for signum in interrupted:
+                signal.raise_signal(signum)
+            _wait_until_ready(server, probe, startup_timeout_s)
+            ready = True
+            yield server
+        finally:
+            _stop(server, drain=ready)
+
+
+@contextmanager
+def on_signals(action: Callable[[int], object]) -> Iterator[None]:
+    """Answer SIGTERM and SIGINT with `action(signum)` inside the block; does nothing outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {s: signal.signal(s, lambda signum, frame: action(signum)) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+
+
+def describe_exit(code: int) -> str:
+    """Say how a process ended.
+
+    >>> describe_exit(1), describe_exit(-9)
+    ('exit code 1', 'signal SIGKILL')
+    """
+    return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+
+
+def _check_repository(model_repository: str | os.PathLike[str]) -> Path:
+    repository = Path(model_repository).resolve()
+    if not repository.is_dir():
+        raise ServerError(f"model repository {repository} is not a folder: name it with --model-repository")
+    if not any(repository.glob("*/config.pbtxt")):
+        raise ServerError(
+            f"model repository {repository} holds no model: wanted one folder a model, each with a config.pbtxt; "
+            "name the right one with --model-repository"
+        )
+    return repository
+
+
+def _check_environment() -> Path:
+    """Refuse what would fail late or, worse, give wrong numbers; return this Python's shared library."""
+    try:
+        metadata.version("nvidia-pytriton")
+    except metadata.PackageNotFoundError:
+        raise ServerError(
+            "nvidia-pytriton, which brings the Triton server, is not installed: pip install 'sigmahat[serve]'"
+        ) from None
+    numpy_version = metadata.version("numpy")
+    if int(numpy_version.split(".")[0]) >= 2:
+        raise ServerError(
+            f"numpy {numpy_version} would silently corrupt every tensor in this Triton's Python models: "
+            "pip install 'numpy<2'"
+        )
+    libpython = _find_libpython()
+    if libpython is None:
+        version = _python_version()
+        raise ServerError(
+            f"libpython{version}.so.1.0, which Triton's Python models run in, was not found: install it "
+            f"(Debian/Ubuntu: apt-get install libpython{version}) or use a Python built with --enable-shared"
+        )
+    return libpython
+
+
+def _python_version() -> str:
+    return f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def _find_libpython() -> Path | None:
+    """Find the library of the running Python: one of another build of the same version would also load, silently."""
+    folder = Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib")
+    candidates = (folder, folder / (sysconfig.get_config_var("MULTIARCH") or ""), Path(sys.base_prefix, "lib"))
+    name = f"libpython{_python_version()}.so.1.0"
+    return next((path / name for path in candidates if (path / name).exists()), None)
+
+
+def _reserve_ports(host: str, wanted: dict[str, int]) -> dict[str, int]:
+    """Return the ports to use, 0 replaced by a free one; all are held until the last is known, so they differ."""
+    ports = {}
+    with ExitStack() as held:
+        for name, port in wanted.items():
+            try:
+                listener = held.enter_context(socket.create_server((host, port)))
+            except OSError as error:
+                remedy = (
+                    f"choose another port with --{name}-port (0 picks a free one)"
+                    if error.errno in (errno.EADDRINUSE, errno.EACCES)
+                    else "name an IPv4 address of this machine with --host"
+                )
+                reason = str(error.strerror).partition(" (while")[0]  # create_server repeats the address there
+                raise ServerError(f"cannot listen on {host}:{port} for {name}: {reason}; {remedy}") from error
+            ports[name] = listener.getsockname()[1]
+    return ports
+
+
+def _build_tree(root: Path, libpython: Path) -> Path:
+    """Lay out a private copy of the server; return its binary.
+
+    The binaries find their libraries relative to where they lie, three folders up from ``bin`` and four up from the
+    Python backend, so the depth is fixed and they must be copies: a link would be followed back.
+    """
+    site = Path(str(metadata.distribution("nvidia-pytriton").locate_file("")))
+    wheel = site / "pytriton" / "tritonserver"
+    libraries = root / "nvidia_pytriton.libs"
+    binary = root / "a" / "b" / "bin" / "tritonserver"
+    backend = root / "a" / "b" / "backends" / "python"
+    stub = backend / "triton_python_backend_stub"
+
+    libraries.mkdir()
+    for library in (*(site / "nvidia_pytriton.libs").iterdir(), libpython):
+        (libraries / library.name).symlink_to(library)
+    binary.parent.mkdir(parents=True)
+    shutil.copy(wheel / "bin" / "tritonserver", binary)
+    shutil.copytree(wheel / "backends" / "python", backend)
+    shutil.copy(wheel / "python_backend_stubs" / _python_version() / stub.name, stub)
+
+    # Triton does not report a stub that cannot be loaded: it waits for it in "loading" for good.
+    ldd = subprocess.run(["ldd", binary, stub], capture_output=True, text=True, env=_environment(), check=False)
+    missing = sorted({line.strip() for line in ldd.stdout.splitlines() if "not found" in line})
+    if missing:
+        raise ServerError(
+            f"Triton needs libraries that this system does not have, install them: {'; '.join(missing)} "
+            "(built for glibc 2.34 or later)"
+        )
+    return binary
+
+
+def _environment() -> dict[str, str]:
+    """Put this Python first on PATH, where the stub looks for its packages, and give each model one thread."""
+    unwanted = ("LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH")
+    environment = {name: value for name, value in os.environ.items() if name not in unwanted}
+    environment["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), environment.get("PATH", os.defpath)))
+    environment.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
+    return environment
+
+
+def _start(
+    binary: Path, folder: Path, repository: Path, host: str, ports: dict[str, int], extra_args: Sequence[str]
+) -> LocalServer:
+    shm_prefix = f"sigmahat_{os.getpid()}_{secrets.token_hex(4)}_"
+    command = [
+        str(binary),
+        f"--model-repository={repository}",
+        f"--backend-directory={binary.parent.parent / 'backends'}",
+        "--disable-auto-complete-config",
+        f"--exit-timeout-secs={_EXIT_TIMEOUT_S}",
+        f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+    ]
+    for name, port in ports.items():
+        command += [f"--allow-{name}=true", f"--{name}-address={host}", f"--{name}-port={port}"]
+    command += extra_args
+
+    log_path = folder / "triton.log"
+    with log_path.open("wb") as log:
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=_environment(),
+                start_new_session=True,
+            )
+        except PermissionError as error:
+            raise ServerError(
+                f"cannot execute {binary}: {error.strerror}; if its file system is mounted noexec, "
+                "set TMPDIR to a folder elsewhere"
+            ) from error
+    return LocalServer(
+        grpc_url=f"{host}:{ports['grpc']}",
+        http_url=f"{host}:{ports['http']}",
+        metrics_url=f"http://{host}:{ports['metrics']}/metrics",
+        process=process,
+        log_path=log_path,
+        shm_prefix=shm_prefix,
+    )
+
+
+def _wait_until_ready(server: LocalServer, probe: Callable[[str], object] | None, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while server.process.poll() is None:
+        failure = _try_once(server, probe)
+        if failure is None:
+            return
+        if time.monotonic() > deadline:
+            raise ServerError(
+                f"Triton was not ready after {timeout_s:g} s ({failure}); its log ends with:\n{server.log_tail()}"
+            )
+        time.sleep(0.1)
+    raise ServerError(
+        f"Triton could not start, it ended with {describe_exit(server.process.returncode)}; "
+        f"its log ends with:\n{server.log_tail()}"
+    )
+
+
+def _try_once(server: LocalServer, probe: Callable[[str], object] | None) -> str | None:
+    """Return what still stands between the server and its first answer, None once it has answered."""
+    try:
+        # Triton opens its ports once all models are loaded. Before that a gRPC channel would only learn to back off.
+        for address in (server.grpc_url, server.http_url, urlsplit(server.metrics_url).netloc):
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=1.0).close()
+    except OSError as error:
+        return f"the models are not loaded yet: {address} says {error.strerror or error}"
+    try:
+        with triton.InferenceServerClient(server.grpc_url, channel_args=DIRECT) as client:
+            if not (client.is_server_live(client_timeout=2.0) and client.is_server_ready(client_timeout=2.0)):
+                return "not every model is ready"
+        if probe is not None:
+            probe(server.grpc_url)
+    except Exception as error:  # whatever a probe raises means "not yet"
+        return str(error) or type(error).__name__
+    return None
+
+
+def _stop(server: LocalServer, drain: bool) -> None:
+    """End the server's whole process group and remove its shared memory; one that was never ready has no requests."""
+    group = server.process.pid
+    with on_signals(lambda signum: _kill_group(group)):
+        if drain:
+            server.process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                server.process.wait(timeout=_EXIT_TIMEOUT_S + 5)
+        _kill_group(group)  # after a crash the Python models live on, and so may Triton itself after its time limit
+        server.process.wait()
+        _wait_until_gone(group)
+        for leftover in _SHARED_MEMORY.glob(f"{server.shm_prefix}*"):
+            leftover.unlink(missing_ok=True)
+
+
+def _kill_group(group: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def _wait_until_gone(group: int, timeout_s: float = 2.0) -> None:
+    """Wait for orphans to be reaped, for a while: where nothing reaps them they stay as zombies, which hold nothing."""
+    deadline = time.monotonic() + timeout_s
+    with suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(group, 0)
+            time.sleep(0.02)
+
+
+@contextmanager
+def _terminate_as_exit() -> Iterator[None]:
+    """Turn SIGTERM into SystemExit inside the block: Python's default would die without any clean-up."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def leave(signum: int, frame: object) -> None:
+        raise SystemExit(128 + signum)
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `sigmahat` imports only what is called, and says what to install for the rest."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from sigmahat_deploy.cli import SUBCOMMANDS, Subcommand, main
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+def run_python(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def subcommand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """A subcommand whose module has the source given as parameter; its name is that of the module."""
+    name = f"subcommand_{request.node.name.partition('[')[0]}"
+    (tmp_path / f"{name}.py").write_text(request.param)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(SUBCOMMANDS, name, Subcommand(f"{name}:command", "train", "Do nothing."))
+    return name
+
+
+HEAD = "import click\n@click.command()\n@click.option('--size', default=1)\ndef command(size):\n    "
+
+
+def test_help_lists_every_subcommand() -> None:
+    result = run("--help")
+    assert result.exit_code == 0
+    assert {"serve", "estimate", "train", "export", "evaluate"} <= set(SUBCOMMANDS)
+    for name, (_, _, short_help) in SUBCOMMANDS.items():
+        assert any(line.split() == [name, *short_help.split()] for line in result.output.splitlines())
+
+
+def test_help_imports_no_subcommand() -> None:
+    done = run_python(
+        "import sys\n"
+        "from sigmahat_deploy.cli import main\n"
+        "main(['--help'], standalone_mode=False)\n"
+        "print(sorted({name.partition('.')[0] for name in sys.modules}))\n"
+        "print(sorted(name for name in sys.modules if name.startswith('sigmahat_')))\n"
+    )
+    *_, packages, own = done.stdout.splitlines()
+    assert not [name for name in ("torch", "pandas", "numpy", "grpc", "tritonclient") if f"'{name}'" in packages]
+    assert own == "['sigmahat_deploy', 'sigmahat_deploy.cli']"
+
+
+@pytest.mark.parametrize("subcommand", [HEAD + "click.echo(f'size {size}')"], indirect=True)
+def test_a_subcommand_is_imported_when_called(subcommand: str) -> None:
+    assert subcommand not in sys.modules
+    result = run(subcommand, "--size", "3")
+    assert (result.exit_code, result.output) == (0, "size 3\n")
+    assert subcommand in sys.modules
+
+
+@pytest.mark.parametrize("subcommand", ["import absent_package.part"], indirect=True)
+@pytest.mark.parametrize("arguments", [(), ("--help",)])
+def test_a_missing_package_names_the_extra(subcommand: str, arguments: tuple[str, ...]) -> None:
+    result = run(subcommand, *arguments)
+    assert result.exit_code == 1
+    assert result.output == (
+        f"Error: sigmahat {subcommand} needs packages that are not installed (absent_package): "
+        "pip install 'sigmahat[train]'\n"
+    )
+    assert run("--help").exit_code == 0
+
+
+@pytest.mark.parametrize("subcommand", [HEAD + "import absent_package"], indirect=True)
+def test_a_package_missed_only_when_the_subcommand_runs_names_the_extra(subcommand: str) -> None:
+    assert run(subcommand, "--help").exit_code == 0
+    result = run(subcommand)
+    assert result.exit_code == 1
+    assert "(absent_package): pip install 'sigmahat[train]'" in result.output
+
+
+@pytest.mark.parametrize("subcommand", ["import sigmahat_absent.module"], indirect=True)
+def test_a_missing_part_of_the_project_is_not_blamed_on_an_extra(subcommand: str) -> None:
+    result = run(subcommand)
+    assert result.exit_code == 1
+    assert f"sigmahat {subcommand} is not part of this installation: it has no module sigmahat_absent" in result.output
+    assert "pip install" not in result.output
+
+
+def test_an_unknown_subcommand_is_a_usage_error() -> None:
+    result = run("serv")
+    assert result.exit_code == 2
+    assert "serv" in result.output
+
+
+def test_serve_is_where_the_table_says() -> None:
+    result = run("serve", "--help")
+    assert result.exit_code == 0
+    options = ("grpc-port", "http-port", "metrics-port", "model-repository", "host", "ready-file", "startup-timeout-s")
+    assert all(f"--{option} " in result.output for option in options)
+
+
+def test_serve_reports_what_it_misses_without_a_stack_trace(tmp_path: Path) -> None:
+    result = run("serve", "--model-repository", str(tmp_path / "absent"))
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: model repository ")
+    assert "--model-repository" in result.output
+
+
+def test_version_is_that_of_the_distribution() -> None:
+    assert run("--version").output == f"sigmahat, version {metadata.version('sigmahat')}\n"
+
+
+def test_without_click_the_extra_is_named() -> None:
+    done = run_python("import sys; sys.modules['click'] = None; import sigmahat_deploy.cli")
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("pip install 'sigmahat[cli]'")
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may import whom: arrows point one way, and the thin client stays thin."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = {
+    "sigmahat_kernels": ROOT / "feature_kernels" / "sigmahat_kernels",
+    "sigmahat_client": ROOT / "client" / "sigmahat_client",
+    "sigmahat_trainer": ROOT / "trainer" / "sigmahat_trainer",
+    "sigmahat_deploy": ROOT / "deploy" / "sigmahat_deploy",
+}
+ARROWS = {
+    "sigmahat_kernels": set(),
+    "sigmahat_client": {"sigmahat_kernels"},
+    "sigmahat_trainer": {"sigmahat_kernels"},
+    "sigmahat_deploy": {"sigmahat_client", "sigmahat_kernels"},
+    "model_repository": {"sigmahat_kernels"},
+}
+THIRD_PARTY = {
+    # onnxruntime, cupy and Triton's own module are imported where they are needed, by those who have them.
+    "sigmahat_kernels": {"numpy", "threadpoolctl", "onnxruntime", "cupy", "triton_python_backend_utils"},
+    "sigmahat_client": {"numpy", "tritonclient", "grpc", "pandas"},
+}
+
+
+def imports(path: Path) -> Iterator[tuple[str, str]]:
+    """(full module name, first part) of everything a file imports, wherever the statement stands."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, alias.name.split(".")[0]) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            yield node.module or "", (node.module or "").split(".")[0]
+
+
+def files_of(package: str) -> list[Path]:
+    folder = PACKAGES.get(package, ROOT / package)
+    files = sorted(folder.rglob("*.py"))
+    assert files
+    return files
+
+
+@pytest.mark.parametrize("package", ARROWS)
+def test_arrows(package: str) -> None:
+    allowed = ARROWS[package] | {package}
+    for path in files_of(package):
+        for module, first in imports(path):
+            assert first not in PACKAGES or first in allowed, f"{path.relative_to(ROOT)} imports {module}"
+
+
+@pytest.mark.parametrize("package", THIRD_PARTY)
+def test_third_party_imports(package: str) -> None:
+    for path in files_of(package):
+        for module, first in imports(path):
+            known = first in sys.stdlib_module_names or first in PACKAGES or first in THIRD_PARTY[package]
+            assert known, f"{path.relative_to(ROOT)} imports {module}"
+
+
+def test_the_client_reads_only_the_kernels_plain_part() -> None:
+    plain = {"sigmahat_kernels.status", "sigmahat_kernels.request", "sigmahat_kernels.parameters"}
+    for path in files_of("sigmahat_client"):
+        for module, first in imports(path):
+            assert first != "sigmahat_kernels" or module in plain, f"{path.relative_to(ROOT)} imports {module}"
+
+
+@pytest.mark.parametrize(
+    ("module", "kept_out"),
+    [
+        ("sigmahat_client", {"pandas", "torch", "onnxruntime", "tritonclient"}),
+        ("sigmahat_kernels.features", {"torch", "onnxruntime", "cupy", "pandas"}),
+        ("sigmahat_deploy.cli", {"torch", "pandas", "tritonclient", "numpy"}),
+    ],
+)
+def test_imports_stay_light(module: str, kept_out: set[str]) -> None:
+    program = f"import sys, {module}; print(*sorted(m for m in sys.modules if '.' not in m))"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert module.split(".")[0] in loaded
+    assert not kept_out & set(loaded)
