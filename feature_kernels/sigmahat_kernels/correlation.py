@@ -9,7 +9,7 @@ from sigmahat_kernels.targets import mean_correlation, single_factor_loadings
 CORRELATION = {
     "mean_correlation": "average off-diagonal correlation; (-1, 1)",
     "correlation_std": "standard deviation of the off-diagonal correlations; [0, 1]",
-    "correlation_skewness": "their skewness; 0 where they do not vary",
+    "correlation_skewness": "their skewness; 0 where they hardly vary (variance up to 1e-7)",
     "negative_share": "share of negative off-diagonal correlations; [0, 1]",
     "asset_correlation_std": "standard deviation over assets of the asset's average correlation",
     "nearest_correlation": "average over assets of the largest correlation with another asset",
@@ -22,6 +22,9 @@ CORRELATION = {
 """Feature name -> definition. Norms are Frobenius; R is the universe's correlation matrix."""
 
 _TINY = 1e-12
+
+_HARDLY_VARIES = 1e-7
+"""Below this variance the third moment around the average is lost in the rounding of the third moment around zero."""
 
 
 def correlation_features(
@@ -47,7 +50,7 @@ def correlation_features(
     variance = xp.maximum(off_diagonal / n_pairs - average**2, 0.0)
     third = ((correlation * correlation * correlation).sum(axis=(1, 2)) - n_assets) / n_pairs
     central_third = third - 3.0 * average * variance - average**3
-    varies = variance > _TINY
+    varies = variance > _HARDLY_VARIES
 
     asset_average = (correlation.sum(axis=2) - 1.0) / (n_assets - 1)
     others = correlation - 2.0 * xp.eye(n_assets)  # the diagonal becomes -1, below every correlation

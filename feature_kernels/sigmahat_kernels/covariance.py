@@ -49,7 +49,8 @@ def shrink_correlation(
     total = weights.sum(axis=1, keepdims=True)
     weights = xp.where(total > 0, weights / xp.where(total > 0, total, 1.0), 1.0 / weights.shape[1])
     target = (weights.T[:, :, None, None] * targets(slow)).sum(axis=0)
-    keep, pull = xp.sqrt(1.0 - intensity), xp.sqrt(intensity)
+    # In float32 the weights may sum to a little more than 1.
+    keep, pull = xp.sqrt(xp.maximum(1.0 - intensity, 0.0)), xp.sqrt(intensity)
     return keep[:, :, None] * mixed * keep[:, None, :] + pull[:, :, None] * target * pull[:, None, :]
 
 
@@ -107,7 +108,7 @@ def assemble(
     n_assets = request.universes.shape[1]
     covariance = np.full((len(request.universes), n_assets, n_assets), np.nan, np.float32)
     per_asset = np.broadcast_to(intensity_of(parameters)[:, None], request.universes.shape)
-    if request.blocks is not None and block_intensity is not None:
+    if request.blocks is not None and block_intensity is not None and block_intensity.shape[1]:
         column = np.searchsorted(block_ids(request.universes, request.blocks), request.blocks)
         column = np.where(request.universes == PADDING, 0, column)
         per_asset = np.take_along_axis(block_intensity, column, axis=1)

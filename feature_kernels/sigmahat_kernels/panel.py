@@ -19,6 +19,12 @@ VOLATILITY_HALFLIVES = (63.0, 21.0)
 VOLATILITY_FLOOR = 0.1
 """An exponentially weighted volatility is at least this share of the window's: a stale price is not a safe asset."""
 
+_OLDEST_HALFLIVES = 500.0
+"""No weight is below 2^-500, about 1e-151: its product with a squared return is still a number above zero."""
+
+_SMALLEST_RANGE = 1e-100
+"""Returns closer together than this are constant: their squares underflow."""
+
 
 class Window(NamedTuple):
     """Returns of `m` columns over `T` rows, prepared once and shared by all universes of the window."""
@@ -43,13 +49,14 @@ def column_status(returns: Array) -> Array:
     usable = xp.where(missing | infinite, 0.0, returns)
     n_observed = (~missing).sum(axis=0)
     magnitude = xp.abs(usable)
-    mean_magnitude = magnitude.sum(axis=0) / xp.maximum(n_observed, 1)
-    lowest = xp.where(missing, np.inf, returns).min(axis=0)
-    highest = xp.where(missing, -np.inf, returns).max(axis=0)
+    # Cut above the limit on single values, so that no sum overflows.
+    mean_magnitude = xp.minimum(magnitude, 2.0 * MAX_ABS_RETURN).sum(axis=0) / xp.maximum(n_observed, 1)
+    lowest = xp.where(missing | infinite, np.inf, returns).min(axis=0)
+    highest = xp.where(missing | infinite, -np.inf, returns).max(axis=0)
 
     status = xp.zeros(returns.shape[1], xp.int32)
     for code, bad in (  # later ones win, so the first check stands last
-        (Status.CONSTANT_ASSET, lowest == highest),
+        (Status.CONSTANT_ASSET, highest - lowest <= _SMALLEST_RANGE),
         (Status.SHORT_HISTORY, n_observed < MIN_OBSERVATIONS),
         (Status.NOT_RETURNS, (magnitude.max(axis=0) > MAX_ABS_RETURN) | (mean_magnitude > MAX_MEAN_ABS_RETURN)),
         (Status.NON_FINITE, infinite.any(axis=0)),
@@ -100,7 +107,9 @@ def prepare_window(returns: Array, *, winsor_limit: float | None = WINSOR_LIMIT)
 
 def exponential_weights(xp: object, n_obs: int, halflife: float) -> Array:
     """Weights 2^(-age/halflife), the last row's age being 0; not normalised. Shape (n_obs,)."""
-    return 2.0 ** (-xp.arange(n_obs - 1, -1, -1, dtype=xp.float64) / halflife)  # type: ignore[attr-defined]
+    exponents = -xp.arange(n_obs - 1, -1, -1, dtype=xp.float64) / halflife  # type: ignore[attr-defined]
+    # Older rows keep a weight above zero: an asset whose returns all lie there would be 0 / 0.
+    return 2.0 ** xp.maximum(exponents, -_OLDEST_HALFLIVES)  # type: ignore[attr-defined]
 
 
 def correlation_factor(window: Window, *, halflife: float | None = None) -> Array:

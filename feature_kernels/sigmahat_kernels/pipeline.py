@@ -8,26 +8,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sigmahat_kernels.combine import combine
+from sigmahat_kernels.combine import Combined, combine
 from sigmahat_kernels.covariance import assemble
 from sigmahat_kernels.features import FeatureTable, compute_features
 from sigmahat_kernels.members import Member
-from sigmahat_kernels.parameters import Parameters, split_parameters
+from sigmahat_kernels.parameters import split_parameters
 from sigmahat_kernels.request import Request, with_blocks
 
 N_MEMBERS = 3
 
 
 class Outputs(NamedTuple):
-    """What the `shrinkage` and `covariance` ensembles answer, tensor by tensor."""
+    """What the `shrinkage` and `covariance` ensembles answer, for `n` universes."""
 
-    parameters: Parameters
-    intensity: np.ndarray
-    block_intensity: np.ndarray
-    uncertainty: np.ndarray
-    status: np.ndarray
-    status_asset: np.ndarray
-    covariance: np.ndarray | None
+    combined: Combined
+    status: np.ndarray  # (n,) int32
+    status_asset: np.ndarray  # (n,) int32
+    covariance: np.ndarray | None  # (n, N, N) float32
 
 
 class Pipeline:
@@ -47,26 +44,17 @@ class Pipeline:
         """Answer one request; see `covariance.assemble` for `classic`."""
         table, row_status, row_asset = features_and_status(request)
         combined = combine([member(table.features) for member in self.members], row_status)
-        parameters = split_parameters(combined.parameters)
         status = row_status[:, 0]
         matrices = None
         if covariance:
             matrices = assemble(
                 request,
-                parameters,
+                split_parameters(combined.parameters),
                 status,
                 block_intensity=combined.block_intensity,
                 classic=classic,
             )
-        return Outputs(
-            parameters,
-            combined.intensity,
-            combined.block_intensity,
-            combined.uncertainty,
-            status,
-            row_asset[:, 0],
-            matrices,
-        )
+        return Outputs(combined, status, row_asset[:, 0], matrices)
 
 
 def features_and_status(request: Request) -> tuple[FeatureTable, np.ndarray, np.ndarray]:

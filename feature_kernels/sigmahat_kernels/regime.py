@@ -116,7 +116,8 @@ def regime_features(window: Window, series: MarketSeries, membership: Array) -> 
         "volatility_of_volatility": _volatility_of_volatility(squares, variance),
         "dispersion_share": dispersion / (dispersion + variance),
         "dispersion_ratio_21": fast_ratio(series.dispersion, dispersion, 21.0),
-        "market_kurtosis": xp.log((squares**2).mean(axis=0) / variance**2 / 3.0),
+        # A kurtosis is at least 1; assets that hedge each other exactly leave a market that does not move: 0 / 0.
+        "market_kurtosis": xp.log(xp.maximum(((squares / variance) ** 2).mean(axis=0), 1.0) / 3.0),
         "asset_kurtosis": over_assets(xp.log(window.kurtosis / 3.0)),
         "tail_share": over_assets(window.tail_share),
         "drawdown": (peak - path[-1]) / xp.sqrt(variance * len(path)),

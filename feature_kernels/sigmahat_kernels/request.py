@@ -104,7 +104,7 @@ def read_request(
     if dates is not None:
         dates = _integers("DATES", dates)
         _require(dates.shape == (n_rows,), f"DATES must have shape ({n_rows},), got {dates.shape}")
-        _require(bool((np.diff(dates) > 0).all()), "DATES must be strictly increasing")
+        _require(bool((dates[1:] > dates[:-1]).all()), "DATES must be strictly increasing")
     if blocks is not None:
         blocks = _integers("BLOCKS", blocks)
         _require(blocks.shape == universes.shape, f"BLOCKS must have shape {universes.shape}, got {blocks.shape}")
@@ -201,7 +201,9 @@ def _require(condition: bool, message: str) -> None:
 def _integers(name: str, value: Any) -> np.ndarray:
     value = to_numpy(value)
     _require(value.dtype.kind in "iu", f"{name} must hold integers, got {value.dtype}")
-    return value.astype(np.int32, copy=False)
+    narrow = value.astype(np.int32, copy=False)
+    _require(bool((narrow == value).all()), f"{name} holds integers that do not fit into 32 bits")
+    return narrow
 
 
 def _first(values: np.ndarray, where: np.ndarray) -> np.ndarray:

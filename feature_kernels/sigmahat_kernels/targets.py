@@ -39,8 +39,9 @@ def targets(correlation: Array) -> Array:
     -------
     array of shape (3, ..., N, N)
         In the order of `parameters.TARGETS`: identity; constant correlation, all pairs at the average (Ledoit, Wolf
-        2004, J. Portfolio Management 30(4)); single factor, the equal-weighted mean of the standardised returns being the
-        factor (Ledoit, Wolf 2003, J. Empirical Finance 10). All have a unit diagonal and are positive semi-definite.
+        2004, J. Portfolio Management 30(4)); single factor, the equal-weighted mean of the standardised returns being
+        the factor (Ledoit, Wolf 2003, J. Empirical Finance 10). All have a unit diagonal and are
+        positive semi-definite.
 
     >>> import numpy as np
     >>> targets(np.array([[1.0, 0.4], [0.4, 1.0]]))[1]

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the shared model base does with requests, with Triton's Python module replaced by the few names it uses."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sigmahat_kernels.status import InvalidRequest
+
+
+class FakeTensor:
+    def __init__(self, name: str, values: np.ndarray) -> None:
+        self.name, self.values = name, values
+
+    def as_numpy(self) -> np.ndarray:
+        return self.values
+
+    @classmethod
+    def from_dlpack(cls, name: str, values: np.ndarray) -> FakeTensor:
+        return cls(name, values)
+
+
+class FakeRequest:
+    def __init__(self, *, cancelled: bool = False, parameters: str = "", **tensors: np.ndarray) -> None:
+        self.tensors, self.cancelled, self.text = tensors, cancelled, parameters
+
+    def is_cancelled(self) -> bool:
+        return self.cancelled
+
+    def parameters(self) -> str:
+        return self.text
+
+    def requested_output_names(self) -> list[str]:
+        return ["DOUBLED"]
+
+
+class FakeError(Exception):
+    INVALID_ARG, INTERNAL, CANCELLED = "invalid", "internal", "cancelled"
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.message, self.code = message, code
+
+
+@pytest.fixture
+def logged() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def triton_module(monkeypatch: pytest.MonkeyPatch, logged: list[str]) -> Iterator[ModuleType]:
+    fake = ModuleType("triton_python_backend_utils")
+    names: dict[str, Any] = {
+        "Tensor": FakeTensor,
+        "TritonError": FakeError,
+        "TritonModelException": RuntimeError,
+        "InferenceResponse": lambda tensors=None, error=None: SimpleNamespace(tensors=tensors, error=error),
+        "Logger": SimpleNamespace(log_error=logged.append),
+        "get_input_tensor_by_name": lambda request, name: (
+            FakeTensor(name, request.tensors[name]) if name in request.tensors else None
+        ),
+        "triton_string_to_numpy": {"TYPE_FP32": np.float32}.__getitem__,
+    }
+    for name, value in names.items():
+        setattr(fake, name, value)
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake)
+    monkeypatch.delitem(sys.modules, "sigmahat_kernels.triton", raising=False)
+    yield importlib.import_module("sigmahat_kernels.triton")
+    sys.modules.pop("sigmahat_kernels.triton", None)
+
+
+def model(module: ModuleType, max_batch_size: int) -> Any:
+    class Doubler(module.PythonModel):  # type: ignore[name-defined]
+        calls: list[int]
+
+        def load(self, version_directory: Any) -> None:
+            self.directory, self.calls = version_directory, []
+
+        def answer(self, tensors: dict[str, np.ndarray], parameters: dict[str, Any]) -> dict[str, np.ndarray]:
+            values = tensors["VALUES"]
+            self.calls.append(len(values))
+            if (values < 0).any():
+                raise InvalidRequest("VALUES must not be negative")
+            if (values > 100).any():
+                raise ZeroDivisionError("a secret path")
+            return {"DOUBLED": values * (3 if parameters.get("triple") else 2), "NOT ASKED FOR": values}
+
+    made = Doubler()
+    config = {
+        "name": "doubler",
+        "max_batch_size": max_batch_size,
+        "input": [{"name": "VALUES"}, {"name": "EXTRA"}],
+        "output": [{"name": "DOUBLED", "data_type": "TYPE_FP32"}],
+    }
+    made.initialize(
+        {
+            "model_config": json.dumps(config),
+            "model_repository": "/models/doubler",
+            "model_version": "3",
+            "model_instance_kind": "CPU",
+        }
+    )
+    return made
+
+
+def request(*values: float, **options: Any) -> FakeRequest:
+    return FakeRequest(VALUES=np.array(values), **options)
+
+
+def test_each_request_alone(triton_module: ModuleType) -> None:
+    doubler = model(triton_module, 0)
+    assert str(doubler.directory) == "/models/doubler/3"
+    responses = doubler.execute([request(1, 2), request(3, parameters='{"triple": true}')])
+    assert doubler.calls == [2, 1]
+    assert [r.tensors[0].values.tolist() for r in responses] == [[2, 4], [9]]
+    assert [len(r.tensors) for r in responses] == [1, 1]
+    assert responses[0].tensors[0].values.dtype == np.float32
+
+
+def test_joined_requests_are_cut_apart_again(triton_module: ModuleType) -> None:
+    doubler = model(triton_module, 64)
+    responses = doubler.execute([request(1, 2), request(3), request(4, 5, 6)])
+    assert doubler.calls == [6]
+    assert [r.tensors[0].values.tolist() for r in responses] == [[2, 4], [6], [8, 10, 12]]
+
+
+def test_an_error_stays_with_its_request(triton_module: ModuleType, logged: list[str]) -> None:
+    doubler = model(triton_module, 0)
+    responses = doubler.execute([request(1), request(-1), request(101), request(2, cancelled=True)])
+    assert responses[0].tensors[0].values.tolist() == [2]
+    errors = [(r.error.code, r.error.message) for r in responses[1:]]
+    assert errors == [
+        ("invalid", "VALUES must not be negative"),
+        ("internal", "internal error in model 'doubler'; the server's log has the details"),
+        ("cancelled", "cancelled"),
+    ]
+    assert len(logged) == 1
+    assert "a secret path" in logged[0]
+    assert doubler.calls == [1, 1, 1]
+
+
+def test_a_backend_that_corrupts_tensors_is_refused(triton_module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(np, "__version__", "2.1.0")
+    model(triton_module, 0)  # this pair works
+    corrupt = classmethod(lambda cls, name, values: cls(name, np.full_like(values, values.flat[0])))
+    monkeypatch.setattr(FakeTensor, "from_dlpack", corrupt)
+    with pytest.raises(RuntimeError, match="install numpy<2"):
+        model(triton_module, 0)
