@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can go wrong, grouped by who has to act: the caller, one universe's data, the server's operator."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+
+from sigmahat_kernels.status import InvalidRequest, Status
+
+__all__ = [
+    "DeadlineExceeded",
+    "InvalidRequest",
+    "ServerError",
+    "ServerUnavailable",
+    "SigmahatError",
+    "UniverseError",
+    "error_from_grpc",
+]
+
+
+class SigmahatError(Exception):
+    """Base of what goes wrong with a request that can be read. One that cannot is an `InvalidRequest`, a ValueError."""
+
+
+class UniverseError(SigmahatError):
+    """One universe could not be estimated; its neighbours in the same call were.
+
+    Attributes
+    ----------
+    universe : Hashable
+        Its name.
+    status : int
+        A `sigmahat_kernels.status.Status`, or the bare number of one that this version does not know.
+    asset : Hashable or None
+        The offending asset, where the status names one.
+    """
+
+    def __init__(self, universe: Hashable, status: int, asset: Hashable | None = None) -> None:
+        super().__init__(universe, status, asset)  # these are the args that pickle needs
+        self.universe, self.status, self.asset = universe, status, asset
+
+    def __str__(self) -> str:
+        culprit = "" if self.asset is None else f", asset {self.asset!r}"
+        return f"universe {self.universe!r}{culprit}: {explanation(self.status)}"
+
+
+class ServerUnavailable(SigmahatError, ConnectionError):
+    """No server answers there, or it is starting, stopping or full: the same call may succeed later."""
+
+
+class DeadlineExceeded(SigmahatError, TimeoutError):
+    """The answer did not arrive in time."""
+
+
+class ServerError(SigmahatError):
+    """The server failed, or its answer is not what this client's version expects."""
+
+
+def explanation(status: int) -> str:
+    """What was wanted where a universe has this status."""
+    try:
+        return Status(status).explanation
+    except ValueError:
+        return f"status {status}, which this version of the client does not know"
+
+
+def error_from_grpc(code: str, message: str, url: str) -> Exception:
+    """Turn a gRPC status code such as ``StatusCode.UNAVAILABLE`` into the exception class of its meaning.
+
+    >>> error_from_grpc("StatusCode.INVALID_ARGUMENT", "in ensemble 'shrinkage', PANEL is empty", "127.0.0.1:8001")
+    InvalidRequest('PANEL is empty')
+    """
+    message = re.sub(r"^in ensemble '[^']*',\s*", "", message)
+    match code.removeprefix("StatusCode."):
+        case "INVALID_ARGUMENT":
+            return InvalidRequest(message)
+        case "DEADLINE_EXCEEDED":
+            return DeadlineExceeded(message)
+        case "UNAVAILABLE":
+            return ServerUnavailable(f"{url}: {message}")
+        # A server that is shutting down unloads its models before it closes its port.
+        case "NOT_FOUND" if "no available versions" in message:
+            return ServerUnavailable(f"{url}: {message}")
+        case name:
+            return ServerError(f"{url}: {name}: {message}")

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What comes back: one row of parameters a universe, its covariance matrix if asked for, and what went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sigmahat_client.errors import UniverseError
+from sigmahat_kernels.parameters import REGIMES, TARGETS, VOLATILITY_BASES
+from sigmahat_kernels.status import Status
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Estimates:
+    """Estimates of U universes, in the order in which they were asked for. A universe that failed is NaN throughout."""
+
+    universes: tuple[Hashable, ...]
+    """Names."""
+    assets: tuple[tuple[Hashable, ...], ...]
+    """Labels of each universe's assets, or column numbers of returns that had no labels."""
+    labelled: bool
+    """Whether `assets` are labels."""
+    intensity: np.ndarray
+    """(U,) shrinkage intensity in [0, 1]."""
+    target_weights: np.ndarray
+    """(U, 3) selection weights over `parameters.TARGETS`; sum 1."""
+    target_intensity: np.ndarray
+    """(U, 3) intensity toward each target alone."""
+    target_confidence: np.ndarray
+    """(U, 3) probability that the target alone does at least as well as the mixture."""
+    block_names: tuple[Hashable, ...]
+    block_intensity: np.ndarray
+    """(U, B) intensity of each block; NaN where the universe does not hold the block."""
+    memory: np.ndarray
+    """(U,) weight of the exponentially weighted correlation."""
+    volatility: np.ndarray
+    """(U, 4) weights over `parameters.VOLATILITY_BASES`, then the pull to the cross-section."""
+    condition: np.ndarray
+    """(U,) log10 condition number of the estimate."""
+    expected_error: np.ndarray
+    """(U,) expected log ratio of realised and forecast volatility of the minimum-variance portfolio."""
+    regime: np.ndarray
+    """(U, 4) probabilities of `parameters.REGIMES`."""
+    uncertainty: np.ndarray
+    """(U, 2) aleatoric and epistemic standard deviation of the expected error."""
+    status: np.ndarray
+    """(U,) `status.Status` codes, 0 = good."""
+    status_asset: tuple[Hashable | None, ...]
+    """The asset that the status complains of, or None."""
+    covariance: tuple[np.ndarray, ...] | None
+    """One (N, N) float32 matrix a universe, of its own size, in squared returns per period; None if not asked for."""
+
+    def __len__(self) -> int:
+        return len(self.universes)
+
+    def __repr__(self) -> str:
+        matrices = "no covariances" if self.covariance is None else "with covariances"
+        return f"Estimates({len(self)} universes, {len(self.failures)} failed, {matrices})"
+
+    @property
+    def failures(self) -> list[UniverseError]:
+        """One error for each universe that could not be estimated."""
+        return [self._error(u) for u in np.flatnonzero(self.status != Status.GOOD).tolist()]
+
+    def raise_for_status(self) -> None:
+        """Raise the first of `failures`, if there is one."""
+        failures = self.failures
+        if failures:
+            if len(failures) > 1:
+                failures[0].add_note(f"{len(failures)} of {len(self)} universes failed; see Estimates.failures")
+            raise failures[0]
+
+    def covariance_of(self, universe: Hashable) -> pd.DataFrame | np.ndarray:
+        """Return the covariance matrix of one universe.
+
+        Returns
+        -------
+        DataFrame or array of shape (N, N)
+            With labels, where the assets have any and pandas is installed.
+
+        Raises
+        ------
+        UniverseError
+            If the universe could not be estimated.
+        KeyError
+            If there is no universe of that name.
+        ValueError
+            If no covariances were asked for.
+        """
+        if self.covariance is None:
+            raise ValueError("there are no covariances: ask for them with estimate(..., covariance=True)")
+        if universe not in self.universes:
+            raise KeyError(universe)
+        u = self.universes.index(universe)
+        if self.status[u] != Status.GOOD:
+            raise self._error(u)
+        try:
+            import pandas as pd
+        except ModuleNotFoundError:
+            return self.covariance[u]
+        labels: Any = list(self.assets[u])
+        return pd.DataFrame(self.covariance[u], index=labels, columns=labels) if self.labelled else self.covariance[u]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a DataFrame with one row a universe and one column a number; needs pandas."""
+        import pandas as pd
+
+        columns = {
+            "n_assets": np.array([len(assets) for assets in self.assets]),
+            "intensity": self.intensity,
+            **_named("weight", TARGETS, self.target_weights),
+            **_named("intensity", TARGETS, self.target_intensity),
+            **_named("confidence", TARGETS, self.target_confidence),
+            **_named("block_intensity", self.block_names, self.block_intensity),
+            "memory": self.memory,
+            **_named("volatility", (*VOLATILITY_BASES, "pull"), self.volatility),
+            "condition": self.condition,
+            "expected_error": self.expected_error,
+            **_named("uncertainty", ("aleatoric", "epistemic"), self.uncertainty),
+            **_named("regime", REGIMES, self.regime),
+            "status": self.status,
+            "message": [
+                "" if status == Status.GOOD else str(self._error(u)) for u, status in enumerate(self.status.tolist())
+            ],
+        }
+        index: Any = list(self.universes)
+        return pd.DataFrame(columns, index=pd.Index(index, name="universe"))
+
+    def _error(self, u: int) -> UniverseError:
+        return UniverseError(self.universes[u], int(self.status[u]), self.status_asset[u])
+
+
+def _named(prefix: str, names: tuple[Hashable, ...], values: np.ndarray) -> dict[str, np.ndarray]:
+    return {f"{prefix}_{name}": column for name, column in zip(names, values.T, strict=True)}

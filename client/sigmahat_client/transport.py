@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tensors to Triton and back over gRPC, several requests at a time. The only module that imports tritonclient."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+import numpy as np
+import tritonclient.grpc as triton
+from tritonclient.utils import np_to_triton_dtype
+
+from sigmahat_client.errors import error_from_grpc
+
+Tensors = Mapping[str, np.ndarray]
+Key = TypeVar("Key")
+
+_LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}
+
+
+class Connection:
+    """A channel to one server; it connects with the first request."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        channel_args = [
+            # gRPC's own limit is 4 MB; tritonclient lifts it only where it gets no channel arguments.
+            ("grpc.max_send_message_length", triton.MAX_GRPC_MESSAGE_SIZE),
+            ("grpc.max_receive_message_length", triton.MAX_GRPC_MESSAGE_SIZE),
+            # gRPC would send even loopback through the proxy in `http_proxy`.
+            ("grpc.enable_http_proxy", int(url.rpartition(":")[0] not in _LOOPBACK)),
+        ]
+        self._client = triton.InferenceServerClient(url, channel_args=channel_args)
+
+    def close(self) -> None:
+        """Close the channel, and with it the requests that still wait."""
+        self._client.close()
+
+    def answers(
+        self,
+        model: str,
+        shared: Tensors,
+        requests: Iterable[tuple[Key, Tensors]],
+        *,
+        outputs: Sequence[str],
+        parameters: Mapping[str, bool],
+        in_flight: int,
+        deadline: float,
+    ) -> Generator[tuple[Key, Tensors], None, None]:
+        """Yield the answer to each request, in order of arrival; a request is built only when it can be sent.
+
+        Parameters
+        ----------
+        shared : mapping of names to arrays
+            Tensors that go with every request; they are encoded once.
+        requests : iterable of (key, tensors)
+            The key comes back with the answer.
+        in_flight : int
+            How many requests may wait for their answers at a time.
+        deadline : float
+            In seconds of `time.monotonic`, for all requests together.
+
+        Raises
+        ------
+        InvalidRequest, ServerUnavailable, DeadlineExceeded, ServerError
+            As soon as one request fails; the others are cancelled then, as they are when the iterator is closed.
+        """
+        wanted = [triton.InferRequestedOutput(name) for name in outputs]
+        shared_inputs = _inputs(shared)
+        waiting: dict[int, Any] = {}
+        arrived: SimpleQueue[tuple[int, Key, Any, Any]] = SimpleQueue()
+
+        def receive(number: int, key: Key, result: Any, error: Any) -> None:  # called by gRPC's threads
+            arrived.put((number, key, result, error))
+
+        numbered = enumerate(requests)
+        try:
+            while True:
+                for number, (key, tensors) in islice(numbered, in_flight - len(waiting)):
+                    waiting[number] = self._client.async_infer(
+                        model,
+                        shared_inputs + _inputs(tensors),
+                        partial(receive, number, key),
+                        outputs=wanted,
+                        parameters=dict(parameters),
+                        client_timeout=deadline - time.monotonic(),
+                    )
+                if not waiting:
+                    return
+                number, key, result, error = arrived.get()
+                del waiting[number]
+                if error is not None:
+                    raise error_from_grpc(error.status() or "UNKNOWN", error.message() or "", self._url)
+                yield key, {name: result.as_numpy(name) for name in outputs}
+        finally:
+            for call in waiting.values():
+                call.cancel()
+
+
+def _inputs(tensors: Tensors) -> list[Any]:
+    return [
+        triton.InferInput(name, tensor.shape, np_to_triton_dtype(tensor.dtype)).set_data_from_numpy(tensor)
+        for name, tensor in tensors.items()
+    ]

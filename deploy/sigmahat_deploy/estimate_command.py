@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sigmahat estimate`: from a file of returns to a file of shrinkage parameters, and one of covariance matrices."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import click
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from sigmahat_client import Estimates, InvalidRequest, ShrinkageClient, SigmahatError
+from sigmahat_deploy.returns_file import Universes, UnreadableFile, read_returns, read_universes
+
+SOME_FAILED = 3
+"""Exit code when the files were written but some universes could not be estimated."""
+
+_SHOWN_FAILURES = 10
+_INPUT = click.Path(exists=True, dir_okay=False, path_type=Path)
+_OUTPUT = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("returns", type=_INPUT)
+@click.option(
+    "--universes", type=_INPUT, help="JSON: name to assets, or to assets, start and stop. Default: all assets."
+)
+@click.option("--out", required=True, type=_OUTPUT, help="Parquet file to write: one row a universe.")
+@click.option(
+    "--covariances", type=_OUTPUT, help="NPZ file to write: covariance/NAME and assets/NAME of each universe."
+)
+@click.option("--url", default="127.0.0.1:8001", show_default=True, help="host:port of the server's gRPC.")
+@click.option(
+    "--deadline-s",
+    default=600.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds that all of it may take on the server.",
+)
+@click.option("--classic", is_flag=True, help="Covariances by textbook linear shrinkage of the sample covariance.")
+def estimate(
+    returns: Path,
+    universes: Path | None,
+    out: Path,
+    covariances: Path | None,
+    url: str,
+    deadline_s: float,
+    classic: bool,
+) -> None:
+    """Estimate the universes of RETURNS, a .parquet, .csv or .npz file of simple returns (0.01 is 1 %).
+
+    Its first column holds dates, the others are assets; an .npz file holds the arrays dates, tickers and ret.
+
+    \b
+    Exit codes: 0 all universes were estimated, 1 nothing was written,
+    2 wrong options, 3 files were written but some universes failed.
+    """
+    _check_options(out, covariances, classic)
+    try:
+        panel = read_returns(returns)
+        asked = Universes({"all": panel.columns.tolist()}, {})
+        if universes is not None:
+            asked = read_universes(universes, pd.DatetimeIndex(panel.index))
+        with ShrinkageClient(url, deadline_s=deadline_s) as client, _progress_bar() as progress:
+            estimates = client.estimate(
+                panel,
+                asked.assets,
+                windows=asked.windows,
+                covariance=covariances is not None,
+                classic=classic,
+                progress=progress,
+            )
+        _write(estimates, out, covariances)
+    except (UnreadableFile, InvalidRequest, SigmahatError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    _report(estimates)
+
+
+def _check_options(out: Path, covariances: Path | None, classic: bool) -> None:
+    """Find out before the work, not after it, that its result could not be written."""
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError as error:  # also where it does not fit the NumPy that is installed
+        raise click.ClickException(f"Parquet files need a working pyarrow: {error}") from error
+    for option, path in (("--out", out), ("--covariances", covariances)):
+        if path is not None and not path.parent.is_dir():
+            raise click.BadParameter(f"{path.parent} is not a folder: create it first", param_hint=option)
+    if covariances is not None and covariances.absolute() == out.absolute():
+        raise click.BadParameter("must not be the file of --out", param_hint="--covariances")
+    if classic and covariances is None:
+        raise click.UsageError("--classic changes covariances only: give --covariances too")
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Callable[[int, int], object]]:
+    console = Console(stderr=True)
+    columns = TextColumn("universes"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("universes", total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _write(estimates: Estimates, out: Path, covariances: Path | None) -> None:
+    """Write both files whole or neither: they get their names only when both are complete."""
+    with ExitStack() as files:
+        if covariances is not None:
+            draft = files.enter_context(_draft_of(covariances))
+            with draft.open("wb") as file:  # given a name, savez would change its ending
+                np.savez(file, **_matrices(estimates))
+        estimates.to_frame().to_parquet(files.enter_context(_draft_of(out)))
+
+
+def _matrices(estimates: Estimates) -> dict[str, np.ndarray]:
+    failed = {error.universe for error in estimates.failures}
+    arrays = {}
+    for name, assets, matrix in zip(estimates.universes, estimates.assets, estimates.covariance or (), strict=True):
+        if name not in failed:
+            arrays[f"covariance/{name}"] = matrix
+            arrays[f"assets/{name}"] = np.array(assets, dtype=np.str_)
+    return arrays
+
+
+@contextmanager
+def _draft_of(path: Path) -> Iterator[Path]:
+    """Give a name beside `path` to write to; it becomes `path` when the block ends well, and goes away otherwise."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield draft
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _report(estimates: Estimates) -> None:
+    failures = estimates.failures
+    for failure in failures[:_SHOWN_FAILURES]:
+        click.echo(str(failure), err=True)
+    if len(failures) > _SHOWN_FAILURES:
+        click.echo(f"... and {len(failures) - _SHOWN_FAILURES} more", err=True)
+    if failures:
+        click.echo(f"{len(failures)} of {len(estimates)} universes failed", err=True)
+        raise click.exceptions.Exit(SOME_FAILED)

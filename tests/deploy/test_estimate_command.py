@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sigmahat estimate` writes whole files or none, and its exit code tells how it went."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+from client.fake_server import FakeServer, fake_server
+
+from sigmahat_deploy.cli import main
+
+TICKERS = ["AAA", "BBB", "CCC", "DDD"]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FakeServer]:
+    with fake_server() as server:
+        yield server
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    returns = 0.01 * np.random.default_rng(0).standard_normal((30, 4))
+    dates = np.arange("2020-01-01", "2020-01-31", dtype="datetime64[D]")
+    np.savez(tmp_path / "returns.npz", dates=dates, tickers=np.array(TICKERS), ret=returns)
+    return tmp_path
+
+
+def run(folder: Path, url: str, *options: str, universes: object = None) -> Result:
+    if universes is not None:
+        (folder / "universes.json").write_text(json.dumps(universes))
+        options = (*options, "--universes", str(folder / "universes.json"))
+    arguments = ["estimate", str(folder / "returns.npz"), "--out", str(folder / "out.parquet"), "--url", url, *options]
+    return CliRunner().invoke(main, arguments)
+
+
+def written(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} - {"returns.npz", "universes.json"}
+
+
+def test_all_assets_are_one_universe(folder: Path, server: FakeServer):
+    result = run(folder, server.url)
+    assert (result.exit_code, result.stderr) == (0, "")
+    table = pd.read_parquet(folder / "out.parquet")
+    assert table.index.tolist() == ["all"]
+    assert table.loc["all", "n_assets"] == 4
+    assert table.loc["all", "memory"] == 4000  # the first asset's column, and the fake's offset
+    assert written(folder) == {"out.parquet"}
+
+
+def test_windows_and_covariances(folder: Path, server: FakeServer):
+    universes = {"file": ["DDD", "BBB"], "b/c": {"assets": ["CCC", "BBB", "AAA"], "start": "2020-01-03", "stop": 28}}
+    result = run(folder, server.url, "--classic", "--covariances", str(folder / "matrices"), universes=universes)
+    assert (result.exit_code, result.stderr) == (0, "")
+    np.testing.assert_array_equal(server.received[-1].tensors["WINDOWS"], [[0, 30], [2, 28]])
+    assert server.received[-1].parameters == {"classic": True}
+    assert pd.read_parquet(folder / "out.parquet").index.tolist() == ["file", "b/c"]
+    with np.load(folder / "matrices", allow_pickle=False) as arrays:
+        assert set(arrays) == {"covariance/file", "assets/file", "covariance/b/c", "assets/b/c"}
+        assert arrays["assets/b/c"].tolist() == ["CCC", "BBB", "AAA"]
+        np.testing.assert_array_equal(arrays["covariance/file"], [[3003, 3001], [1003, 1001]])
+    assert written(folder) == {"out.parquet", "matrices"}
+
+
+def test_failed_universes_are_told_apart(folder: Path, server: FakeServer):
+    universes = {"good": ["AAA", "BBB"], **{f"bad {i}": ["AAA", f"X{i}"] for i in range(12)}}
+    result = run(folder, server.url, "--covariances", str(folder / "matrices.npz"), universes=universes)
+    assert result.exit_code == 3
+    lines = result.stderr.splitlines()
+    assert lines[0] == "universe 'bad 0', asset 'X0': the asset is not a column of the panel"
+    assert lines[9].startswith("universe 'bad 9'")
+    assert lines[10:] == ["... and 2 more", "12 of 13 universes failed"]
+    table = pd.read_parquet(folder / "out.parquet")
+    assert table["status"].tolist() == [0] + [2] * 12
+    assert table["message"].iloc[1] == lines[0]
+    with np.load(folder / "matrices.npz") as arrays:
+        assert set(arrays) == {"covariance/good", "assets/good"}
+
+
+def test_no_server_leaves_what_was_there(folder: Path):
+    (folder / "out.parquet").write_text("yesterday's")
+    result = run(folder, "127.0.0.1:1")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: 127.0.0.1:1: ")
+    assert (folder / "out.parquet").read_text() == "yesterday's"
+
+
+def test_a_write_that_fails_leaves_no_half_files(folder: Path, server: FakeServer, monkeypatch: pytest.MonkeyPatch):
+    def full(table: pd.DataFrame, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
+    result = run(folder, server.url, "--covariances", str(folder / "matrices.npz"))
+    assert (result.exit_code, result.stderr) == (1, "Error: [Errno 28] No space left on device\n")
+    assert written(folder) == set()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--out", "{folder}/nowhere/out.parquet"], 2, "{folder}/nowhere is not a folder: create it first"),
+        (["--covariances", "{folder}/out.parquet"], 2, "must not be the file of --out"),
+        (["--classic"], 2, "--classic changes covariances only"),
+        (["--deadline-s", "0"], 2, "0.0 is not in the range"),
+        (["--universes", "{folder}/nonesuch.json"], 2, "does not exist"),
+        (["--universes", "{folder}/returns.npz"], 1, "returns.npz is no readable JSON"),
+        (["--url", "localhost"], 1, "url must be host:port"),
+    ],
+)
+def test_errors_come_before_the_work(folder: Path, server: FakeServer, options: list[str], code: int, words: str):
+    before = len(server.received)
+    result = run(folder, server.url, *[option.format(folder=folder) for option in options])
+    assert result.exit_code == code
+    assert words.format(folder=folder) in result.stderr
+    assert "Traceback" not in result.output
+    assert len(server.received) == before
+    assert written(folder) == set()
+
+
+def test_returns_that_are_none_are_an_error(folder: Path, server: FakeServer):
+    arrays = dict(np.load(folder / "returns.npz"))
+    np.savez(folder / "returns.npz", **{**arrays, "tickers": np.array(["AAA", "BBB", "AAA", "DDD"])})
+    result = run(folder, server.url)
+    assert result.exit_code == 1
+    assert "assets must have one column each, but ['AAA'] have several" in result.stderr
