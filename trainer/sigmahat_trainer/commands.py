@@ -15,7 +15,7 @@ from sigmahat_trainer.config import TrainConfig, click_options
 
 PRESETS: dict[str, dict[str, Any]] = {
     "small": {"windows": 12_000, "epochs": 6},
-    "full": {},
+    "full": {"windows": 40_000, "epochs": 8, "dropout": 0.1, "residual_weight": 0.001},
 }
 
 TRAIN_UNTIL, VALIDATE_UNTIL = "2012-12-31", "2015-12-31"

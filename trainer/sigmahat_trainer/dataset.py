@@ -85,7 +85,7 @@ def regime_label(past: np.ndarray, forward: np.ndarray) -> int:
     Below 0.7 calm, below 1.0 normal, below 1.5 elevated, else stressed. The market is the equal-weighted mean of the
     universe; `past` has shape (T, N), `forward` (H, N), NaN = missing.
     """
-    before = np.nanmean(past, axis=1)
+    before = np.nanmean(past[~np.isnan(past).all(axis=1)], axis=1)
     after = forward.mean(axis=1)
     ratio = np.sqrt((after**2).mean() / np.maximum(((before - before.mean()) ** 2).mean(), 1e-300))
     return int(np.searchsorted(REGIME_EDGES, ratio, side="right"))
@@ -154,11 +154,14 @@ def draw_dataset(
     usable = [
         (panel, start) for panel, start in zip(panels, earliest, strict=True) if start < len(panel.dates) - horizon
     ]
+    if not usable and simulated_share < 1:
+        raise ValueError(
+            f"no panel has {min(WINDOWS)} days and a holding period of {horizon} from {first or 'its start'} on"
+        )
     weight = np.sqrt([panel.returns.shape[0] * panel.returns.shape[1] for panel, _ in usable])
-    if len(usable):
-        weight /= weight.sum()
+    weight /= weight.sum()
     for _ in track(range(n_draws), "windows", disable=not progress, transient=True):
-        if rng.random() < simulated_share or not len(usable):
+        if rng.random() < simulated_share:
             samples = _simulated_samples(rng, horizon)
         else:
             samples = _real_samples(rng, *usable[rng.choice(len(usable), p=weight)], horizon)

@@ -85,7 +85,7 @@ def market_indicators(
         traded = np.where(volume > 0, volume, np.nan)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
-            market[:, 1] = np.nansum(traded, axis=1)
+            market[:, 1] = np.where(np.isnan(traded).all(axis=1), np.nan, np.nansum(traded, axis=1))
             market[:, 2] = np.nanmedian(np.abs(returns) / traded, axis=1)
     market[:, 3] = np.busday_count(dates, _next_expiry(dates))
     return market
