@@ -111,7 +111,7 @@ def evaluate(
     """Compare the served ensemble with every baseline, rolling and out of sample, on PANELS."""
     from sigmahat_kernels.pipeline import Pipeline
     from sigmahat_trainer.card import read_card
-    from sigmahat_trainer.ensemble import current_commit
+    from sigmahat_trainer.provenance import provenance
     from sigmahat_trainer.evaluate import as_json, estimators
     from sigmahat_trainer.evaluate import evaluate as evaluate_panel
     from sigmahat_trainer.panels import load_panel
@@ -143,4 +143,5 @@ def evaluate(
         console.print(table)
     if out:
         settings = {"window": window, "horizon": horizon, "draws": draws, "from": first, "until": last, "seed": seed}
-        out.write_text(json.dumps({"commit": current_commit(), **settings, "panels": results}, indent=1) + "\n")
+        content = {**provenance(), "settings": settings, "figures": results}
+        out.write_text(json.dumps(content, indent=1) + "\n")

@@ -6,13 +6,11 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from sigmahat_trainer.dataset import Dataset, draw_dataset, open_dataset, save_d
 from sigmahat_trainer.export import save_member
 from sigmahat_trainer.network import activate
 from sigmahat_trainer.panels import ReturnPanel
+from sigmahat_trainer.provenance import provenance
 from sigmahat_trainer.train import evaluate_losses, fit_constants, train_member
 
 VALIDATION_WINDOWS = 3_000
@@ -111,27 +110,10 @@ def train_ensemble(
         "validation_of_constants": baseline,
         "members": histories,
         "seconds": {"windows": round(drawn - started, 1), "all": round(time.time() - started, 1)},
-        "versions": {name: version(name) for name in ("sigmahat", "torch", "numpy")},
-        "commit": current_commit(),
+        **provenance(),
     }
     _write_json(folder / "metrics.json", metrics)
     return metrics
-
-
-def current_commit() -> str:
-    """The commit of the source tree, with a mark if it was changed since; 'unknown' outside a checkout."""
-    here = Path(__file__).parent
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return done.stdout.strip()
 
 
 def _train_members(
