@@ -109,20 +109,24 @@ def evaluate(
     out: Path | None,
 ) -> None:
     """Compare the served ensemble with every baseline, rolling and out of sample, on PANELS."""
+    from sigmahat_kernels.members import MemberError
     from sigmahat_kernels.pipeline import Pipeline
     from sigmahat_trainer.card import read_card
-    from sigmahat_trainer.provenance import provenance
     from sigmahat_trainer.evaluate import as_json, estimators
     from sigmahat_trainer.evaluate import evaluate as evaluate_panel
     from sigmahat_trainer.panels import load_panel
+    from sigmahat_trainer.provenance import provenance
 
-    methods = estimators(Pipeline(model_repository), read_card(model_repository)["constants"])
+    try:
+        methods = estimators(Pipeline(model_repository), read_card(model_repository)["constants"])
+    except (MemberError, FileNotFoundError) as error:
+        raise click.ClickException(str(error)) from error
     results: dict[str, Any] = {}
     console = Console(stderr=True)
     for path in panels:
-        panel = load_panel(path).between(None, last)
-        size = min(n_assets, int(0.8 * panel.returns.shape[1]))
         try:
+            panel = load_panel(path).between(None, last)
+            size = min(n_assets, int(0.8 * panel.returns.shape[1]))
             scores = evaluate_panel(
                 panel,
                 methods,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from rich.console import Console
 from rich.progress import track
 
 from sigmahat_kernels.features import compute_features
@@ -160,7 +161,8 @@ def draw_dataset(
         )
     weight = np.sqrt([panel.returns.shape[0] * panel.returns.shape[1] for panel, _ in usable])
     weight /= weight.sum()
-    for _ in track(range(n_draws), "windows", disable=not progress, transient=True):
+    console = Console(stderr=True)
+    for _ in track(range(n_draws), "windows", console=console, disable=not progress, transient=True):
         if rng.random() < simulated_share:
             samples = _simulated_samples(rng, horizon)
         else:

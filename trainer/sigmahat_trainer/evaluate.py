@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from rich.console import Console
 from rich.progress import track
 
 from sigmahat_kernels.covariance import assemble
@@ -100,7 +101,8 @@ def evaluate(
     start = max(int(np.searchsorted(panel.dates, np.datetime64(first, "D"))), n_obs)
     stops = range(start, len(panel.dates) - horizon + 1, horizon)
     realised: dict[str, list[np.ndarray]] = {name: [] for name in methods}
-    for stop in track(stops, panel.name, disable=not progress, transient=True):
+    console = Console(stderr=True)
+    for stop in track(stops, panel.name, console=console, disable=not progress, transient=True):
         candidates = eligible_assets(panel.returns[stop - n_obs : stop], MIN_COVERAGE)
         if len(candidates) < n_assets:
             continue

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A window's volatilities and standardised returns against loops; its correlations stay correlations."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from reference import covariance as reference
+
+from sigmahat_kernels import panel
+from sigmahat_kernels.panel import correlation_factor, exponential_weights, prepare_window
+
+
+def simulate_returns(n_obs, n_assets, *, seed=1, missing=0.0, degrees=3):
+    rng = np.random.default_rng(seed)
+    returns = 0.001 + np.geomspace(0.004, 0.04, n_assets) * rng.standard_t(degrees, (n_obs, n_assets))
+    returns[rng.random(returns.shape) < missing] = np.nan
+    return returns.astype(np.float32)
+
+
+def early_leaver():
+    """The last asset has returns only in the first 25 rows, the first only in the last 25."""
+    returns = simulate_returns(400, 5)
+    returns[25:, -1] = np.nan
+    returns[:-25, 0] = np.nan
+    return returns
+
+
+PANELS = {
+    "complete": simulate_returns(90, 6),
+    "missing": simulate_returns(90, 6, missing=0.3),
+    "fewer rows than assets": simulate_returns(24, 40, missing=0.05),
+    "one outlier": np.vstack([simulate_returns(60, 3, degrees=50), np.full((1, 3), 0.9, np.float32)]),
+    "early leaver": early_leaver(),
+}
+
+
+@pytest.fixture(params=PANELS)
+def returns(request):
+    return PANELS[request.param]
+
+
+def test_published_constants():
+    assert (panel.WINSOR_LIMIT, panel.FAST_HALFLIFE, panel.VOLATILITY_HALFLIVES) == (3.0, 63.0, (63.0, 21.0))
+    assert panel.VOLATILITY_FLOOR == 0.1
+
+
+def test_volatilities_equal_loops(returns):
+    window = prepare_window(returns)
+    for i in range(returns.shape[1]):
+        expected = [reference.volatility(returns, i, halflife) for halflife in (None, 63.0, 21.0)]
+        np.testing.assert_allclose(window.volatilities[:, i], expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("limit", [3.0, 1.0, None])
+def test_standardised_returns_equal_loops(returns, limit):
+    window = prepare_window(returns, winsor_limit=limit)
+    expected = reference.standardised(returns.astype(float), limit)
+    np.testing.assert_allclose(window.standardised, np.nan_to_num(expected), rtol=0.0, atol=1e-12)
+    np.testing.assert_array_equal(window.observed, ~np.isnan(returns))
+    np.testing.assert_array_equal(window.n_observed, (~np.isnan(returns)).sum(axis=0))
+    np.testing.assert_array_equal(window.returns, np.nan_to_num(returns))
+
+
+def test_the_cut_is_at_three_standard_deviations_by_default():
+    returns = PANELS["one outlier"]
+    np.testing.assert_array_equal(
+        prepare_window(returns).standardised, prepare_window(returns, winsor_limit=3.0).standardised
+    )
+    # The outlier is cut to 3 and the column demeaned once more: 61 rows move by what was cut off, over 61.
+    window, uncut = prepare_window(returns), prepare_window(returns, winsor_limit=None)
+    assert (uncut.standardised[-1] > 5).all()
+    np.testing.assert_allclose(window.standardised[-1] - window.standardised[0], 3 - uncut.standardised[0], rtol=1e-12)
+    np.testing.assert_allclose(window.standardised.sum(axis=0), 0.0, atol=1e-12)
+    np.testing.assert_array_equal(uncut.tail_share, 0.0)
+    np.testing.assert_allclose(window.tail_share, 1 / 61, rtol=1e-12)
+
+
+def test_kurtosis_is_that_of_the_uncut_returns(returns):
+    window = prepare_window(returns)
+    for i in range(returns.shape[1]):
+        x = returns[~np.isnan(returns[:, i]), i].astype(float)
+        scaled = [(value - x.mean()) / math.sqrt(x.var(ddof=1)) for value in x]
+        assert window.kurtosis[i] == pytest.approx(sum(value**4 for value in scaled) / len(x), rel=1e-10)
+        assert window.tail_share[i] == pytest.approx(sum(abs(value) > 3 for value in scaled) / len(x), abs=1e-15)
+
+
+def test_volatility_of_a_stale_price_has_a_floor():
+    returns = simulate_returns(400, 3)
+    returns[40:, 1] = returns[:40, 1].mean()
+    window, half_63, half_21 = prepare_window(returns).volatilities
+    np.testing.assert_allclose(half_21[1], 0.1 * window[1], rtol=1e-12)
+    assert half_63[1] >= 0.1 * window[1]
+    assert (half_21[[0, 2]] > 0.3 * window[[0, 2]]).all()
+
+
+def test_exponential_weights():
+    weights = exponential_weights(np, 127, 63.0)
+    np.testing.assert_allclose(weights[[-1, -64, 0]], [1.0, 0.5, 0.25], rtol=1e-14)
+    np.testing.assert_allclose(weights[1:] / weights[:-1], 2 ** (1 / 63), rtol=1e-13)
+    assert (exponential_weights(np, 200_000, 21.0) > 0).all()
+
+
+@pytest.mark.parametrize("halflife", [None, 63.0, 5.0])
+def test_correlations_equal_loops(returns, halflife):
+    factor = correlation_factor(prepare_window(returns), halflife=halflife)
+    expected = reference.correlation(reference.standardised(returns.astype(float)), halflife)
+    np.testing.assert_allclose(factor.T @ factor, expected, rtol=0.0, atol=1e-11)
+
+
+def test_plain_correlation_is_numpys():
+    returns = PANELS["complete"].astype(float)
+    factor = correlation_factor(prepare_window(returns, winsor_limit=None))
+    np.testing.assert_allclose(factor.T @ factor, np.corrcoef(returns.T), rtol=0.0, atol=1e-13)
+
+
+@pytest.mark.parametrize("halflife", [None, 63.0])
+def test_correlations_are_positive_semi_definite_with_a_unit_diagonal(returns, halflife):
+    factor = correlation_factor(prepare_window(returns), halflife=halflife)
+    R = factor.T @ factor
+    np.testing.assert_allclose(np.diag(R), 1.0, rtol=1e-13)
+    assert np.linalg.eigvalsh(R).min() > -1e-13
+    assert np.abs(R).max() <= 1 + 1e-13
+
+
+def test_rank_is_that_of_demeaned_returns():
+    factor = correlation_factor(prepare_window(PANELS["fewer rows than assets"]))
+    eigenvalues = np.linalg.eigvalsh(factor.T @ factor)
+    assert (eigenvalues[: 40 - 23] < 1e-13).all()
+    assert (eigenvalues[40 - 23 :] > 1e-6).all()
+
+
+def test_arithmetic_is_float64(returns):
+    for value in prepare_window(returns):
+        assert value.dtype == np.float64

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The project's estimate and classical multi-target shrinkage, from their definitions with a loop for every sum.
+
+Nothing of the product is imported, nor any of its rearrangements. `returns` has shape (n_obs, n_assets), NaN = missing.
+A matrix entry is a sum over the rows in which both assets have a return, divided by the root of the product of the two
+assets' own sums.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+WINSOR_LIMIT = 3.0
+VOLATILITY_FLOOR = 0.1
+FAST_HALFLIFE = 63.0
+HALFLIVES = (None, 63.0, 21.0)  # of the volatilities that are blended; None weighs all rows alike
+
+
+def observed(returns, i):
+    """Rows in which asset i has a return."""
+    return [t for t in range(len(returns)) if not math.isnan(returns[t, i])]
+
+
+def weight(n_obs, t, halflife):
+    """One half to the power of the row's age in half-lives; the last row has age 0."""
+    if halflife is None:
+        return 1.0
+    return 0.5 ** ((n_obs - 1 - t) / halflife)
+
+
+def deviations(returns):
+    """Each return less its asset's mean; NaN where missing."""
+    x = np.full(returns.shape, np.nan)
+    for i in range(returns.shape[1]):
+        rows = observed(returns, i)
+        mean = sum(float(returns[t, i]) for t in rows) / len(rows)
+        for t in rows:
+            x[t, i] = float(returns[t, i]) - mean
+    return x
+
+
+def volatility(returns, i, halflife=None):
+    """Per period. The window's divides by n - 1; a weighted one is a weighted mean square around the window's mean."""
+    x = deviations(returns[:, [i]])[:, 0]
+    rows = observed(returns, i)
+    window = math.sqrt(sum(x[t] ** 2 for t in rows) / (len(rows) - 1))
+    if halflife is None:
+        return window
+    weights = {t: weight(len(returns), t, halflife) for t in rows}
+    weighted = math.sqrt(sum(weights[t] * x[t] ** 2 for t in rows) / sum(weights.values()))
+    return max(weighted, VOLATILITY_FLOOR * window)
+
+
+def standardised(returns, winsor_limit=WINSOR_LIMIT):
+    """Returns in units of their asset's volatility, cut at the limit, and demeaned once more; NaN where missing."""
+    x = deviations(returns)
+    z = np.full(returns.shape, np.nan)
+    for i in range(returns.shape[1]):
+        sd = volatility(returns, i)
+        for t in observed(returns, i):
+            z[t, i] = x[t, i] / sd
+            if winsor_limit is not None:
+                z[t, i] = max(-winsor_limit, min(winsor_limit, z[t, i]))
+    return deviations(z)
+
+
+def correlation(z, halflife=None):
+    """Correlation of standardised returns, weighted by age if a half-life is given."""
+    n_obs, n_assets = z.shape
+    w = [weight(n_obs, t, halflife) for t in range(n_obs)]
+    own = [sum(w[t] * z[t, i] ** 2 for t in observed(z, i)) for i in range(n_assets)]
+    R = np.empty((n_assets, n_assets))
+    for i in range(n_assets):
+        rows = observed(z, i)
+        for j in range(n_assets):
+            both = [t for t in rows if not math.isnan(z[t, j])]
+            R[i, j] = sum(w[t] * z[t, i] * z[t, j] for t in both) / math.sqrt(own[i] * own[j])
+    return R
+
+
+def unit_columns(z):
+    """Each column divided by the root of its sum of squares, missing cells zero."""
+    columns = np.zeros(z.shape)
+    for i in range(z.shape[1]):
+        rows = observed(z, i)
+        length = math.sqrt(sum(z[t, i] ** 2 for t in rows))
+        for t in rows:
+            columns[t, i] = z[t, i] / length
+    return columns
+
+
+def average_correlation(R):
+    n_assets = len(R)
+    pairs = [R[i, j] for i in range(n_assets) for j in range(n_assets) if i != j]
+    return sum(pairs) / len(pairs)
+
+
+def factor_loadings(z):
+    """Correlation of each asset with the series that is the mean of all standardised assets (each of unit length)."""
+    columns = unit_columns(z)
+    n_obs, n_assets = columns.shape
+    factor = [sum(columns[t, i] for i in range(n_assets)) / n_assets for t in range(n_obs)]
+    variance = sum(f**2 for f in factor)
+    if variance < 1e-12:  # the assets hedge each other exactly
+        return [0.0] * n_assets
+    return [sum(columns[t, i] * factor[t] for t in range(n_obs)) / math.sqrt(variance) for i in range(n_assets)]
+
+
+def correlation_targets(z):
+    """Identity, constant correlation and single factor, each with a unit diagonal."""
+    n_assets = z.shape[1]
+    r_bar = average_correlation(correlation(z))
+    loadings = factor_loadings(z)
+    identity, constant, factor = np.zeros((3, n_assets, n_assets))
+    for i in range(n_assets):
+        for j in range(n_assets):
+            identity[i, j] = 1.0 if i == j else 0.0
+            constant[i, j] = 1.0 if i == j else r_bar
+            factor[i, j] = 1.0 if i == j else loadings[i] * loadings[j]
+    return identity, constant, factor
+
+
+def shrunk_correlation(returns, weights, memory, intensities):
+    """(1 - d) R + sum_k w_k F_k for equal intensities d = sum_k w_k; the congruence of `estimate` for others."""
+    z = standardised(returns)
+    slow, fast = correlation(z), correlation(z, FAST_HALFLIFE)
+    F = correlation_targets(z)
+    total = sum(weights)
+    R = np.empty(slow.shape)
+    for i in range(len(R)):
+        for j in range(len(R)):
+            mixed = (1 - memory) * slow[i, j] + memory * fast[i, j]
+            if total > 0:
+                target = sum(weights[k] / total * F[k][i, j] for k in range(len(F)))
+            else:
+                target = sum(F[k][i, j] for k in range(len(F))) / len(F)
+            keep = math.sqrt((1 - intensities[i]) * (1 - intensities[j]))
+            pull = math.sqrt(intensities[i] * intensities[j])
+            R[i, j] = keep * mixed + pull * target
+    return R
+
+
+def blended_volatilities(returns, blend, pull):
+    """Weighted geometric mean over `HALFLIVES`, pulled toward the geometric mean of the assets."""
+    n_assets = returns.shape[1]
+    logs = [0.0] * n_assets
+    for i in range(n_assets):
+        for share, halflife in zip(blend, HALFLIVES, strict=True):
+            logs[i] += share * math.log(volatility(returns, i, halflife))
+    mean = sum(logs) / n_assets
+    return [math.exp((1 - pull) * log + pull * mean) for log in logs]
+
+
+def estimate(returns, *, target_weights, target_intensity, memory, volatility, asset_intensity=None):
+    """The project's covariance of one universe, from the heads of its parameters.
+
+    `volatility` holds the blend, then the pull. `asset_intensity` replaces the universe's intensity, asset by asset.
+    """
+    weights = [p * a for p, a in zip(target_weights, target_intensity, strict=True)]
+    if asset_intensity is None:
+        asset_intensity = [sum(weights)] * returns.shape[1]
+    R = shrunk_correlation(returns, weights, memory, asset_intensity)
+    sd = blended_volatilities(returns, volatility[:-1], volatility[-1])
+    covariance = np.empty(R.shape)
+    for i in range(len(R)):
+        for j in range(len(R)):
+            covariance[i, j] = R[i, j] * sd[i] * sd[j]
+    return covariance
+
+
+def sample(returns):
+    """Sample covariance (n - 1); a pair that misses rows is divided by the root of the two assets' own n - 1."""
+    x = deviations(returns)
+    n_assets = x.shape[1]
+    S = np.empty((n_assets, n_assets))
+    for i in range(n_assets):
+        for j in range(n_assets):
+            both = [t for t in observed(x, i) if not math.isnan(x[t, j])]
+            divisor = math.sqrt((len(observed(x, i)) - 1) * (len(observed(x, j)) - 1))
+            S[i, j] = sum(x[t, i] * x[t, j] for t in both) / divisor
+    return S
+
+
+def covariance_targets(returns):
+    """Three targets that keep the sample variances: no correlation, one correlation, and a single factor.
+
+    The factor is the mean of the assets' demeaned returns, each divided by its standard deviation.
+    """
+    x, S = deviations(returns), sample(returns)
+    n_obs, n_assets = x.shape
+    sd = [math.sqrt(S[i, i]) for i in range(n_assets)]
+    n = [len(observed(x, i)) - 1 for i in range(n_assets)]
+    r_bar = average_correlation(np.array([[S[i, j] / sd[i] / sd[j] for j in range(n_assets)] for i in range(n_assets)]))
+
+    # Entry by entry in units that make a complete column's sum of squares one, so that missing cells are zeros.
+    unit = np.zeros(x.shape)
+    for i in range(n_assets):
+        for t in observed(x, i):
+            unit[t, i] = x[t, i] / sd[i] / math.sqrt(n[i])
+    factor = [sum(unit[t]) / n_assets for t in range(n_obs)]
+    v = sum(f**2 for f in factor)
+    beta = [sum(unit[t, i] * factor[t] for t in range(n_obs)) / v for i in range(n_assets)]
+
+    diagonal, constant, single = np.zeros((3, n_assets, n_assets))
+    for i in range(n_assets):
+        diagonal[i, i] = S[i, i]
+        for j in range(n_assets):
+            constant[i, j] = S[i, i] if i == j else r_bar * sd[i] * sd[j]
+            single[i, j] = S[i, i] if i == j else beta[i] * beta[j] * v * sd[i] * sd[j]
+    return diagonal, constant, single
+
+
+def classic(returns, weights):
+    """(1 - sum_k w_k) S + sum_k w_k F_k over `covariance_targets`."""
+    S, F = sample(returns), covariance_targets(returns)
+    covariance = np.empty(S.shape)
+    for i in range(len(S)):
+        for j in range(len(S)):
+            covariance[i, j] = (1 - sum(weights)) * S[i, j] + sum(
+                w * target[i, j] for w, target in zip(weights, F, strict=True)
+            )
+    return covariance
