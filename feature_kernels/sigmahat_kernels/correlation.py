@@ -16,7 +16,7 @@ CORRELATION = {
     "factor_r2": "average over assets of the squared correlation with the equal-weighted factor; [0, 1]",
     "single_factor_misfit": "||R - single factor||^2 / ||R - I||^2; small where one factor explains R",
     "constant_misfit": "||R - constant correlation||^2 / ||R - I||^2; [0, 1]",
-    "ledoit_wolf_identity": "closed-form intensity toward the identity (Ledoit, Wolf 2004, on correlations); [0, 1]",
+    "ledoit_wolf_identity": "sum over i != j of pi-hat / (n ||R - I||^2): closed form (Ledoit, Wolf 2003); [0, 1]",
     "correlation_drift": "||R_fast - R||^2 / ||R - I||^2, R_fast exponentially weighted with half-life 63",
 }
 """Feature name -> definition. Norms are Frobenius; R is the universe's correlation matrix."""

@@ -98,7 +98,8 @@ def assemble(
         Takes the place of the universe's own intensity for the assets of each block of `request.blocks`.
     classic : bool
         Textbook multi-target linear shrinkage (1 - delta) S + sum_k w_k F_k of the plain sample covariance S (n - 1),
-        with targets that keep its diagonal: no winsorising, no exponential weights, no pull of volatilities.
+        with targets that keep its diagonal: no winsorising, no exponential weights, no pull of volatilities. A pair
+        with missing returns divides by sqrt((n_i - 1)(n_j - 1)).
 
     Returns
     -------

@@ -21,7 +21,8 @@ MARKET = {
     "has_event": "1 if the days to the next event are known on the window's last row",
     "event_proximity": "exp(-trading days to the next event / 5); (0, 1]",
 }
-"""Feature name -> definition. All are 0 where the indicator is missing; only rows before the window's end are read."""
+"""Feature name -> definition. All are 0 where the indicator is missing; a VIX, turnover or illiquidity that is not
+positive counts as missing. Only rows before the window's end are read, from the first row sent on."""
 
 _SHORT, _LONG = 21, 252
 _EVENT_SCALE = 5.0

@@ -9,7 +9,7 @@ from sigmahat_kernels.panel import Window
 MISSING = {
     "missing_share": "share of missing returns in the window; [0, 1)",
     "short_history_share": "share of assets with less than 90 % of the window's returns; [0, 1]",
-    "zero_share": "share of returns that are exactly zero; [0, 1)",
+    "zero_share": "share of the window's cells that hold a return of exactly zero; [0, 1)",
 }
 """Feature name -> definition."""
 

@@ -28,11 +28,13 @@ REGIME = {
     "dispersion_ratio_21": "ln(cross-sectional dispersion with half-life 21 / dispersion of the window)",
     "market_kurtosis": "ln(kurtosis of the market / 3)",
     "asset_kurtosis": "average over assets of ln(kurtosis / 3)",
-    "tail_share": "share of returns beyond 3 standard deviations",
-    "drawdown": "the market's fall from its peak in the window over its volatility times sqrt(T); >= 0",
+    "tail_share": "average over assets of the share of returns beyond 3 standard deviations",
+    "drawdown": "fall of the market's summed returns from their peak (0 at the start), over volatility times sqrt T",
     "stress_share": "share of assets whose half-life 21 volatility is above 1.5 times the window's",
 }
-"""Feature name -> definition. Volatilities are root mean squares around the window's mean, returns as sent."""
+"""Feature name -> definition. An asset's window volatility divides by n - 1; the market's and all weighted ones are
+(weighted) root mean squares around the window's mean. Ratios are cut below: assets at 10 % of the window's volatility,
+market, dispersion and blocks at 1 %."""
 
 _PERIODS_PER_YEAR = 252
 _BLOCK = 21

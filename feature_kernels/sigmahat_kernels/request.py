@@ -151,7 +151,8 @@ def check_universes(request: Request) -> tuple[np.ndarray, np.ndarray]:
     status : int32 array of shape (n_universes,)
         A `Status` code.
     asset : int32 array of shape (n_universes,)
-        The first offending entry of the universe's row, as it was sent; -1 where the status names no asset.
+        The first offending entry of the universe's row, as it was sent; of several that are listed twice, the smallest.
+        -1 where the status names no asset.
     """
     panel, universes, windows = request.panel, request.universes, request.windows
     n_rows, n_columns = panel.shape

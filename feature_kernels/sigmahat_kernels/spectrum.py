@@ -24,9 +24,9 @@ SPECTRUM = {
     "second_edge_ratio": "ln(lambda_2 / lambda_+), lambda_2 floored at 1e-6",
     "factors": "ln(1 + number of eigenvalues above lambda_+)",
     "factor_share": "share of variance in eigenvalues above lambda_+; [0, 1]",
-    "eigenvalue_ratio": "max ln(lambda_k / lambda_k+1) over k <= min(10, N/2) (Ahn, Horenstein 2013)",
+    "eigenvalue_ratio": "max ln(lambda_k / lambda_k+1), k <= min(10, N/2, non-null - 1) (Ahn, Horenstein 2013)",
     "eigenvalue_ratio_k": "ln of the k at which that maximum stands",
-    "bulk_q10": "ln of the 10 % quantile of the non-null eigenvalues below lambda_+ over their Marchenko-Pastur mean",
+    "bulk_q10": "ln of the 10 % quantile (nearest rank) of the non-null eigenvalues up to lambda_+ over their mean",
     "bulk_q50": "the same for the median",
     "bulk_q90": "the same for the 90 % quantile",
 }

@@ -10,18 +10,18 @@ from sigmahat_kernels.panel import FAST_HALFLIFE, exponential_weights
 from sigmahat_kernels.regime import MarketSeries
 
 TEMPORAL = {
-    "trend": "t-statistic of the market's mean return over the window",
-    "trend_63": "the same over the last 63 rows",
+    "trend": "t-statistic of the market's mean return: mean / (volatility / sqrt T)",
+    "trend_63": "mean of the last 63 rows over the window's volatility, times sqrt min(T, 63)",
     "market_autocorrelation": "first-order autocorrelation of the market; [-1, 1]",
-    "volatility_clustering": "first-order autocorrelation of the market's absolute return; [-1, 1]",
-    "mean_correlation_fast": "average correlation with half-life 63, less that of the window",
+    "volatility_clustering": "first-order autocorrelation of the absolute value of the market less its mean; [-1, 1]",
+    "mean_correlation_fast": "average correlation of rows weighted with half-life 63, less that of the window",
     "mean_correlation_change": "average correlation of the window's second half, less that of its first",
 }
 """Feature name -> definition."""
 
 SEASON = {
     "has_dates": "1 if DATES was sent",
-    "season_sin": "sin of the day of the year of the window's last row; 0 without DATES",
+    "season_sin": "sin(2 pi d / 365.2425), d = DATES of the window's last row; 0 without DATES",
     "season_cos": "cos of the same",
 }
 """Feature name -> definition."""

@@ -50,11 +50,11 @@ def train(data: Path, out: Path, train_until: str, validate_until: str, config: 
     console = Console(stderr=True)
     try:
         panels = load_panels(data)
+        metrics = train_ensemble(
+            panels, config, out, train_until=train_until, validate_until=validate_until, console=console
+        )
     except (FileNotFoundError, ValueError) as error:
         raise click.ClickException(str(error)) from error
-    metrics = train_ensemble(
-        panels, config, out, train_until=train_until, validate_until=validate_until, console=console
-    )
     table = Table("", "validation: ln realised variance", "against the constants")
     baseline = metrics["validation_of_constants"]["decision"]
     table.add_row("learned constants", f"{baseline:.4f}", "")

@@ -153,7 +153,7 @@ def draw_dataset(
         for panel in panels
     ]
     usable = [
-        (panel, start) for panel, start in zip(panels, earliest, strict=True) if start < len(panel.dates) - horizon
+        (panel, start) for panel, start in zip(panels, earliest, strict=True) if start <= len(panel.dates) - horizon
     ]
     if not usable and simulated_share < 1:
         raise ValueError(
