@@ -7,23 +7,21 @@ import errno
 import os
 import re
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
-import sys
-import sysconfig
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import tritonclient.grpc as triton
+
+from sigmahat_deploy.installation import ServerError, build_tree, check_installation, environment
 
 DIRECT = [("grpc.enable_http_proxy", 0)]
 """Channel arguments for a server on this machine: gRPC would send even loopback through the proxy in ``http_proxy``."""
@@ -40,10 +38,6 @@ _NOISE = re.compile(
     r"|CudaDriverHelper|CUDA memory pool|NVML|DCGM|unable to create stream|Unable to allocate pinned"  # without a GPU
     r"|Collecting CPU metrics|TRITONBACKEND_ModelInstance|Timeout \d+: Found|successfully unloaded"
 )
-
-
-class ServerError(RuntimeError):
-    """The server cannot start or does not answer as it should; the message names the remedy."""
 
 
 @dataclass(frozen=True)
@@ -110,10 +104,10 @@ def local_server(
     ...     client = tritonclient.grpc.InferenceServerClient(server.grpc_url)
     """
     repository = _check_repository(model_repository)
-    libpython = _check_environment()
+    libpython = check_installation()
     ports = _reserve_ports(host, {"grpc": grpc_port, "http": http_port, "metrics": metrics_port})
     with _terminate_as_exit(), tempfile.TemporaryDirectory(prefix="sigmahat-server-") as folder:
-        binary = _build_tree(Path(folder), libpython)
+        binary = build_tree(Path(folder), libpython)
         interrupted: list[int] = []
         with on_signals(interrupted.append):  # a process that Popen has not returned yet could not be stopped
             server = _start(binary, Path(folder), repository, host, ports, extra_args)
@@ -163,42 +157,6 @@ def _check_repository(model_repository: str | os.PathLike[str]) -> Path:
     return repository
 
 
-def _check_environment() -> Path:
-    """Refuse what would fail late or, worse, give wrong numbers; return this Python's shared library."""
-    try:
-        metadata.version("nvidia-pytriton")
-    except metadata.PackageNotFoundError:
-        raise ServerError(
-            "nvidia-pytriton, which brings the Triton server, is not installed: pip install 'sigmahat[serve]'"
-        ) from None
-    numpy_version = metadata.version("numpy")
-    if int(numpy_version.split(".")[0]) >= 2:
-        raise ServerError(
-            f"numpy {numpy_version} would silently corrupt every tensor in this Triton's Python models: "
-            "pip install 'numpy<2'"
-        )
-    libpython = _find_libpython()
-    if libpython is None:
-        version = _python_version()
-        raise ServerError(
-            f"libpython{version}.so.1.0, which Triton's Python models run in, was not found: install it "
-            f"(Debian/Ubuntu: apt-get install libpython{version}) or use a Python built with --enable-shared"
-        )
-    return libpython
-
-
-def _python_version() -> str:
-    return f"{sys.version_info[0]}.{sys.version_info[1]}"
-
-
-def _find_libpython() -> Path | None:
-    """Find the library of the running Python: one of another build of the same version would also load, silently."""
-    folder = Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib")
-    candidates = (folder, folder / (sysconfig.get_config_var("MULTIARCH") or ""), Path(sys.base_prefix, "lib"))
-    name = f"libpython{_python_version()}.so.1.0"
-    return next((path / name for path in candidates if (path / name).exists()), None)
-
-
 def _reserve_ports(host: str, wanted: dict[str, int]) -> dict[str, int]:
     """Return the ports to use, 0 replaced by a free one; all are held until the last is known, so they differ."""
     ports = {}
@@ -216,47 +174,6 @@ def _reserve_ports(host: str, wanted: dict[str, int]) -> dict[str, int]:
                 raise ServerError(f"cannot listen on {host}:{port} for {name}: {reason}; {remedy}") from error
             ports[name] = listener.getsockname()[1]
     return ports
-
-
-def _build_tree(root: Path, libpython: Path) -> Path:
-    """Lay out a private copy of the server; return its binary.
-
-    The binaries find their libraries relative to where they lie, three folders up from ``bin`` and four up from the
-    Python backend, so the depth is fixed and they must be copies: a link would be followed back.
-    """
-    site = Path(str(metadata.distribution("nvidia-pytriton").locate_file("")))
-    wheel = site / "pytriton" / "tritonserver"
-    libraries = root / "nvidia_pytriton.libs"
-    binary = root / "a" / "b" / "bin" / "tritonserver"
-    backend = root / "a" / "b" / "backends" / "python"
-    stub = backend / "triton_python_backend_stub"
-
-    libraries.mkdir()
-    for library in (*(site / "nvidia_pytriton.libs").iterdir(), libpython):
-        (libraries / library.name).symlink_to(library)
-    binary.parent.mkdir(parents=True)
-    shutil.copy(wheel / "bin" / "tritonserver", binary)
-    shutil.copytree(wheel / "backends" / "python", backend)
-    shutil.copy(wheel / "python_backend_stubs" / _python_version() / stub.name, stub)
-
-    # Triton does not report a stub that cannot be loaded: it waits for it in "loading" for good.
-    ldd = subprocess.run(["ldd", binary, stub], capture_output=True, text=True, env=_environment(), check=False)
-    missing = sorted({line.strip() for line in ldd.stdout.splitlines() if "not found" in line})
-    if missing:
-        raise ServerError(
-            f"Triton needs libraries that this system does not have, install them: {'; '.join(missing)} "
-            "(built for glibc 2.34 or later)"
-        )
-    return binary
-
-
-def _environment() -> dict[str, str]:
-    """Put this Python first on PATH, where the stub looks for its packages, and give each model one thread."""
-    unwanted = ("LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH")
-    environment = {name: value for name, value in os.environ.items() if name not in unwanted}
-    environment["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), environment.get("PATH", os.defpath)))
-    environment.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
-    return environment
 
 
 def _start(
@@ -283,7 +200,7 @@ def _start(
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=_environment(),
+                env=environment(),
                 start_new_session=True,
             )
         except PermissionError as error:

@@ -23,8 +23,8 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
+from sigmahat_deploy import installation
 from sigmahat_deploy import probe as probe_module
-from sigmahat_deploy import server as server_module
 from sigmahat_deploy.probe import probe_shrinkage
 from sigmahat_deploy.server import LocalServer, ServerError, describe_exit, local_server
 
@@ -381,7 +381,7 @@ def test_a_missing_libpython_names_the_package(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    monkeypatch.setattr(server_module.sysconfig, "get_config_var", lambda name: str(tmp_path))
+    monkeypatch.setattr(installation.sysconfig, "get_config_var", lambda name: str(tmp_path))
     monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
     with (
         pytest.raises(ServerError, match=rf"libpython{version}.so.1.0.*apt-get install libpython{version}\)"),

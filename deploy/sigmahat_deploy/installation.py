@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Triton that pip installed: what it needs from this machine, and a private copy of it that runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from importlib import metadata
+from pathlib import Path
+
+
+class ServerError(RuntimeError):
+    """The server cannot start or does not answer as it should; the message names the remedy."""
+
+
+def check_installation() -> Path:
+    """Refuse what would fail late or, worse, give wrong numbers; return this Python's shared library."""
+    try:
+        metadata.version("nvidia-pytriton")
+    except metadata.PackageNotFoundError:
+        raise ServerError(
+            "nvidia-pytriton, which brings the Triton server, is not installed: pip install 'sigmahat[serve]'"
+        ) from None
+    numpy_version = metadata.version("numpy")
+    if int(numpy_version.split(".")[0]) >= 2:
+        raise ServerError(
+            f"numpy {numpy_version} would silently corrupt every tensor in this Triton's Python models: "
+            "pip install 'numpy<2'"
+        )
+    libpython = _find_libpython()
+    if libpython is None:
+        version = _python_version()
+        raise ServerError(
+            f"libpython{version}.so.1.0, which Triton's Python models run in, was not found: install it "
+            f"(Debian/Ubuntu: apt-get install libpython{version}) or use a Python built with --enable-shared"
+        )
+    return libpython
+
+
+def build_tree(root: Path, libpython: Path) -> Path:
+    """Lay out a private copy of the server; return its binary.
+
+    The binaries find their libraries relative to where they lie, three folders up from ``bin`` and four up from the
+    Python backend, so the depth is fixed and they must be copies: a link would be followed back.
+    """
+    site = Path(str(metadata.distribution("nvidia-pytriton").locate_file("")))
+    wheel = site / "pytriton" / "tritonserver"
+    libraries = root / "nvidia_pytriton.libs"
+    binary = root / "a" / "b" / "bin" / "tritonserver"
+    backend = root / "a" / "b" / "backends" / "python"
+    stub = backend / "triton_python_backend_stub"
+
+    libraries.mkdir()
+    for library in (*(site / "nvidia_pytriton.libs").iterdir(), libpython):
+        (libraries / library.name).symlink_to(library)
+    binary.parent.mkdir(parents=True)
+    shutil.copy(wheel / "bin" / "tritonserver", binary)
+    shutil.copytree(wheel / "backends" / "python", backend)
+    shutil.copy(wheel / "python_backend_stubs" / _python_version() / stub.name, stub)
+
+    # Triton does not report a stub that cannot be loaded: it waits for it in "loading" for good.
+    ldd = subprocess.run(["ldd", binary, stub], capture_output=True, text=True, env=environment(), check=False)
+    missing = sorted({line.strip() for line in ldd.stdout.splitlines() if "not found" in line})
+    if missing:
+        raise ServerError(
+            f"Triton needs libraries that this system does not have, install them: {'; '.join(missing)} "
+            "(built for glibc 2.34 or later)"
+        )
+    return binary
+
+
+def environment() -> dict[str, str]:
+    """Put this Python first on PATH, where the stub looks for its packages, and give each model one thread."""
+    unwanted = ("LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH")
+    environment = {name: value for name, value in os.environ.items() if name not in unwanted}
+    environment["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), environment.get("PATH", os.defpath)))
+    environment.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
+    return environment
+
+
+def _python_version() -> str:
+    return f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def _find_libpython() -> Path | None:
+    """Find the library of the running Python: one of another build of the same version would also load, silently."""
+    folder = Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib")
+    candidates = (folder, folder / (sysconfig.get_config_var("MULTIARCH") or ""), Path(sys.base_prefix, "lib"))
+    name = f"libpython{_python_version()}.so.1.0"
+    return next((path / name for path in candidates if (path / name).exists()), None)
