@@ -6,11 +6,11 @@ from __future__ import annotations
 import numpy as np
 
 from sigmahat_kernels.backend import Array, array_namespace, to_numpy
-from sigmahat_kernels.features import chunks_by_size, gather_index
+from sigmahat_kernels.groups import WindowGroup, chunks_by_size, gather_index, group_by_window, group_returns
 from sigmahat_kernels.panel import FAST_HALFLIFE, correlation_factor, prepare_window
 from sigmahat_kernels.parallel import available_threads, for_each, for_each_group
 from sigmahat_kernels.parameters import VOLATILITY_BASES, Parameters, intensity_of
-from sigmahat_kernels.request import PADDING, Request, WindowGroup, block_ids, group_by_window
+from sigmahat_kernels.request import PADDING, Request, block_ids
 from sigmahat_kernels.status import Status
 from sigmahat_kernels.targets import targets
 
@@ -123,7 +123,7 @@ def assemble(
     groups = list(group_by_window(request, np.flatnonzero(status == Status.GOOD)))
 
     def fill_group(group: WindowGroup, threads: int) -> None:
-        returns = request.panel[group.start : group.stop][:, group.columns]
+        returns = group_returns(request, group)
         window = prepare_window(returns, winsor_limit=None) if classic else prepare_window(returns)
         xp = array_namespace(window.returns)
         slow_factor = correlation_factor(window)
@@ -132,7 +132,7 @@ def assemble(
 
         def fill_chunk(chunk: np.ndarray) -> None:
             universes = group.universes[chunk]
-            index = gather_index(request, group, chunk)
+            index = xp.asarray(gather_index(request, group, chunk))
             rows = (index[:, :, None], index[:, None, :])
             size = index.shape[1]
             answers = Parameters(*(xp.asarray(head[universes], xp.float64) for head in parameters))

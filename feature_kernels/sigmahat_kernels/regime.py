@@ -104,7 +104,7 @@ def regime_features(window: Window, series: MarketSeries, membership: Array) -> 
         return 0.5 * xp.log(xp.maximum(weights @ values / weights.sum() / mean, 1e-4))
 
     path = xp.cumsum(series.market + series.mean_return, axis=0)
-    peak = xp.maximum(xp.maximum.accumulate(path, axis=0)[-1], 0.0)
+    peak = xp.maximum(path.max(axis=0), 0.0)
     return {
         "log_market_volatility": 0.5 * xp.log(variance * _PERIODS_PER_YEAR),
         "log_asset_volatility": over_assets(log_volatility[0]) + 0.5 * math.log(_PERIODS_PER_YEAR),

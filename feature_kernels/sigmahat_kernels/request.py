@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A request as it comes from outside: its checks, its limits, and its universes sorted by window."""
+"""A request as it comes from outside: its checks and its limits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,15 +32,6 @@ class Request(NamedTuple):
     market: np.ndarray | None  # (n_rows, n_indicators), NaN = missing
     dates: np.ndarray | None  # (n_rows,) days since 1970-01-01
     blocks: np.ndarray | None  # (n_universes, n_assets) int32, block of each asset
-
-
-class WindowGroup(NamedTuple):
-    """Universes that share one window, so that its panel work is done once."""
-
-    start: int
-    stop: int
-    universes: np.ndarray  # (n,) positions in the request
-    columns: np.ndarray  # (m,) sorted columns of the panel that these universes use
 
 
 def read_request(
@@ -181,17 +171,6 @@ def check_universes(request: Request) -> tuple[np.ndarray, np.ndarray]:
     refuse(twice.any(axis=1), Status.DUPLICATE_ASSET, _first(ordered, twice))
     refuse(n_assets < MIN_ASSETS, Status.TOO_FEW_ASSETS)
     return status, asset
-
-
-def group_by_window(request: Request, universes: np.ndarray) -> Iterator[WindowGroup]:
-    """Collect the given universes (positions in the request) by window, in order of first appearance."""
-    groups: dict[tuple[int, int], list[int]] = {}
-    for u in universes.tolist():
-        start, stop = request.windows[u].tolist()
-        groups.setdefault((start, stop), []).append(u)
-    for (start, stop), members in groups.items():
-        rows = request.universes[members]
-        yield WindowGroup(start, stop, np.array(members), np.unique(rows[rows != PADDING]))
 
 
 def _require(condition: bool, message: str) -> None:

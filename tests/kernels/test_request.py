@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from sigmahat_kernels import request as request_module
 from sigmahat_kernels.features import compute_features
+from sigmahat_kernels.groups import group_by_window
 from sigmahat_kernels.request import (
     MARKET_COLUMNS,
     PADDING,
     block_ids,
     check_universes,
-    group_by_window,
     read_request,
     with_blocks,
 )

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Universes of a request collected by window, then by size, so that what they share is computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from sigmahat_kernels.backend import Array, array_namespace, to_numpy
+from sigmahat_kernels.panel import column_status
+from sigmahat_kernels.request import PADDING, Request
+from sigmahat_kernels.status import Status
+
+_CHUNK_CELLS = 128 * 1024
+"""Cells of one stack of correlation matrices (1 MB in float64): the passes over it stay in the cache."""
+
+
+class WindowGroup(NamedTuple):
+    """Universes that share one window, so that its panel work is done once."""
+
+    start: int
+    stop: int
+    universes: np.ndarray  # (n,) positions in the request
+    columns: np.ndarray  # (m,) sorted columns of the panel that these universes use
+
+
+def group_by_window(request: Request, universes: np.ndarray) -> Iterator[WindowGroup]:
+    """Collect the given universes (positions in the request) by window, in order of first appearance."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for u in universes.tolist():
+        start, stop = request.windows[u].tolist()
+        groups.setdefault((start, stop), []).append(u)
+    for (start, stop), members in groups.items():
+        rows = request.universes[members]
+        yield WindowGroup(start, stop, np.array(members), np.unique(rows[rows != PADDING]))
+
+
+def group_returns(request: Request, group: WindowGroup) -> Array:
+    """Returns of a group's columns over its window, shape (T, m)."""
+    xp = array_namespace(request.panel)
+    return request.panel[group.start : group.stop][:, xp.asarray(group.columns)]
+
+
+def refuse_columns(request: Request, group: WindowGroup, status: np.ndarray, status_asset: np.ndarray) -> WindowGroup:
+    """Give universes that hold an unusable column its status, in place; return the group of those that remain."""
+    codes = to_numpy(column_status(group_returns(request, group)))
+    if not codes.any():
+        return group
+    rows = request.universes[group.universes]
+    held = rows != PADDING
+    bad = np.where(held, codes[np.searchsorted(group.columns, np.where(held, rows, group.columns[0]))], 0)
+    first = np.argmax(bad != 0, axis=1)
+    picked = np.arange(len(rows)), first
+    refused = bad[picked] != Status.GOOD
+    status[group.universes[refused]] = bad[picked][refused]
+    status_asset[group.universes[refused]] = rows[picked][refused]
+    remaining = rows[~refused]
+    return group._replace(
+        universes=group.universes[~refused], columns=np.unique(remaining[remaining != PADDING]).astype(int)
+    )
+
+
+def chunks_by_size(request: Request, group: WindowGroup) -> Iterator[np.ndarray]:
+    """Positions within the group, in chunks of universes of one size, so that their matrices stack."""
+    sizes = (request.universes[group.universes] != PADDING).sum(axis=1)
+    for size in np.unique(sizes)[::-1]:  # the large ones first: no thread is left with a long one at the end
+        members = np.flatnonzero(sizes == size)
+        per_chunk = max(1, _CHUNK_CELLS // int(size) ** 2)
+        yield from (members[i : i + per_chunk] for i in range(0, len(members), per_chunk))
+
+
+def gather_index(request: Request, group: WindowGroup, chunk: np.ndarray) -> np.ndarray:
+    """Where the assets of a chunk of universes (all of one size) stand among the group's columns; (n, N)."""
+    rows = request.universes[group.universes[chunk]]
+    size = int((rows[0] != PADDING).sum())
+    return np.searchsorted(group.columns, rows[:, :size])
+
+
+def membership_of(request: Request, group: WindowGroup) -> np.ndarray:
+    """(m, n) matrix, 1.0 where a universe holds a column."""
+    rows = request.universes[group.universes]
+    universe, position = np.nonzero(rows != PADDING)
+    membership = np.zeros((len(group.columns), len(rows)))
+    membership[np.searchsorted(group.columns, rows[universe, position]), universe] = 1.0
+    return membership

@@ -1,0 +1,517 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sigmahat train`, `export` and `evaluate` end to end on two tiny markets."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from sigmahat_deploy.cli import main
+from sigmahat_kernels.features import FEATURE_NAMES, compute_features
+from sigmahat_kernels.members import Member
+from sigmahat_kernels.parameters import N_PARAMETERS, split_parameters
+from sigmahat_kernels.pipeline import N_MEMBERS, Pipeline
+from sigmahat_kernels.request import read_request
+from sigmahat_trainer import card, commands, ensemble
+from sigmahat_trainer.baselines import BASELINES
+from sigmahat_trainer.config import NetworkConfig, TrainConfig, from_dict
+from sigmahat_trainer.evaluate import REFERENCE, as_json, closed_form, evaluate, learned_constants, served
+from sigmahat_trainer.export import CheckpointError, load_member
+from sigmahat_trainer.panels import load_panel
+from sigmahat_trainer.provenance import provenance
+
+N_ROWS = 260
+DATES = np.busday_offset(np.datetime64("2012-01-02"), np.arange(N_ROWS), roll="forward")
+TRAIN_UNTIL, VALIDATE_UNTIL = (str(DATES[row]) for row in (150, 219))
+TINY = ["--windows", "60", "--epochs", "1", "--batch-size", "16", "--horizon", "10", "--simulated-share", "0.2"]
+TINY += ["--extraction-units", "64,64", "--tokens", "2", "--residual-units", "32", "--head-units", "16,16"]
+
+
+def sigmahat(*arguments):
+    return CliRunner().invoke(main, list(map(str, arguments)))
+
+
+def write_panel(path, *, n_assets, seed):
+    rng = np.random.default_rng(seed)
+    returns = 0.01 * rng.standard_normal((N_ROWS, 1)) * rng.uniform(0.5, 1.5, n_assets)
+    returns += rng.uniform(0.005, 0.02, n_assets) * rng.standard_normal((N_ROWS, n_assets))
+    returns[rng.random(returns.shape) < 0.005] = np.nan
+    np.savez(path, dates=DATES, ret=returns.astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_panel(folder / "north.npz", n_assets=14, seed=1)
+    write_panel(folder / "south.npz", n_assets=12, seed=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """(folder of the run, what the command said)."""
+    out = tmp_path_factory.mktemp("train") / "new" / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ensemble, "VALIDATION_WINDOWS", 36)
+        arguments = ["--data", data, "--out", out, "--train-until", TRAIN_UNTIL, "--validate-until", VALIDATE_UNTIL]
+        result = sigmahat("train", *arguments, *TINY)
+    assert result.exit_code == 0, (result.output, result.exception)
+    return out, result
+
+
+def repository_with_old_members(folder):
+    for k in range(1, N_MEMBERS + 1):
+        version = folder / f"member_{k}" / "1"
+        version.mkdir(parents=True)
+        (version / "model.onnx").write_bytes(b"old")
+        (version.parent / "config.pbtxt").write_text(f'name: "member_{k}"')
+    (folder / "model_card.json").write_text('{"old": true}')
+    return folder
+
+
+def contents(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory):
+    """(model repository, what the command said)."""
+    repository = repository_with_old_members(tmp_path_factory.mktemp("export") / "model_repository")
+    result = sigmahat("export", trained[0], "--model-repository", repository)
+    assert result.exit_code == 0, (result.output, result.exception)
+    return repository, result
+
+
+# ------------------------------------------------------------------------------------------------------------- train
+
+
+def test_train_writes_the_members_their_features_and_metrics_and_nothing_else(trained):
+    folder, _ = trained
+    members = [f"member_{k}.safetensors" for k in range(1, 4)]
+    assert sorted(path.name for path in folder.iterdir()) == ["features.npz", *members, "metrics.json"]
+
+
+def test_members_differ_and_carry_the_settings_of_the_command(trained):
+    members = [load_member(trained[0] / f"member_{k}.safetensors", feature_names=FEATURE_NAMES) for k in (1, 2, 3)]
+    rows = np.load(trained[0] / "features.npz")["calibration"]
+    answers = [member.network(member.network.median.new_tensor(rows)).detach().numpy() for member in members]
+    assert (answers[0] != answers[1]).any()
+    assert (answers[1] != answers[2]).any()
+    for member in members:
+        assert member.config.windows == 60
+        assert member.config.epochs == 1
+        assert member.config.network.extraction_units == (64, 64)
+        assert member.config.learning_rate == TrainConfig().learning_rate
+
+
+def test_metrics_say_what_was_trained_on_what(trained, data):
+    metrics = json.loads((trained[0] / "metrics.json").read_text())
+    assert from_dict(TrainConfig, metrics["config"]).batch_size == 16
+    assert metrics["train_until"] == TRAIN_UNTIL
+    assert metrics["validate_until"] == VALIDATE_UNTIL
+    assert metrics["data"] == [
+        {"panel": name, "rows": N_ROWS, "assets": n, "first": str(DATES[0]), "last": str(DATES[-1])}
+        for name, n in (("north", 14), ("south", 12))
+    ]
+    assert [len(history) for history in metrics["members"]] == [1, 1, 1]
+    baseline = metrics["validation_of_constants"]["decision"]
+    assert -14 < baseline < -6  # ln of a daily variance
+    for history in metrics["members"]:
+        assert history[0]["validation_decision"] == pytest.approx(baseline, abs=0.5)
+    constants = metrics["constants"]
+    assert sum(constants["target_weights"]) == pytest.approx(1.0, abs=1e-5)
+    assert 0 < constants["memory"][0] < 1
+    assert set(provenance()) <= set(metrics)
+    assert metrics["commit"] == provenance()["commit"]
+    assert 0 < metrics["seconds"]["windows"] < metrics["seconds"]["all"]
+
+
+def test_command_compares_the_members_with_the_constants(trained):
+    folder, result = trained
+    assert result.stdout == ""  # a report is for people: standard error
+    metrics = json.loads((folder / "metrics.json").read_text())
+    baseline = metrics["validation_of_constants"]["decision"]
+    assert f"{baseline:.4f}" in result.stderr
+    for k, history in enumerate(metrics["members"], start=1):
+        decision = history[0]["validation_decision"]
+        (line,) = [line for line in result.stderr.splitlines() if f"member {k}" in line and "% volatility" in line]
+        assert f"{decision:.4f}" in line
+        assert f"{50 * (decision - baseline):+.1f} %" in line
+
+
+def test_windows_are_drawn_before_and_after_the_training_days(data, tmp_path, monkeypatch):
+    """Which panels, dates and numbers reach `draw_dataset`; and what becomes of what it draws."""
+    calls, saved = [], {}
+
+    class Enough(Exception):
+        pass
+
+    def draw(panels, **settings):
+        calls.append((panels, settings))
+        return f"dataset {len(calls)}"
+
+    def save(dataset, folder):
+        saved[folder.name] = dataset
+        if len(saved) == 2:
+            raise Enough
+
+    monkeypatch.setattr(ensemble, "draw_dataset", draw)
+    monkeypatch.setattr(ensemble, "save_dataset", save)
+    arguments = ["--data", data, "--out", tmp_path, "--train-until", TRAIN_UNTIL, "--validate-until", VALIDATE_UNTIL]
+    assert isinstance(sigmahat("train", *arguments, *TINY, "--seed", 7).exception, Enough)
+    assert saved == {"training": "dataset 1", "validation": "dataset 2"}
+    (training, train_settings), (validation, validation_settings) = calls
+    for panels, last in ((training, TRAIN_UNTIL), (validation, VALIDATE_UNTIL)):
+        assert [panel.name for panel in panels] == ["north", "south"]
+        assert {str(panel.dates[-1]) for panel in panels} == {last}
+        assert {str(panel.dates[0]) for panel in panels} == {str(DATES[0])}
+    assert train_settings["n_windows"] == 60
+    assert train_settings["simulated_share"] == 0.2
+    assert train_settings.get("first") is None
+    assert train_settings["seed"] == 7
+    assert validation_settings["n_windows"] == ensemble.VALIDATION_WINDOWS
+    assert validation_settings["simulated_share"] == 0.0
+    assert validation_settings["first"] == str(np.datetime64(TRAIN_UNTIL) + 1)  # not one holding period overlaps
+    assert validation_settings["seed"] != 7
+    assert {settings["horizon"] for _, settings in calls} == {10}
+
+
+@pytest.fixture
+def given_config(monkeypatch):
+    """Stands in for the training: returns the configurations that the command made."""
+    configs = []
+
+    def train_ensemble(panels, config, folder, **_):
+        configs.append((config, [panel.name for panel in panels]))
+        losses = {"decision": -9.0}
+        members = [[{"validation_decision": -9.1}]]
+        return {"validation_of_constants": losses, "members": members, "seconds": {"all": 1.0}}
+
+    monkeypatch.setattr(ensemble, "train_ensemble", train_ensemble)
+    return configs
+
+
+def with_settings(**settings):
+    """The default configuration with some settings, the network's among them, replaced."""
+    network = {each.name: settings.pop(each.name) for each in fields(NetworkConfig) if each.name in settings}
+    return TrainConfig(**settings, network=NetworkConfig(**network))
+
+
+SMALL, FULL = commands.PRESETS["small"], commands.PRESETS["full"]
+
+
+@pytest.mark.parametrize(
+    ("options", "settings"),
+    [
+        ([], FULL),
+        (["--preset", "full"], FULL),
+        (["--preset", "small"], SMALL),
+        (["--preset", "small", "--epochs", "3"], {**SMALL, "epochs": 3}),
+        (["--windows", "500", "--preset", "small"], {**SMALL, "windows": 500}),
+        (["--seed", "4", "--preset", "small", "--dropout", "0.45"], {**SMALL, "seed": 4, "dropout": 0.45}),
+    ],
+)
+def test_preset_sets_what_is_not_given(data, tmp_path, given_config, options, settings):
+    result = sigmahat("train", "--data", data, "--out", tmp_path, *options)
+    assert result.exit_code == 0, result.output
+    ((config, panels),) = given_config
+    assert panels == ["north", "south"]
+    assert config == with_settings(**settings)
+    assert "-5.0 % volatility" in result.stderr
+
+
+def test_small_preset_is_smaller():
+    small, full = with_settings(**SMALL), with_settings(**FULL)
+    assert small.windows <= 0.5 * full.windows
+    assert small.epochs <= full.epochs
+
+
+def test_folder_without_panels_is_an_error_in_plain_words(tmp_path):
+    (tmp_path / "data").mkdir()
+    result = sigmahat("train", "--data", tmp_path / "data", "--out", tmp_path / "run")
+    assert result.exit_code == 1
+    assert f"Error: no return panel (*.npz with dates, ret) in {tmp_path / 'data'}" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_panel_that_lacks_its_returns_is_an_error_in_plain_words(tmp_path):
+    np.savez(tmp_path / "north.npz", dates=DATES, close=np.ones((N_ROWS, 3)))
+    result = sigmahat("train", "--data", tmp_path, "--out", tmp_path / "run")
+    assert result.exit_code == 1
+    assert "north.npz lacks ['ret']; it has ['close', 'dates']" in result.stderr.replace("\n", "")
+
+
+def test_panels_that_end_before_validation_begins_are_an_error_in_plain_words(data, tmp_path):
+    arguments = ["--data", data, "--out", tmp_path / "run", "--train-until", str(DATES[-3])]
+    result = sigmahat("train", *arguments, *TINY)
+    assert result.exit_code == 1
+    message = f"Error: no panel has 42 days and a holding period of 10 from {DATES[-3] + 1} on"
+    assert message in " ".join(result.stderr.split())
+    assert isinstance(result.exception, SystemExit)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--epochs", "0"], "epochs must be a whole number in 1..1000, got 0"),
+        (["--preset", "tiny"], "'tiny' is not one of"),
+        (["--data", "nowhere"], "Directory 'nowhere' does not exist"),
+    ],
+)
+def test_bad_options_are_usage_errors(data, tmp_path, options, message):
+    result = sigmahat("train", "--data", data, "--out", tmp_path / "run", *options)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+
+
+# ------------------------------------------------------------------------------------------------------------ export
+
+
+@pytest.fixture
+def quick_export(exported, monkeypatch):
+    """The files that a real export made, instead of minutes of tracing for each test."""
+    written = []
+
+    def export_onnx(network, path, metadata):
+        written.append(path)
+        shutil.copy(exported[0] / path.stem / "1" / "model.onnx", path)
+
+    monkeypatch.setattr(card, "export_onnx", export_onnx)
+    return written
+
+
+def some_request(data):
+    panel = load_panel(data / "north.npz")
+    universes = np.array([[0, 1, 2, 3, 4, 5], [2, 4, 6, 8, -1, -1]], np.int32)
+    return read_request(panel.returns, universes, windows=np.array([[20, 200], [100, 260]]))
+
+
+def test_exported_members_are_the_trained_ones_in_int8(trained, exported, data):
+    features = compute_features(some_request(data)).features
+    commit = json.loads((trained[0] / "metrics.json").read_text())["commit"]
+    for k in range(1, N_MEMBERS + 1):
+        path = exported[0] / f"member_{k}" / "1" / "model.onnx"
+        member = Member(path)
+        assert member.metadata["commit"] == commit
+        assert b"QuantizeLinear" in path.read_bytes()
+        network = load_member(trained[0] / f"member_{k}.safetensors", feature_names=FEATURE_NAMES).network
+        expected = split_parameters(network(network.median.new_tensor(features)).detach().numpy())
+        answers = member(features)
+        assert answers.shape == (2, N_PARAMETERS)
+        heads = split_parameters(answers)
+        for name in ("target_intensity", "target_weights", "memory", "volatility"):
+            np.testing.assert_allclose(getattr(heads, name), getattr(expected, name), atol=0.03)
+
+
+def test_exported_repository_estimates_covariances(exported, data):
+    pipeline = Pipeline(exported[0])
+    request = some_request(data)
+    outputs = pipeline.estimate(request)
+    assert outputs.status.tolist() == [0, 0]
+    for k, size in enumerate((6, 4)):
+        covariance = outputs.covariance[k, :size, :size].astype(float)
+        returns = request.panel[slice(*request.windows[k])][:, request.universes[k, :size]]
+        assert np.linalg.eigvalsh(covariance)[0] > 0
+        ratio = np.sqrt(np.diag(covariance)) / np.nanstd(returns, axis=0)
+        assert ratio.min() > 0.6
+        assert ratio.max() < 1.6
+        ours = outputs.covariance[k, :size, :size]
+        np.testing.assert_array_equal(ours, ours.T)
+    intensity = outputs.combined.intensity
+    assert (intensity > 0.05).all()
+    assert (intensity < 0.95).all()
+
+
+def test_export_leaves_the_rest_of_the_repository_alone(exported):
+    repository, _ = exported
+    expected = {f"member_{k}/{name}" for k in (1, 2, 3) for name in ("1/model.onnx", "config.pbtxt")}
+    assert set(contents(repository)) == expected | {"model_card.json"}
+    assert contents(repository)["member_2/config.pbtxt"] == b'name: "member_2"'
+
+
+def test_card_holds_the_run_and_what_int8_changed(trained, exported):
+    metrics = json.loads((trained[0] / "metrics.json").read_text())
+    summary = card.read_card(exported[0])
+    assert {name: summary[name] for name in metrics if name != "members"} == {
+        name: value for name, value in metrics.items() if name != "members"
+    }
+    assert "members" not in summary
+    assert summary["validation_of_members"] == [
+        {name: value for name, value in history[-1].items() if name.startswith("validation_")}
+        for history in metrics["members"]
+    ]
+    assert len(summary["int8_difference"]) == N_MEMBERS
+    for k, difference in enumerate(summary["int8_difference"], start=1):
+        for name in ("target_intensity", "regime"):
+            line = f"{difference[name]['mean']:.4f}, {difference[name]['p99']:.4f}"
+            assert line in exported[1].stderr, (k, name)
+            assert 0 < difference[name]["mean"] <= difference[name]["p99"] < 0.03
+
+
+def test_export_into_an_empty_folder(trained, tmp_path, quick_export):
+    assert sigmahat("export", trained[0], "--model-repository", tmp_path).exit_code == 0
+    names = [f"member_{k}/1/model.onnx" for k in (1, 2, 3)]
+    assert sorted(contents(tmp_path)) == [*names, "model_card.json"]
+
+
+def test_a_member_that_int8_changes_too_much_leaves_the_repository_untouched(
+    trained, tmp_path, monkeypatch, quick_export
+):
+    """Though the two before it passed."""
+    repository = repository_with_old_members(tmp_path / "model_repository")
+    before = contents(repository)
+    measured = []
+    real = card.int8_difference
+
+    def third_is_bad(network, path, features):
+        difference = real(network, path, features)
+        measured.append(difference)
+        if len(measured) == 3:
+            difference = difference | {"memory": {"mean": 0.02, "p99": 0.01}}
+        return difference
+
+    monkeypatch.setattr(card, "int8_difference", third_is_bad)
+    result = sigmahat("export", trained[0], "--model-repository", repository)
+    assert result.exit_code == 1
+    assert "Error: int8 changes the answers too much; memory: mean 0.0200 above 0.01" in result.stderr
+    assert len(measured) == 3
+    assert contents(repository) == before
+
+
+def test_gate_measures_on_validation_rows_and_calibration_uses_training_rows(
+    trained, tmp_path, monkeypatch, quick_export
+):
+    rows = np.load(trained[0] / "features.npz")
+    seen = {"calibration": [], "validation": []}
+    real_quantize, real_difference = card.quantize, card.int8_difference
+
+    def quantize(network, features):
+        seen["calibration"].append(features.numpy())
+        return real_quantize(network, features)
+
+    def difference(network, path, features):
+        seen["validation"].append(features)
+        return real_difference(network, path, features)
+
+    monkeypatch.setattr(card, "quantize", quantize)
+    monkeypatch.setattr(card, "int8_difference", difference)
+    assert sigmahat("export", trained[0], "--model-repository", tmp_path).exit_code == 0
+    for name, given in seen.items():
+        assert len(given) == N_MEMBERS
+        for features in given:
+            np.testing.assert_array_equal(features, rows[name])
+    training, validation = ({row.tobytes() for row in rows[name]} for name in seen)
+    assert len(training) > 40
+    assert not training & validation
+
+
+def run_without(trained, folder, name):
+    shutil.copytree(trained[0], folder)
+    (folder / name).unlink()
+    return folder
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "features.npz", "member_3.safetensors"])
+def test_run_that_is_not_complete_is_an_error_in_plain_words(trained, tmp_path, quick_export, name):
+    repository = repository_with_old_members(tmp_path / "model_repository")
+    before = contents(repository)
+    run = run_without(trained, tmp_path / "run", name)
+    result = sigmahat("export", run, "--model-repository", repository)
+    assert result.exit_code == 1
+    assert not isinstance(result.exception, FileNotFoundError)
+    assert name in result.stderr.replace("\n", "")
+    assert contents(repository) == before
+
+
+def test_members_of_other_features_are_refused(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(card, "FEATURE_NAMES", (*FEATURE_NAMES[:-1], "another"))
+    with pytest.raises(CheckpointError):
+        card.export_ensemble(trained[0], tmp_path)
+    result = sigmahat("export", trained[0], "--model-repository", tmp_path)
+    assert result.exit_code == 1
+    assert "another" in result.stderr
+    assert contents(tmp_path) == {}
+
+
+# ---------------------------------------------------------------------------------------------------------- evaluate
+
+
+@pytest.fixture(scope="module")
+def evaluated(exported, data, tmp_path_factory):
+    """(scores file, what the command said)."""
+    out = tmp_path_factory.mktemp("evaluate") / "scores.json"
+    settings = ["--model-repository", exported[0], "--from", str(DATES[150]), "--until", str(DATES[239])]
+    settings += ["--window", 60, "--horizon", 15, "--draws", 2, "--out", out]
+    result = sigmahat("evaluate", data / "north.npz", data / "south.npz", *settings)
+    assert result.exit_code == 0, (result.output, result.exception)
+    return json.loads(out.read_text()), result
+
+
+def test_scores_name_every_estimator_on_every_panel(evaluated):
+    scores, _ = evaluated
+    assert {name: panel["n_assets"] for name, panel in scores["figures"].items()} == {"north": 11, "south": 9}  # 80 %
+    for panel in scores["figures"].values():
+        assert panel["n_dates"] == 6  # 90 rows of 15
+        assert list(panel["methods"]) == [*BASELINES, "learned_constants", "sigmahat"]
+        assert panel["methods"]["qis_correlation"]["versus_qis_correlation_percent"] == 0.0
+        for row in panel["methods"].values():
+            assert 1 < row["annual_volatility_percent"] < 20
+
+
+def test_scores_are_those_of_the_exported_members_and_the_constants_of_the_card(evaluated, exported, data):
+    scores, _ = evaluated
+    constants = card.read_card(exported[0])["constants"]
+    methods = {
+        "sigmahat": served(Pipeline(exported[0])),
+        "learned_constants": learned_constants(constants),
+        REFERENCE: closed_form(BASELINES[REFERENCE]),
+    }
+    panel = load_panel(data / "south.npz").between(None, str(DATES[239]))
+    settings = {"n_assets": 9, "n_obs": 60, "horizon": 15, "draws": 2, "first": str(DATES[150]), "seed": 0}
+    expected = as_json(evaluate(panel, methods, **settings))["methods"]
+    for name, row in expected.items():
+        assert scores["figures"]["south"]["methods"][name] == row
+    assert expected["sigmahat"] != expected["learned_constants"]
+
+
+def test_scores_hold_the_settings(evaluated):
+    scores, _ = evaluated
+    expected = {"window": 60, "horizon": 15, "draws": 2, "from": str(DATES[150]), "until": str(DATES[239]), "seed": 0}
+    assert scores["settings"] == expected
+    assert set(scores) == {"settings", "figures", *provenance()}
+
+
+def test_evaluate_shows_a_table_a_panel(evaluated):
+    scores, result = evaluated
+    assert result.stdout == ""
+    for name, panel in scores["figures"].items():
+        assert name in result.stderr
+        row = panel["methods"]["sigmahat"]
+        lines = [line for line in result.stderr.splitlines() if "sigmahat" in line]
+        assert any(f"{row['annual_volatility_percent']:.2f}" in line and f"{row['t']:+.2f}" in line for line in lines)
+
+
+def test_evaluation_without_a_date_is_an_error_in_plain_words(exported, data):
+    result = sigmahat(
+        "evaluate", data / "north.npz", "--model-repository", exported[0], "--from", "2030-01-01", "--window", 60
+    )
+    assert result.exit_code == 1
+    assert "north has no date from 2030-01-01 on with 11 assets of 60 returns" in " ".join(result.stderr.split())
+
+
+def test_evaluation_of_a_file_without_returns_is_an_error_in_plain_words(exported, tmp_path):
+    np.savez(tmp_path / "north.npz", dates=DATES, close=np.ones((N_ROWS, 3)))
+    result = sigmahat("evaluate", tmp_path / "north.npz", "--model-repository", exported[0], "--from", "2012-06-01")
+    assert result.exit_code == 1
+    assert "lacks ['ret']" in " ".join(result.stderr.split())
+
+
+def test_evaluation_without_members_is_an_error_in_plain_words(data, tmp_path):
+    result = sigmahat("evaluate", data / "north.npz", "--model-repository", tmp_path, "--from", "2012-06-01")
+    assert result.exit_code == 1
+    assert "no member at" in result.stderr
