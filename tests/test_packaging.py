@@ -21,7 +21,7 @@ def test_wheel(tmp_path: Path) -> None:
         str(path.relative_to(ROOT / source))
         for source in SOURCES
         for path in (ROOT / source).rglob("*")
-        if path.suffix in {".py", ".cu"} or path.name == "py.typed"
+        if path.suffix in {".py", ".cu", ".jinja"} or path.name == "py.typed"
     }
     assert wanted
     assert packed == wanted

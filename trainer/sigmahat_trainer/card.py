@@ -9,15 +9,24 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 import torch
 
 from sigmahat_kernels.features import FEATURE_NAMES
 from sigmahat_kernels.pipeline import N_MEMBERS
-from sigmahat_trainer.export import check_int8_difference, export_onnx, int8_difference, load_member
+from sigmahat_trainer.dataset import SIZES, WINDOWS
+from sigmahat_trainer.export import (
+    MEAN_LIMIT,
+    P99_LIMIT,
+    check_int8_difference,
+    export_onnx,
+    int8_difference,
+    load_member,
+)
 from sigmahat_trainer.quantize import quantize
 
-CARD = "model_card.json"
+CARD, READABLE_CARD = "model_card.json", "MODEL_CARD.md"
 
 
 def export_ensemble(run: Path, model_repository: Path) -> list[dict[str, dict[str, float]]]:
@@ -63,6 +72,7 @@ def export_ensemble(run: Path, model_repository: Path) -> list[dict[str, dict[st
     ]
     summary["int8_difference"] = differences
     (model_repository / CARD).write_text(json.dumps(summary, indent=1) + "\n")
+    (model_repository / READABLE_CARD).write_text(readable(summary))
     return differences
 
 
@@ -70,3 +80,31 @@ def read_card(model_repository: Path) -> dict[str, Any]:
     """The card beside the members: what they were trained on, the learned constants, what INT8 changed."""
     card: dict[str, Any] = json.loads((model_repository / CARD).read_text())
     return card
+
+
+def readable(card: dict[str, Any]) -> str:
+    """The card as Markdown, from ``model_card.md.jinja``."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("sigmahat_trainer", ""),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("model_card.md.jinja").render(
+        card,
+        n_features=len(FEATURE_NAMES),
+        windows=WINDOWS,
+        sizes=SIZES,
+        losses=_LOSSES,
+        mean_limit=MEAN_LIMIT,
+        p99_limit=P99_LIMIT,
+    )
+
+
+_LOSSES = {
+    "decision": "ln realised variance of the minimum-variance portfolio",
+    "alone": "the same, shrinking toward one target at its head's own intensity",
+    "confidence": "cross-entropy of the confidences",
+    "condition": "squared error of the log10 condition number",
+    "expected_error": "Gaussian negative log likelihood of ln(realised / forecast volatility)",
+    "regime": "cross-entropy of the regime probabilities",
+}
