@@ -19,6 +19,7 @@ from sigmahat_deploy.probe import probe_shrinkage
 from sigmahat_deploy.returns_file import UnreadableFile, read_returns
 from sigmahat_deploy.server import ServerError, local_server
 from sigmahat_kernels.parameters import TARGETS
+from sigmahat_kernels.status import Status
 from sigmahat_trainer.baselines import gmv_weights, ledoit_wolf_identity, qis_correlation, sample
 from sigmahat_trainer.dataset import MIN_COVERAGE, eligible_assets, holding_returns
 
@@ -58,6 +59,10 @@ def main(path: Path | None, n_universes: int, model_repository: Path, out: Path,
             estimates, seconds = estimate(server.grpc_url, returns, universes, windows)
     except (ServerError, InvalidRequest) as error:
         raise click.ClickException(str(error)) from error
+    for failure in estimates.failures[:5]:
+        console.print(f"[red]{failure}[/]")
+    if len(estimates.failures) == len(estimates):
+        raise click.ClickException("no universe could be estimated")
     frame = estimates.to_frame()
     frame.insert(0, "window_end", returns.index[windows[:, 1] - 1])
     compare(frame, estimates, returns.to_numpy(np.float32), universes, windows)
@@ -112,23 +117,30 @@ def compare(
     frame: pd.DataFrame, estimates: Estimates, panel: np.ndarray, universes: list[np.ndarray], windows: np.ndarray
 ) -> None:
     """Add condition numbers, and each estimator's realised variance in the month after, to the frame."""
-    columns: dict[str, list[float]] = {f"variance, {name}": [] for name in (*COMPARED, "sigmahat")}
-    columns |= {"condition, sample covariance": [], "condition, sigmahat": []}
     covariances = estimates.covariance or ()
+    rows: list[dict[str, float]] = []
     for u in track(range(len(universes)), "comparing", console=console, transient=True):
+        if estimates.status[u] != Status.GOOD:
+            rows.append({})
+            continue
         start, stop = windows[u]
         window = np.nan_to_num(panel[start:stop, universes[u]].astype(np.float64))
         forward = holding_returns(panel, stop, HORIZON)[:, universes[u]]
         matrices = {name: estimator(window) for name, estimator in COMPARED.items()}
         matrices["sigmahat"] = covariances[u].astype(np.float64)
-        for name, matrix in matrices.items():
-            failed = not np.isfinite(matrix).all()
-            variance = np.nan if failed else ((forward @ gmv_weights(matrix)) ** 2).mean()
-            columns[f"variance, {name}"].append(variance)
-            if f"condition, {name}" in columns:
-                columns[f"condition, {name}"].append(np.nan if failed else np.linalg.cond(matrix))
-    for name, values in columns.items():
+        rows.append({f"variance, {name}": realised_variance(matrix, forward) for name, matrix in matrices.items()})
+        for name in ("sample covariance", "sigmahat"):
+            rows[-1][f"condition, {name}"] = float(np.linalg.cond(matrices[name]))
+    for name, values in pd.DataFrame(rows, frame.index).items():
         frame[name] = values
+
+
+def realised_variance(covariance: np.ndarray, forward: np.ndarray) -> float:
+    """Mean squared daily return of the minimum-variance portfolio; NaN where a singular matrix has none."""
+    try:
+        return float(((forward @ gmv_weights(covariance)) ** 2).mean())
+    except np.linalg.LinAlgError:
+        return float("nan")
 
 
 def report(frame: pd.DataFrame, seconds: float) -> None:

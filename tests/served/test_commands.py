@@ -83,3 +83,16 @@ def test_demo_refuses_a_panel_that_is_too_short(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "100 days and 30 assets" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_demo_says_what_is_wrong_with_a_panel_of_prices(tmp_path: Path) -> None:
+    steps = np.random.default_rng(0).normal(0, 0.01, (300, 25))
+    prices = pd.DataFrame(100 * np.exp(steps.cumsum(axis=0)), pd.bdate_range("2020-01-01", periods=300))
+    prices.rename(columns="A{}".format).to_parquet(tmp_path / "prices.parquet")
+    command = [sys.executable, str(ROOT / "benchmarks" / "demo.py"), "--universes", "3"]
+    command += ["--returns", str(tmp_path / "prices.parquet"), "--out", str(tmp_path / "out.parquet")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "prices" in done.stdout
+    assert "no universe could be estimated" in done.stderr
+    assert not (tmp_path / "out.parquet").exists()
