@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from dataclasses import fields
@@ -27,9 +28,11 @@ from sigmahat_trainer.provenance import provenance
 
 N_ROWS = 260
 DATES = np.busday_offset(np.datetime64("2012-01-02"), np.arange(N_ROWS), roll="forward")
+CARDS = {"model_card.json", "MODEL_CARD.md"}
 TRAIN_UNTIL, VALIDATE_UNTIL = (str(DATES[row]) for row in (150, 219))
 TINY = ["--windows", "60", "--epochs", "1", "--batch-size", "16", "--horizon", "10", "--simulated-share", "0.2"]
 TINY += ["--extraction-units", "64,64", "--tokens", "2", "--residual-units", "32", "--head-units", "16,16"]
+TINY += ["--weight-decay", "3e-4"]
 
 
 def sigmahat(*arguments):
@@ -106,7 +109,7 @@ def test_members_differ_and_carry_the_settings_of_the_command(trained):
         assert member.config.windows == 60
         assert member.config.epochs == 1
         assert member.config.network.extraction_units == (64, 64)
-        assert member.config.learning_rate == TrainConfig().learning_rate
+        assert member.config.weight_decay == 3e-4
 
 
 def test_metrics_say_what_was_trained_on_what(trained, data):
@@ -330,7 +333,7 @@ def test_exported_repository_estimates_covariances(exported, data):
 def test_export_leaves_the_rest_of_the_repository_alone(exported):
     repository, _ = exported
     expected = {f"member_{k}/{name}" for k in (1, 2, 3) for name in ("1/model.onnx", "config.pbtxt")}
-    assert set(contents(repository)) == expected | {"model_card.json"}
+    assert set(contents(repository)) == expected | CARDS
     assert contents(repository)["member_2/config.pbtxt"] == b'name: "member_2"'
 
 
@@ -353,10 +356,29 @@ def test_card_holds_the_run_and_what_int8_changed(trained, exported):
             assert 0 < difference[name]["mean"] <= difference[name]["p99"] < 0.03
 
 
+def test_readable_card_says_the_same_as_the_card(exported):
+    summary, page = card.read_card(exported[0]), (exported[0] / "MODEL_CARD.md").read_text()
+    lines = page.splitlines()
+    assert f"| north | 14 | {DATES[0]} | {VALIDATE_UNTIL} |" in lines  # the days after that were not used
+    assert "60 training windows" in page
+    assert "seeds 0 to 2" in page
+    for name, values in summary["constants"].items():
+        assert f"| {name} | {' '.join(f'{value:.3f}' for value in values)} |" in lines
+    losses = [summary["validation_of_constants"]["decision"]]
+    losses += [member["validation_decision"] for member in summary["validation_of_members"]]
+    assert any(line.endswith(f"| {' | '.join(f'{loss:.4f}' for loss in losses)} | ") for line in lines)
+    regime = [f"{member['regime']['mean']:.4f}, {member['regime']['p99']:.4f}" for member in summary["int8_difference"]]
+    assert f"| regime | {' | '.join(regime)} | " in lines
+    tables = [list(rows) for is_row, rows in itertools.groupby(lines, lambda line: line.startswith("|")) if is_row]
+    assert len(tables) == 4
+    for rows in tables:
+        assert len({row.count("|") for row in rows}) == 1, rows
+        assert len(rows) >= 4
+
+
 def test_export_into_an_empty_folder(trained, tmp_path, quick_export):
     assert sigmahat("export", trained[0], "--model-repository", tmp_path).exit_code == 0
-    names = [f"member_{k}/1/model.onnx" for k in (1, 2, 3)]
-    assert sorted(contents(tmp_path)) == [*names, "model_card.json"]
+    assert set(contents(tmp_path)) == {f"member_{k}/1/model.onnx" for k in (1, 2, 3)} | CARDS
 
 
 def test_a_member_that_int8_changes_too_much_leaves_the_repository_untouched(

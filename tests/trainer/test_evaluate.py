@@ -355,6 +355,13 @@ def test_universes_are_drawn_from_names_that_qualify_by_their_past():
     assert {4, 8} <= seen
 
 
+def test_a_date_with_too_few_names_is_left_out_and_those_after_it_are_not():
+    panel, _ = make_panel(n_rows=200)
+    panel.returns[N_OBS + HORIZON - 1] = np.nan  # the last row before the second date
+    stops = [len(request.panel) for request in record(panel).requests]
+    assert stops == [N_OBS, *range(N_OBS + 2 * HORIZON, 200 - HORIZON + 1, HORIZON)]
+
+
 def test_same_seed_same_universes():
     panel, _ = make_panel(n_rows=150)
     universes = [np.stack([r.universes for r in record(panel, seed=seed).requests]) for seed in (0, 0, 1)]

@@ -76,6 +76,11 @@ def toy_dataset(designs, *, n_samples=320, n_assets=8, n_obs=60, horizon=30, see
     return Dataset({n_assets: stack(samples)})
 
 
+def month_of(k):
+    """Months with gaps, of which the first is simulated and so below zero."""
+    return 5 * k - 3
+
+
 def numbered_dataset(sizes, *, months=7):
     """Samples whose only feature is their number; nothing else in them is used."""
     by_size, start = {}, 0
@@ -83,7 +88,7 @@ def numbered_dataset(sizes, *, months=7):
         numbers = np.arange(start, start + n)
         start += n
         tiny = np.zeros((n, 1), np.float32)
-        features, period = numbers[:, None].astype(np.float32), numbers % months
+        features, period = numbers[:, None].astype(np.float32), month_of(numbers % months)
         by_size[size] = Sample(features, tiny, tiny, tiny, tiny, np.zeros(n, np.int64), period.astype(np.int64))
     return Dataset(by_size)
 
@@ -158,7 +163,7 @@ def test_bootstrap_keeps_each_sample_as_often_as_its_month_was_drawn():
     for size, each in drawn.by_size.items():
         numbers = each.features[:, 0].astype(int)
         assert set(numbers) <= (set(range(70)) if size == 5 else set(range(70, 103)))
-        np.testing.assert_array_equal(each.period, numbers % 21)
+        np.testing.assert_array_equal(each.period, month_of(numbers % 21))
 
 
 def test_bootstrap_draws_all_months_equally():
@@ -167,7 +172,7 @@ def test_bootstrap_draws_all_months_equally():
     counts = Counter()
     for _ in range(500):
         counts.update(int(p) for p in bootstrap_months(dataset, rng).by_size[5].period)
-    share = np.array([counts[month] for month in range(6)]) / sum(counts.values())
+    share = np.array([counts[month_of(k)] for k in range(6)]) / sum(counts.values())
     np.testing.assert_allclose(share, 1 / 6, atol=0.02)
 
 
@@ -318,6 +323,9 @@ def test_constants_start_at_the_published_ones_and_report_each_epoch(monkeypatch
     fit_constants(dataset, CONFIG, epochs=3, progress=lambda *report: reports.append(report))
     torch.testing.assert_close(seen[0], constant_logits(STARTING_CONSTANTS))
     assert len(seen) == 3 * 2
+    moves = [(after - before).abs().max().item() for before, after in itertools.pairwise(seen)]
+    # One of Adam's moves is about the learning rate: 0.03, then 0.3 of it in each further epoch.
+    np.testing.assert_allclose(moves, [0.03, 0.03, 0.009, 0.009, 0.0027], rtol=0.25)
     assert [report[:3] for report in reports] == [("constants", k, 3) for k in (1, 2, 3)]
     assert set(reports[0][3]) == set(Losses._fields)
 
@@ -339,10 +347,10 @@ def constants(mixed):
 def test_member_learns_what_constants_cannot(mixed, constants):
     config = TrainConfig(network=SMALL, batch_size=32, epochs=12, learning_rate=5e-3)
     trained = train_member(mixed, mixed, constants, config, member=0)
+    assert not trained.network.training
     before = evaluate_losses(constants, mixed, config)["decision"]
     after = evaluate_losses(trained.network, mixed, config)["decision"]
     assert after < before - 0.03
-    assert not trained.network.training
     unseen = toy_dataset([independent_returns, structured_returns], n_samples=200, seed=50)
     assert (
         evaluate_losses(trained.network, unseen, config)["decision"]
@@ -389,12 +397,13 @@ def test_training_is_reproducible_to_the_bit_and_members_differ(mixed, constants
     assert not torch.equal(weights_of(first), weights_of(run(learning_rate=1e-3)(0)))
 
 
+def standstill(optimiser, config, steps_per_epoch):
+    """In the place of `learning_rate_schedule`: no weight moves."""
+    return torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 0.0)
+
+
 def test_member_starts_at_the_constants(mixed, constants, monkeypatch):
     """At a learning rate of zero only the running means of BatchNorm move, and the answers stay near the constants."""
-
-    def standstill(optimiser, config, steps_per_epoch):
-        return torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 0.0)
-
     monkeypatch.setattr(train, "learning_rate_schedule", standstill)
     trained = train_member(mixed, mixed, constants, CONFIG, member=0)
     biases = torch.zeros_like(constants)
@@ -406,7 +415,7 @@ def test_member_starts_at_the_constants(mixed, constants, monkeypatch):
     near = (logits - constants).abs()
     decides = [0, 1, 2, *HEAD_COLUMNS["selection"], *HEAD_COLUMNS["memory"]]
     assert near[:, decides].mean() < 0.1
-    assert near[:, decides].std() > 0  # near, but with weights that can learn
+    assert logits[:, decides].std(dim=0).min() > 1e-4  # near, but with weights that tell one universe from another
     here = evaluate_losses(trained.network, mixed, CONFIG)["decision"]
     assert here == pytest.approx(evaluate_losses(constants, mixed, CONFIG)["decision"], abs=0.02)
 
@@ -425,6 +434,24 @@ def test_member_sees_scaled_features_and_a_bootstrap_of_the_months(mixed, consta
         np.testing.assert_allclose(each.network.scale, 1 / spread, rtol=1e-6)
 
 
+def test_learning_rate_follows_its_schedule_to_the_end(mixed, constants, monkeypatch):
+    seen = []
+    real = train.learning_rate_schedule
+
+    def spy(optimiser, config, steps_per_epoch):
+        seen.append(optimiser)
+        assert optimiser.param_groups[0]["weight_decay"] == 2e-4
+        return real(optimiser, config, steps_per_epoch)
+
+    monkeypatch.setattr(train, "learning_rate_schedule", spy)
+    for schedule, last in (("cosine", 0.0), ("exponential", 1e-5)):
+        config = TrainConfig(
+            network=SMALL, batch_size=32, epochs=2, schedule=schedule, learning_rate=1e-3, weight_decay=2e-4
+        )
+        train_member(mixed, mixed, constants, config, member=0)
+        assert seen[-1].param_groups[0]["lr"] == pytest.approx(last, rel=1e-6, abs=1e-12)
+
+
 def test_gradients_are_cut(mixed, constants, monkeypatch):
     norms = []
     real = torch.nn.utils.clip_grad_norm_
@@ -440,6 +467,31 @@ def test_gradients_are_cut(mixed, constants, monkeypatch):
     train_member(mixed, mixed, constants, config, member=0)
     assert len(norms) >= 8
     assert max(norms) == pytest.approx(train.GRADIENT_LIMIT, rel=1e-4)
+
+
+def test_gradients_of_a_batch_do_not_reach_the_next(mixed, constants, monkeypatch):
+    norms = []
+
+    def leave_huge_gradients(parameters, limit):
+        parameters = [p for p in parameters if p.grad is not None]
+        norms.append(torch.cat([p.grad.flatten() for p in parameters]).norm().item())
+        for p in parameters:
+            p.grad.fill_(1e9)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", leave_huge_gradients)
+    monkeypatch.setattr(train, "learning_rate_schedule", standstill)
+    train_member(mixed, mixed, constants, CONFIG, member=0)
+    assert len(norms) >= 8
+    assert max(norms) < 1e3
+
+
+def test_batch_normalisation_learns_from_every_batch(mixed, constants):
+    """The network is in training mode while it trains, also after an epoch's validation."""
+    config = TrainConfig(network=SMALL, batch_size=32, epochs=3)
+    trained = train_member(mixed, mixed, constants, config, member=0)
+    seen = bootstrap_months(mixed, np.random.default_rng([0, 1]))
+    steps = sum(1 for _ in batches(seen, 32, np.random.default_rng(0)))
+    assert trained.network.input_norm.num_batches_tracked == 3 * steps
 
 
 def test_evaluation_changes_nothing_and_averages_over_batches(mixed, constants):
