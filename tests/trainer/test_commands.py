@@ -211,7 +211,7 @@ SMALL, FULL = commands.PRESETS["small"], commands.PRESETS["full"]
 @pytest.mark.parametrize(
     ("options", "settings"),
     [
-        ([], FULL),
+        ([], {}),
         (["--preset", "full"], FULL),
         (["--preset", "small"], SMALL),
         (["--preset", "small", "--epochs", "3"], {**SMALL, "epochs": 3}),

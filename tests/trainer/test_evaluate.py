@@ -375,3 +375,12 @@ def test_too_few_names_is_an_error():
         run(panel, {REFERENCE: identity}, n_assets=7)
     with pytest.raises(ValueError, match="no date from 2030-01-01 on"):
         run(panel, {REFERENCE: identity}, n_assets=5, first="2030-01-01")
+
+
+def test_a_method_without_a_portfolio_is_left_out_and_spoils_no_other():
+    panel, _ = make_panel(n_assets=50)
+    methods = {"qis_correlation": closed_form(qis_correlation), "sample": closed_form(sample)}
+    scores = evaluate(panel, methods, n_assets=40, n_obs=30, horizon=5, draws=2, first="2016-01-01", seed=0)
+    assert np.isnan(scores.annual_volatility["sample"])  # 40 assets, rank 29
+    assert set(as_json(scores)["methods"]) == {"qis_correlation"}
+    assert scores.annual_volatility["qis_correlation"] > 0

@@ -52,28 +52,34 @@ def export_ensemble(run: Path, model_repository: Path) -> list[dict[str, dict[st
     metrics = json.loads((run / "metrics.json").read_text())
     with np.load(run / "features.npz", allow_pickle=False) as rows:
         calibration, validation = rows["calibration"], rows["validation"]
+    checkpoints = [run / f"member_{k}.safetensors" for k in range(1, N_MEMBERS + 1)]
+    networks = [load_member(path, feature_names=FEATURE_NAMES).network for path in checkpoints]
+    metadata = {"features": ",".join(FEATURE_NAMES), "commit": metrics["commit"]}
     differences = []
     with tempfile.TemporaryDirectory() as scratch:
         files = [Path(scratch) / f"member_{k}.onnx" for k in range(1, N_MEMBERS + 1)]
-        for k, path in enumerate(files, start=1):
-            network = load_member(run / f"member_{k}.safetensors", feature_names=FEATURE_NAMES).network
-            metadata = {"features": ",".join(FEATURE_NAMES), "commit": metrics["commit"]}
+        for network, path in zip(networks, files, strict=True):
             export_onnx(quantize(network, torch.from_numpy(calibration)), path, metadata)
             differences.append(int8_difference(network, path, validation))
             check_int8_difference(differences[-1])
+        card = _summary(metrics, differences)
+        page = readable(card)
         for k, path in enumerate(files, start=1):
             folder = model_repository / f"member_{k}" / "1"
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, folder / "model.onnx")
-    summary = {name: value for name, value in metrics.items() if name != "members"}
-    summary["validation_of_members"] = [
+    (model_repository / CARD).write_text(json.dumps(card, indent=1) + "\n")
+    (model_repository / READABLE_CARD).write_text(page)
+    return differences
+
+
+def _summary(metrics: dict[str, Any], differences: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
+    last = [
         {name: value for name, value in history[-1].items() if name.startswith("validation_")}
         for history in metrics["members"]
     ]
-    summary["int8_difference"] = differences
-    (model_repository / CARD).write_text(json.dumps(summary, indent=1) + "\n")
-    (model_repository / READABLE_CARD).write_text(readable(summary))
-    return differences
+    kept = {name: value for name, value in metrics.items() if name != "members"}
+    return {**kept, "validation_of_members": last, "int8_difference": differences}
 
 
 def read_card(model_repository: Path) -> dict[str, Any]:

@@ -32,8 +32,9 @@ TRAIN_UNTIL, VALIDATE_UNTIL = "2012-12-31", "2015-12-31"
 _folder = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
-def _apply_preset(context: click.Context, _: click.Parameter, name: str) -> None:
-    context.default_map = {**(context.default_map or {}), **PRESETS[name]}
+def _apply_preset(context: click.Context, _: click.Parameter, name: str | None) -> None:
+    if name is not None:
+        context.default_map = {**(context.default_map or {}), **PRESETS[name]}
 
 
 @click.command()
@@ -42,11 +43,10 @@ def _apply_preset(context: click.Context, _: click.Parameter, name: str) -> None
 @click.option(
     "--preset",
     type=click.Choice(sorted(PRESETS)),
-    default="full",
     is_eager=True,
     expose_value=False,
     callback=_apply_preset,
-    help="small: minutes on a laptop. Options given beside it win.",
+    help="full: as the committed members; small: minutes on a laptop. Options given beside it win.",
 )
 @click.option("--train-until", default=TRAIN_UNTIL, show_default=True, help="Last day of the training data.")
 @click.option("--validate-until", default=VALIDATE_UNTIL, show_default=True, help="Last day of the validation data.")

@@ -116,11 +116,19 @@ def evaluate(
         )
         forward = holding_returns(panel.returns, stop, horizon)
         for name, method in methods.items():
-            daily = [forward[:, u] @ gmv_weights(c) for u, c in zip(universes, method(request), strict=True)]
+            daily = [_held(forward[:, u], c) for u, c in zip(universes, method(request), strict=True)]
             realised[name].append(np.stack(daily))
     if not realised[REFERENCE]:
         raise ValueError(f"{panel.name} has no date from {first} on with {n_assets} assets of {n_obs} returns")
     return score({name: np.stack(values) for name, values in realised.items()})
+
+
+def _held(forward: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """Daily returns of the minimum-variance portfolio; NaN, and so the method's scores, where the matrix has none."""
+    try:
+        return forward @ gmv_weights(covariance)
+    except np.linalg.LinAlgError:
+        return np.full(len(forward), np.nan)
 
 
 def score(realised: Mapping[str, np.ndarray]) -> Scores:
@@ -148,7 +156,7 @@ def newey_west_t(values: np.ndarray, lags: int) -> float:
 
 
 def as_json(scores: Scores) -> dict[str, Any]:
-    """Rounded for a results file: volatility in percent a year, differences in percent."""
+    """Rounded for a results file, in percent; without methods that had no portfolio (the sample where N >= T)."""
     return {
         "n_dates": scores.n_dates,
         "methods": {
@@ -158,6 +166,7 @@ def as_json(scores: Scores) -> dict[str, Any]:
                 "t": round(scores.t_statistic[name], 2),
             }
             for name, volatility in scores.annual_volatility.items()
+            if not np.isnan(volatility)  # JSON has no NaN
         },
     }
 

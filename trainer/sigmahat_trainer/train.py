@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sigmahat_kernels.parameters import N_PARAMETERS, TARGETS, split_parameters
 from sigmahat_trainer.config import TrainConfig
-from sigmahat_trainer.dataset import Dataset, Sample
+from sigmahat_trainer.dataset import Dataset
 from sigmahat_trainer.loss import Batch, Losses, member_losses
 from sigmahat_trainer.network import MemberNetwork, activate, constant_logits
 
@@ -95,13 +95,15 @@ def train_member(
     network.initialise_outputs({name: values.tolist() for name, values in answers.items()}, weight_scale=0.1)
     drawn = bootstrap_months(dataset, rng)
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    steps_per_epoch = sum(1 for _ in batches(drawn, config.batch_size, np.random.default_rng(0)))
+    steps_per_epoch = sum(
+        len(rows) // config.batch_size + (len(rows) % config.batch_size > 1) for rows in drawn.values()
+    )
     schedule = learning_rate_schedule(optimiser, config, steps_per_epoch)
     history: list[dict[str, float]] = []
     for epoch in range(config.epochs):
         network.train()
         running = _Running()
-        for batch in batches(drawn, config.batch_size, rng):
+        for batch in batches(dataset, config.batch_size, rng, drawn):
             losses = _losses(network.forward_logits(batch.features), constants, batch, config, rng)
             optimiser.zero_grad()
             losses.total.backward()
@@ -119,7 +121,7 @@ def train_member(
 
 @torch.no_grad()
 def evaluate_losses(network: MemberNetwork | Tensor, dataset: Dataset, config: TrainConfig) -> dict[str, float]:
-    """Average losses over a dataset, of a network or of constant logits."""
+    """Average losses over a dataset, of a network or of constant logits; without the pull to the constants."""
     rng = np.random.default_rng(0)
     running = _Running()
     if isinstance(network, MemberNetwork):
@@ -130,32 +132,38 @@ def evaluate_losses(network: MemberNetwork | Tensor, dataset: Dataset, config: T
         else:
             logits = network.expand(len(batch.features), -1)
         running.add(_losses(logits, torch.zeros(N_PARAMETERS), batch, config, rng))
-    return running.means()
+    return {name: value for name, value in running.means().items() if name not in ("total", "residual")}
 
 
-def batches(dataset: Dataset, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
-    """Batches of one universe size each, in random order; the short rest of a size is a batch too, if above one."""
+def batches(
+    dataset: Dataset, batch_size: int, rng: np.random.Generator, rows: Mapping[int, np.ndarray] | None = None
+) -> Iterator[Batch]:
+    """Batches of one universe size each, in random order; the short rest of a size is a batch too, if above one.
+
+    `rows` says which samples of each size are meant, as `bootstrap_months` draws them; default all. Only a batch's own
+    samples are read, so a dataset that is mapped into memory stays there.
+    """
+    if rows is None:
+        rows = {size: np.arange(len(stack.features)) for size, stack in dataset.by_size.items()}
     pieces = []
-    for size, stack in dataset.by_size.items():
-        order = rng.permutation(len(stack.features))
+    for size, meant in rows.items():
+        order = rng.permutation(meant)
         pieces += [(size, order[i : i + batch_size]) for i in range(0, len(order), batch_size)]
     for k in rng.permutation(len(pieces)):
-        size, rows = pieces[k]
-        if len(rows) > 1:  # batch normalisation needs two
-            stack = dataset.by_size[size]
-            yield Batch(*(torch.from_numpy(field[rows]) for field in stack))
+        size, piece = pieces[k]
+        if len(piece) > 1:  # batch normalisation needs two
+            yield Batch(*(torch.from_numpy(field[piece]) for field in dataset.by_size[size]))
 
 
-def bootstrap_months(dataset: Dataset, rng: np.random.Generator) -> Dataset:
-    """Draw as many months as there are, with replacement, and keep the samples of each as often as it was drawn."""
+def bootstrap_months(dataset: Dataset, rng: np.random.Generator) -> dict[int, np.ndarray]:
+    """Draw as many months as there are, with replacement: each size's samples, as often as their month was drawn."""
     periods = dataset.periods()
     counts = np.bincount(rng.integers(len(periods), size=len(periods)), minlength=len(periods))
-    drawn = {}
-    for size, stack in dataset.by_size.items():
-        rows = np.repeat(np.arange(len(stack.period)), counts[np.searchsorted(periods, stack.period)])
-        if len(rows):
-            drawn[size] = Sample(*(field[rows] for field in stack))
-    return Dataset(drawn)
+    drawn = {
+        size: np.repeat(np.arange(len(stack.period)), counts[np.searchsorted(periods, stack.period)])
+        for size, stack in dataset.by_size.items()
+    }
+    return {size: rows for size, rows in drawn.items() if len(rows)}
 
 
 def robust_scaling(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
