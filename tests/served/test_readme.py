@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 from typing import Any
@@ -68,3 +69,12 @@ def test_tree_names_what_is_there() -> None:
     modules = re.findall(r"\b(\w+\.py)\b", tree.replace("model.py", ""))
     assert modules
     assert all((root / "feature_kernels" / "sigmahat_kernels" / module).is_file() for module in modules)
+
+
+def test_accuracy_table_is_the_results_file() -> None:
+    spec = importlib.util.spec_from_file_location("tables", Path(__file__).parents[2] / "benchmarks" / "tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    assert tables.accuracy() in README
