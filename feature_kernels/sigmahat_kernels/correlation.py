@@ -57,7 +57,7 @@ def correlation_features(
 
     loadings = single_factor_loadings(correlation)
     squares = loadings**2
-    fitted = xp.einsum("ni,nij,nj->n", loadings, correlation, loadings, optimize=True) - squares.sum(axis=1)
+    fitted = ((correlation @ loadings[:, :, None])[:, :, 0] * loadings).sum(axis=1) - squares.sum(axis=1)
     factor_norm = squares.sum(axis=1) ** 2 - (squares**2).sum(axis=1)
 
     noise = xp.maximum(sampling_noise - off_diagonal, 0.0)

@@ -12,7 +12,7 @@ from sigmahat_kernels.parallel import available_threads, for_each, for_each_grou
 from sigmahat_kernels.parameters import VOLATILITY_BASES, Parameters, intensity_of
 from sigmahat_kernels.request import PADDING, Request, block_ids
 from sigmahat_kernels.status import Status
-from sigmahat_kernels.targets import targets
+from sigmahat_kernels.targets import mix_targets
 
 
 def shrink_correlation(
@@ -48,10 +48,13 @@ def shrink_correlation(
     # All weights zero: nothing is shrunk (intensity is zero too), and any mix of targets does.
     total = weights.sum(axis=1, keepdims=True)
     weights = xp.where(total > 0, weights / xp.where(total > 0, total, 1.0), 1.0 / weights.shape[1])
-    target = (weights.T[:, :, None, None] * targets(slow)).sum(axis=0)
+    target = mix_targets(slow, weights)
     # In float32 the weights may sum to a little more than 1.
     keep, pull = xp.sqrt(xp.maximum(1.0 - intensity, 0.0)), xp.sqrt(intensity)
-    return keep[:, :, None] * mixed * keep[:, None, :] + pull[:, :, None] * target * pull[:, None, :]
+    mixed *= keep[:, :, None] * keep[:, None, :]
+    target *= pull[:, :, None] * pull[:, None, :]
+    mixed += target
+    return mixed
 
 
 def blend_volatility(volatilities: Array, blend: Array) -> Array:

@@ -27,32 +27,33 @@ def single_factor_loadings(correlation: Array) -> Array:
     return xp.where(has_variance, covariance / xp.sqrt(xp.where(has_variance, variance, 1.0)), 0.0)
 
 
-def targets(correlation: Array) -> Array:
-    """The three targets of each correlation matrix.
+def mix_targets(correlation: Array, weights: Array) -> Array:
+    """Weighted sum of the three targets of each correlation matrix.
 
     Parameters
     ----------
-    correlation : array of shape (..., N, N)
+    correlation : array of shape (n, N, N)
         Sample correlation, unit diagonal.
+    weights : array of shape (n, 3)
+        In the order of `parameters.TARGETS`, sum 1: identity; constant correlation, all pairs at the average (Ledoit,
+        Wolf 2004, J. Portfolio Management 30(4)); single factor, the equal-weighted mean of the standardised returns
+        being the factor (Ledoit, Wolf 2003, J. Empirical Finance 10).
 
     Returns
     -------
-    array of shape (3, ..., N, N)
-        In the order of `parameters.TARGETS`: identity; constant correlation, all pairs at the average (Ledoit, Wolf
-        2004, J. Portfolio Management 30(4)); single factor, the equal-weighted mean of the standardised returns being
-        the factor (Ledoit, Wolf 2003, J. Empirical Finance 10). All have a unit diagonal and are
-        positive semi-definite.
+    array of shape (n, N, N)
+        Unit diagonal, positive semi-definite, as each target is.
 
     >>> import numpy as np
-    >>> targets(np.array([[1.0, 0.4], [0.4, 1.0]]))[1]
-    array([[1. , 0.4],
-           [0.4, 1. ]])
+    >>> mix_targets(np.array([[[1.0, 0.4], [0.4, 1.0]]]), np.array([[0.5, 0.5, 0.0]]))
+    array([[[1. , 0.2],
+            [0.2, 1. ]]])
     """
     xp = array_namespace(correlation)
-    n_assets = correlation.shape[-1]
-    identity = xp.eye(n_assets)
-    off_diagonal = 1.0 - identity
-    constant = mean_correlation(correlation)[..., None, None] * off_diagonal
     loadings = single_factor_loadings(correlation)
-    factor = loadings[..., :, None] * loadings[..., None, :] * off_diagonal
-    return xp.stack([xp.broadcast_to(identity, correlation.shape), constant + identity, factor + identity])
+    scaled = weights[:, 2, None] * loadings
+    mixed = scaled[:, :, None] * loadings[:, None, :]
+    mixed += (weights[:, 1] * mean_correlation(correlation))[:, None, None]
+    diagonal = xp.arange(correlation.shape[-1])
+    mixed[:, diagonal, diagonal] = 1.0
+    return mixed

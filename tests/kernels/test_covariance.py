@@ -24,7 +24,7 @@ from sigmahat_kernels.parameters import (
 )
 from sigmahat_kernels.request import read_request
 from sigmahat_kernels.status import Status
-from sigmahat_kernels.targets import mean_correlation, single_factor_loadings, targets
+from sigmahat_kernels.targets import mean_correlation, mix_targets, single_factor_loadings
 from sigmahat_trainer import baselines
 
 RTOL = 1e-6  # covariances are float32, their sums float64
@@ -166,6 +166,13 @@ def test_classic_toward_identity_is_scikit_learn_on_standardised_returns(intensi
     # Standardised by n, the variances are one, and so is scikit-learn's mean variance.
     expected = shrunk_covariance(empirical_covariance(x / x.std(axis=0)), shrinkage=intensity) * np.outer(sd, sd)
     assert_close_covariance(estimate(returns, parameters, classic=True), expected)
+
+
+def targets(correlation):
+    """Each target alone, shape (3, ..., N, N)."""
+    stack = correlation.reshape(-1, *correlation.shape[-2:])
+    alone = [mix_targets(stack, np.tile(weights, (len(stack), 1))) for weights in np.eye(3)]
+    return np.stack(alone).reshape(3, *correlation.shape)
 
 
 @pytest.mark.parametrize(
