@@ -13,7 +13,7 @@ from sigmahat_kernels.panel import column_status
 from sigmahat_kernels.request import PADDING, Request
 from sigmahat_kernels.status import Status
 
-_CHUNK_CELLS = 128 * 1024
+CHUNK_CELLS = 128 * 1024
 """Cells of one stack of correlation matrices (1 MB in float64): the passes over it stay in the cache."""
 
 
@@ -67,7 +67,7 @@ def chunks_by_size(request: Request, group: WindowGroup) -> Iterator[np.ndarray]
     sizes = (request.universes[group.universes] != PADDING).sum(axis=1)
     for size in np.unique(sizes)[::-1]:  # the large ones first: no thread is left with a long one at the end
         members = np.flatnonzero(sizes == size)
-        per_chunk = max(1, _CHUNK_CELLS // int(size) ** 2)
+        per_chunk = max(1, CHUNK_CELLS // int(size) ** 2)
         yield from (members[i : i + per_chunk] for i in range(0, len(members), per_chunk))
 
 

@@ -403,7 +403,7 @@ def test_threads_do_not_change_a_bit(same_window):
 def test_stacks_of_one_size_are_cut_without_a_seam(monkeypatch):
     returns, universes, _ = many_universes()
     whole = compute(returns, universes)
-    monkeypatch.setattr("sigmahat_kernels.groups._CHUNK_CELLS", 150)
+    monkeypatch.setattr("sigmahat_kernels.groups.CHUNK_CELLS", 150)
     np.testing.assert_allclose(compute(returns, universes), whole, rtol=1e-6, atol=1e-6)
 
 
