@@ -57,7 +57,7 @@ class ShrinkageClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, once requests that are under way are answered; does not wait for that."""
         self._connection.close()
 
     def estimate(
@@ -114,7 +114,7 @@ class ShrinkageClient:
         InvalidRequest
             If the arguments cannot be read, or are above the limits of `sigmahat_kernels.request`.
         ServerUnavailable, DeadlineExceeded, ServerError
-            If there is no answer. Requests that still wait are cancelled.
+            If there is no answer. Requests that are under way are left to finish, and their answers dropped.
         """
         deadline_s = self._deadline_s if deadline_s is None else _seconds(deadline_s)
         deadline = time.monotonic() + deadline_s

@@ -68,7 +68,8 @@ def encode(
     encoded = _pad(codes)
     ids, block_names = (None, ()) if blocks is None else _blocks(blocks, used, encoded, n_columns)
     if dates is None and _is_frame(returns) and hasattr(returns.index, "tz"):  # a DatetimeIndex: no other has it
-        dates = returns.index
+        # An intraday index says nothing of the season that its days do not, and days must not repeat: it is not sent.
+        dates = returns.index if returns.index.normalize().is_unique else None
     return Job(
         panel=panel,
         universes=encoded,
@@ -215,6 +216,8 @@ def _days(dates: Any, n_rows: int) -> np.ndarray:
     if getattr(dates, "tz", None) is not None:
         dates = dates.tz_localize(None)  # the day where the exchange is
     days = _array("dates", dates)
+    if days.dtype.kind == "O":  # timestamps with a time zone too stand for the day where the exchange is
+        days = np.array([d.date() if isinstance(d, datetime.datetime) and d == d else d for d in days.flat], object)
     if days.dtype.kind in "MU" or all(isinstance(day, datetime.date) for day in days.flat):
         try:
             days = days.astype("datetime64[us]").astype("datetime64[D]")

@@ -3,18 +3,19 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 import numpy as np
 import tritonclient.grpc as triton
 from tritonclient.utils import np_to_triton_dtype
 
-from sigmahat_client.errors import error_from_grpc
+from sigmahat_client.errors import DeadlineExceeded, error_from_grpc
 
 Tensors = Mapping[str, np.ndarray]
 Key = TypeVar("Key")
@@ -23,7 +24,11 @@ _LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}
 
 
 class Connection:
-    """A channel to one server; it connects with the first request."""
+    """A channel to one server; it connects with the first request.
+
+    Requests are never cancelled: Triton 2.51 can crash when a request inside an ensemble is. One that nobody waits for
+    any more, because a deadline passed or another request failed, is left to finish, and its answer is dropped.
+    """
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -35,10 +40,24 @@ class Connection:
             ("grpc.enable_http_proxy", int(url.rpartition(":")[0] not in _LOOPBACK)),
         ]
         self._client = triton.InferenceServerClient(url, channel_args=channel_args)
+        self._lock = threading.Lock()
+        self._unanswered = 0
+        self._closing = False
 
     def close(self) -> None:
-        """Close the channel, and with it the requests that still wait."""
-        self._client.close()
+        """Close the channel, once the last answer is in: closing it earlier would cancel what is under way."""
+        with self._lock:
+            self._closing = True
+            idle = self._unanswered == 0
+        if idle:
+            self._client.close()
+
+    def _answered(self) -> None:
+        with self._lock:
+            self._unanswered -= 1
+            last = self._closing and self._unanswered == 0
+        if last:  # in a thread of its own: this one is gRPC's, which the channel waits for
+            threading.Thread(target=self._client.close, daemon=True).start()
 
     def answers(
         self,
@@ -67,38 +86,39 @@ class Connection:
         Raises
         ------
         InvalidRequest, ServerUnavailable, DeadlineExceeded, ServerError
-            As soon as one request fails; the others are cancelled then, as they are when the iterator is closed.
+            As soon as one request fails, or the deadline passes; nobody waits for the others then.
         """
         wanted = [triton.InferRequestedOutput(name) for name in outputs]
         shared_inputs = _inputs(shared)
-        waiting: dict[int, Any] = {}
-        arrived: SimpleQueue[tuple[int, Key, Any, Any]] = SimpleQueue()
+        arrived: SimpleQueue[tuple[Key, Any, Any]] = SimpleQueue()
 
-        def receive(number: int, key: Key, result: Any, error: Any) -> None:  # called by gRPC's threads
-            arrived.put((number, key, result, error))
+        def receive(key: Key, result: Any, error: Any) -> None:  # called by gRPC's threads
+            arrived.put((key, result, error))
+            self._answered()
 
-        numbered = enumerate(requests)
-        try:
-            while True:
-                for number, (key, tensors) in islice(numbered, in_flight - len(waiting)):
-                    waiting[number] = self._client.async_infer(
-                        model,
-                        shared_inputs + _inputs(tensors),
-                        partial(receive, number, key),
-                        outputs=wanted,
-                        parameters=dict(parameters),
-                        client_timeout=deadline - time.monotonic(),
-                    )
-                if not waiting:
-                    return
-                number, key, result, error = arrived.get()
-                del waiting[number]
-                if error is not None:
-                    raise error_from_grpc(error.status() or "UNKNOWN", error.message() or "", self._url)
-                yield key, {name: result.as_numpy(name) for name in outputs}
-        finally:
-            for call in waiting.values():
-                call.cancel()
+        unsent, waiting = iter(requests), 0
+        while True:
+            for key, tensors in islice(unsent, in_flight - waiting):
+                with self._lock:
+                    self._unanswered += 1
+                waiting += 1
+                self._client.async_infer(
+                    model,
+                    shared_inputs + _inputs(tensors),
+                    partial(receive, key),
+                    outputs=wanted,
+                    parameters=dict(parameters),
+                )
+            if not waiting:
+                return
+            try:
+                key, result, error = arrived.get(timeout=max(deadline - time.monotonic(), 0.0))
+            except Empty:
+                raise DeadlineExceeded(f"{self._url}: {waiting} requests are unanswered") from None
+            waiting -= 1
+            if error is not None:
+                raise error_from_grpc(error.status() or "UNKNOWN", error.message() or "", self._url)
+            yield key, {name: result.as_numpy(name) for name in outputs}
 
 
 def _inputs(tensors: Tensors) -> list[Any]:

@@ -10,8 +10,8 @@ from sigmahat_kernels.groups import WindowGroup, chunks_by_size, gather_index, g
 from sigmahat_kernels.panel import FAST_HALFLIFE, correlation_factor, prepare_window
 from sigmahat_kernels.parallel import available_threads, for_each, for_each_group
 from sigmahat_kernels.parameters import VOLATILITY_BASES, Parameters, intensity_of
-from sigmahat_kernels.request import PADDING, Request, block_ids
-from sigmahat_kernels.status import Status
+from sigmahat_kernels.request import MAX_COVARIANCE_CELLS, PADDING, Request, block_ids
+from sigmahat_kernels.status import InvalidRequest, Status
 from sigmahat_kernels.targets import mix_targets
 
 
@@ -108,8 +108,19 @@ def assemble(
     -------
     float32 array of shape (n_universes, n_assets, n_assets)
         In squared returns per period, for the period after the window's last row; NaN in padding.
+
+    Raises
+    ------
+    InvalidRequest
+        If the matrices would be larger than `request.MAX_COVARIANCE_CELLS`.
     """
     n_assets = request.universes.shape[1]
+    n_cells = len(request.universes) * n_assets**2
+    if n_cells > MAX_COVARIANCE_CELLS:
+        raise InvalidRequest(
+            f"COVARIANCE would have {n_cells:,} cells, more than the limit of {MAX_COVARIANCE_CELLS:,}: "
+            "send fewer universes at a time, or the wide ones apart"
+        )
     covariance = np.full((len(request.universes), n_assets, n_assets), np.nan, np.float32)
     per_asset = np.broadcast_to(intensity_of(parameters)[:, None], request.universes.shape)
     if request.blocks is not None and block_intensity is not None and block_intensity.shape[1]:

@@ -20,7 +20,9 @@ trading days to the next scheduled market-wide event. A request may leave column
 MAX_PANEL_CELLS = 50_000_000
 MAX_ASSETS = 1_000
 MAX_UNIVERSES = 4_096
-"""Limits of one request. The last one counts a universe once more for each of its blocks: it is the members' batch."""
+MAX_COVARIANCE_CELLS = 250_000_000
+"""Limits of one request. MAX_UNIVERSES counts a universe once more for each of its blocks: it is the members' batch.
+COVARIANCE is dense, universes x widest^2 cells, and must stay below gRPC's 2 GiB."""
 
 
 class Request(NamedTuple):

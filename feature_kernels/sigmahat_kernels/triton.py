@@ -73,17 +73,19 @@ class PythonModel:
             if len(tensors) > 1:
                 joined = {name: np.concatenate([t[name] for t in tensors]) for name in tensors[0]}
             outputs = self.answer(joined, json.loads(requests[0].parameters() or "{}"))
+            if len(requests) == 1:
+                return [self._write(requests[0], outputs)]
+            cuts = np.cumsum(lengths)[:-1]
+            pieces = {name: np.split(value, cuts) for name, value in outputs.items()}
+            return [
+                self._write(request, {name: pieces[name][i] for name in pieces}) for i, request in enumerate(requests)
+            ]
         except InvalidRequest as error:
             return [_failure(str(error), pb_utils.TritonError.INVALID_ARG)] * len(requests)
         except Exception:  # whatever it is, the caller gets a short message and the log the rest
             pb_utils.Logger.log_error(f"{self.name}: {traceback.format_exc()}")
             message = f"internal error in model '{self.name}'; the server's log has the details"
             return [_failure(message, pb_utils.TritonError.INTERNAL)] * len(requests)
-        if len(requests) == 1:
-            return [self._write(requests[0], outputs)]
-        cuts = np.cumsum(lengths)[:-1]
-        pieces = {name: np.split(value, cuts) for name, value in outputs.items()}
-        return [self._write(request, {name: pieces[name][i] for name in pieces}) for i, request in enumerate(requests)]
 
     def _read(self, request: Any) -> dict[str, np.ndarray]:
         found = {name: pb_utils.get_input_tensor_by_name(request, name) for name in self._inputs}

@@ -51,7 +51,6 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.url = ""
         self.received: list[Received] = []
         self.most_at_once = 0
-        self.cancelled = threading.Semaphore(0)
         self._at_once = 0
         self._lock = threading.Lock()
         self._hook = hook
@@ -90,12 +89,6 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
                 response.outputs.add(name=name, datatype=dtype, shape=answer[name].shape)
                 response.raw_output_contents.append(answer[name].tobytes())
         return response
-
-    def wait_for_cancellation(self, context: grpc.ServicerContext, timeout_s: float = 20.0) -> None:
-        """Answer only once the caller has given up (for a hook)."""
-        ended = threading.Event()
-        if not context.add_callback(ended.set) or ended.wait(timeout_s):
-            self.cancelled.release()
 
 
 @contextmanager

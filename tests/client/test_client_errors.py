@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from queue import SimpleQueue
 from typing import Any
 
 import grpc
@@ -137,40 +138,65 @@ def test_requests_in_flight_are_bounded_and_the_bound_is_used(in_flight: int):
 
 
 class OneOfThree:
-    """A hook that lets the first request pass, or fails it, once two more are there; those wait to be cancelled."""
+    """A hook that lets the first request pass, or fails it, once two more are there; those wait to be let go."""
 
     def __init__(self, failure: str | None = None) -> None:
         self._failure = failure
         self._others = threading.Semaphore(0)
+        self.let_go = threading.Event()
+        self.alive: SimpleQueue[bool] = SimpleQueue()
 
     def __call__(self, server: FakeServer, number: int, context: Any) -> None:
         if number > 0:
             self._others.release()
-            server.wait_for_cancellation(context)
+            assert self.let_go.wait(10)
+            self.alive.put(context.is_active())
             return
         for _ in range(2):
             assert self._others.acquire(timeout=10)
         if self._failure is not None:
             context.abort(grpc.StatusCode.INTERNAL, self._failure)
 
+    def assert_others_are_answered(self) -> None:
+        time.sleep(0.2)  # time for a cancellation to arrive, if there were one
+        self.let_go.set()
+        assert [self.alive.get(timeout=10) for _ in range(2)] == [True, True]
 
-def test_one_failure_cancels_the_others():
-    with fake_server(OneOfThree(failure="boom")) as server, ShrinkageClient(server.url, in_flight=3) as client:
-        with pytest.raises(ServerError, match="boom"):
+
+def test_one_failure_leaves_the_others_to_finish():
+    hook = OneOfThree(failure="boom")
+    with fake_server(hook) as server:
+        with ShrinkageClient(server.url, in_flight=3) as client, pytest.raises(ServerError, match="boom"):
             client.estimate(RETURNS, REQUESTS_OF_32)
-        assert all(server.cancelled.acquire(timeout=5) for _ in range(2))
         assert len(server.received) == 3
+        hook.assert_others_are_answered()  # although the client is closed
 
 
-def test_an_interrupted_caller_cancels_what_waits():
+def test_an_interrupted_caller_leaves_what_is_under_way():
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
-    with fake_server(OneOfThree()) as server, ShrinkageClient(server.url, in_flight=3) as client:
-        with pytest.raises(KeyboardInterrupt) as raised:
+    hook = OneOfThree()
+    with fake_server(hook) as server:
+        with ShrinkageClient(server.url, in_flight=3) as client, pytest.raises(KeyboardInterrupt):
             client.estimate(RETURNS, REQUESTS_OF_32, progress=interrupt)
-        assert all(server.cancelled.acquire(timeout=5) for _ in range(2))
-    del raised  # until here it kept every frame alive, so nothing was cancelled by mere collection
+        hook.assert_others_are_answered()
+
+
+def test_a_closed_client_closes_its_channel_after_the_last_answer(monkeypatch: pytest.MonkeyPatch):
+    closed = threading.Event()
+    hook = OneOfThree(failure="boom")
+    with fake_server(hook) as server:
+        client = ShrinkageClient(server.url, in_flight=3)
+        channel = client._connection._client
+        close = channel.close
+        monkeypatch.setattr(channel, "close", lambda: (close(), closed.set()))
+        with pytest.raises(ServerError, match="boom"):
+            client.estimate(RETURNS, REQUESTS_OF_32)
+        client.close()
+        assert not closed.wait(0.2)
+        hook.assert_others_are_answered()
+        assert closed.wait(10)
 
 
 @pytest.mark.parametrize(

@@ -280,3 +280,17 @@ def test_pandas_is_not_needed(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delitem(sys.modules, "pandas")
     assert encode(panel(), [[0, 1]]).assets == ((0, 1),)
     assert "pandas" not in sys.modules
+
+
+def test_timestamps_with_a_time_zone_stand_for_the_exchange_s_day():
+    index = pd.date_range("2020-01-01 20:00", periods=30, tz="America/New_York")
+    days = np.arange(18262, 18292)
+    for dates in (index, list(index)):
+        np.testing.assert_array_equal(encode(np.zeros((30, 2)), dates=dates).dates, days)
+
+
+def test_an_intraday_index_is_not_sent_as_dates():
+    hours = pd.date_range("2020-01-01", periods=30, freq="h")
+    assert encode(pd.DataFrame(np.zeros((30, 2)), index=hours)).dates is None
+    days = pd.date_range("2020-01-01 09:00", periods=30)
+    assert encode(pd.DataFrame(np.zeros((30, 2)), index=days)).dates.tolist()[0] == 18262

@@ -12,9 +12,10 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from sigmahat_client import DeadlineExceeded, ShrinkageClient
 from sigmahat_kernels.combine import published_tensors
 from sigmahat_kernels.pipeline import Pipeline
-from sigmahat_kernels.request import MAX_ASSETS, MAX_PANEL_CELLS, MAX_UNIVERSES, read_request
+from sigmahat_kernels.request import MAX_ASSETS, MAX_COVARIANCE_CELLS, MAX_PANEL_CELLS, MAX_UNIVERSES, read_request
 from sigmahat_kernels.status import Status
 
 pytestmark = pytest.mark.server
@@ -145,6 +146,36 @@ def test_requests_that_triton_joins_keep_their_own_answers(served: str, pipeline
         # A batch of another size rounds a float differently, which may move one activation by one int8 step.
         np.testing.assert_allclose(answer["INTENSITY"], expected["INTENSITY"], atol=0.01)
         np.testing.assert_array_equal(answer["STATUS"], expected["STATUS"])
+
+
+def test_a_classic_that_is_no_boolean_is_refused(served: str, panel: np.ndarray) -> None:
+    tensors = {"PANEL": panel, "UNIVERSES": draw(2, (10, 10), panel.shape[1])}
+    with pytest.raises(InferenceServerException, match="classic must be a boolean, got 'false'"):
+        infer(served, "covariance", tensors, classic="false")
+
+
+def test_covariances_above_the_limit_are_refused_and_parameters_are_not(served: str, panel: np.ndarray) -> None:
+    universes = np.full((MAX_COVARIANCE_CELLS // 900**2 + 1, 900), -1, np.int32)
+    universes[:, :3] = [1, 2, 3]
+    tensors = {"PANEL": panel, "UNIVERSES": universes}
+    with pytest.raises(InferenceServerException, match="more than the limit of 250,000,000"):
+        infer(served, "covariance", tensors, ["COVARIANCE"])
+    assert (infer(served, "shrinkage", tensors, ["STATUS"])["STATUS"] == Status.GOOD).all()
+
+
+def test_the_server_survives_clients_that_stop_waiting(served: str, panel: np.ndarray) -> None:
+    universes = draw(200, (60, 80), panel.shape[1])
+    rng = np.random.default_rng(0)
+    n_missed = 0
+    for deadline_s in rng.uniform(0.002, 0.08, 40):
+        with ShrinkageClient(served) as client:
+            try:
+                client.estimate(panel, universes, covariance=True, deadline_s=deadline_s)
+            except DeadlineExceeded:
+                n_missed += 1
+    assert n_missed > 20
+    with ShrinkageClient(served) as client:
+        assert not client.estimate(panel, universes).failures
 
 
 def bad_universe(kind: str, panel: np.ndarray) -> tuple[np.ndarray, list[int], tuple[int, int], Status, int]:

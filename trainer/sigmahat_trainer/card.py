@@ -75,10 +75,10 @@ def export_ensemble(run: Path, model_repository: Path) -> list[dict[str, dict[st
 
 def _summary(metrics: dict[str, Any], differences: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
     last = [
-        {name: value for name, value in history[-1].items() if name.startswith("validation_")}
-        for history in metrics["members"]
+        {name: history[-1][name] for name in map("validation_{}".format, _LOSSES)} for history in metrics["members"]
     ]
     kept = {name: value for name, value in metrics.items() if name != "members"}
+    kept["validation_of_constants"] = {name: metrics["validation_of_constants"][name] for name in _LOSSES}
     return {**kept, "validation_of_members": last, "int8_difference": differences}
 
 
