@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -105,11 +106,11 @@ def prepare_window(returns: Array, *, winsor_limit: float | None = WINSOR_LIMIT)
     return Window(filled, observed, standardised, xp.stack(volatilities), n_observed, kurtosis, tail_share)
 
 
-def exponential_weights(xp: object, n_obs: int, halflife: float) -> Array:
+def exponential_weights(xp: ModuleType, n_obs: int, halflife: float) -> Array:
     """Weights 2^(-age/halflife), the last row's age being 0; not normalised. Shape (n_obs,)."""
-    exponents = -xp.arange(n_obs - 1, -1, -1, dtype=xp.float64) / halflife  # type: ignore[attr-defined]
+    exponents = -xp.arange(n_obs - 1, -1, -1, dtype=xp.float64) / halflife
     # Older rows keep a weight above zero: an asset whose returns all lie there would be 0 / 0.
-    return 2.0 ** xp.maximum(exponents, -_OLDEST_HALFLIVES)  # type: ignore[attr-defined]
+    return 2.0 ** xp.maximum(exponents, -_OLDEST_HALFLIVES)
 
 
 def correlation_factor(window: Window, *, halflife: float | None = None) -> Array:
