@@ -234,7 +234,7 @@ def test_season_turns_with_the_calendar(date, sine, cosine):
 def test_dual_spectrum_is_that_of_the_correlation_matrix(n_obs, n_assets):
     """Its null eigenvalues, N - T + 1 of them, are exactly zero; those of the large matrix are rounding errors."""
     factors = [correlation_factor(prepare_window(simulate_returns(n_obs, n_assets, seed=seed))) for seed in range(10)]
-    dual = dual_spectrum(np.stack(factors))
+    dual = dual_spectrum(np.stack([factor.T for factor in factors]))
     primal = correlation_spectrum(np.stack([factor.T @ factor for factor in factors]))
     assert dual.shape == primal.shape == (10, n_assets)
     np.testing.assert_allclose(dual, primal, rtol=0.0, atol=1e-12)
@@ -266,6 +266,9 @@ def test_rows_are_filled_completely(panel):
 
 BOUNDS = {
     **dict.fromkeys(["top_share", "top3_share", "effective_rank", "participation", "factor_share"], (0, 1)),
+    **dict.fromkeys(["top10_share", "numerical_rank", "recent_missing_share"], (0, 1)),
+    **dict.fromkeys(["correlation_q10", "correlation_q50", "correlation_q90"], (-1, 1)),
+    **dict.fromkeys(["correlation_stability", "squared_autocorrelation"], (-1, 1)),
     **dict.fromkeys(["null_share", "negative_share", "correlation_std", "constant_misfit"], (0, 1)),
     **dict.fromkeys(["factor_r2", "dispersion_share", "tail_share", "stress_share", "missing_share"], (0, 1)),
     **dict.fromkeys(["ledoit_wolf_identity", "short_history_share", "zero_share"], (0, 1)),

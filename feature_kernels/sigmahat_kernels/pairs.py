@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sums over the pairs of assets of each universe: all that the features need of its correlation matrices."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sigmahat_kernels.backend import Array, array_namespace
+
+HISTOGRAM_BINS = 32
+"""Equal bins over [-1, 1]; the lower half holds the negative correlations."""
+
+
+class PairStatistics(NamedTuple):
+    """Of `n` universes of `N` assets, blocks R (slow), R_fast and R_first (first half) of `panel.Products`."""
+
+    row_sum: Array  # (n, N) sum over all j of r_ij
+    form: Array  # (n,) s'R s, s = row_sum
+    nearest: Array  # (n,) sum over i of the largest r_ij, j != i
+    square: Array  # (n,) sum over i < j of r_ij^2
+    cube: Array  # (n,) sum over i < j of r_ij^3
+    histogram: Array  # (n, HISTOGRAM_BINS) number of pairs i < j with r_ij in each bin
+    drift: Array  # (n,) sum over i < j of (r_fast_ij - r_ij)^2
+    first_square: Array  # (n,) sum over i < j of r_first_ij^2
+    first_product: Array  # (n,) sum over i < j of r_first_ij r_ij
+
+
+def pair_statistics(correlation: Array, pairs: Array, scratch: Array, bins: Array) -> PairStatistics:
+    """All sums, in few passes.
+
+    Parameters
+    ----------
+    correlation : array of shape (n, N, N)
+        R; its diagonal is overwritten.
+    pairs : array of shape (3, n, P)
+        Entries of R, R_fast and R_first of the P = N (N - 1) / 2 pairs i < j, in any order.
+    scratch, bins : arrays of shape (n, P), float64 and int64
+        Overwritten: fresh memory would cost more than the pass that fills it.
+    """
+    xp = array_namespace(correlation)
+    n_assets = correlation.shape[1]
+    slow, fast, first = pairs
+    row_sum = correlation @ xp.ones(n_assets)
+    xp.subtract(fast, slow, out=scratch)
+    drift = _dot(scratch, scratch)
+    xp.multiply(slow, slow, out=scratch)
+    cube = _dot(scratch, slow)
+    form = ((correlation @ row_sum[:, :, None])[:, :, 0] * row_sum).sum(axis=1)
+    diagonal = xp.arange(n_assets)
+    correlation[:, diagonal, diagonal] = -1.0  # below every other correlation
+    return PairStatistics(
+        row_sum=row_sum,
+        form=form,
+        nearest=correlation.max(axis=1).sum(axis=1),
+        square=_dot(slow, slow),
+        cube=cube,
+        histogram=_histogram(slow, scratch, bins),
+        drift=drift,
+        first_square=_dot(first, first),
+        first_product=_dot(first, slow),
+    )
+
+
+def _dot(a: Array, b: Array) -> Array:
+    return array_namespace(a).einsum("np,np->n", a, b)
+
+
+def _histogram(slow: Array, scratch: Array, bins: Array) -> Array:
+    xp = array_namespace(slow)
+    n = len(slow)
+    # A hair less than half the bins, so that a correlation of 1 stays below the upper end of its universe's own bins.
+    xp.multiply(slow, HISTOGRAM_BINS / 2 * (1.0 - 1e-12), out=scratch)
+    scratch += (HISTOGRAM_BINS * (0.5 + xp.arange(n)))[:, None]
+    bins[...] = scratch
+    return xp.bincount(bins.ravel(), minlength=HISTOGRAM_BINS * n).reshape(n, HISTOGRAM_BINS)
