@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,9 @@ from sigmahat_kernels.parameters import split_parameters
 from sigmahat_kernels.request import Request, with_blocks
 
 N_MEMBERS = 3
+
+Answer = Callable[[np.ndarray], np.ndarray]
+"""Features of shape (n, N_FEATURES) to parameters of shape (n, N_PARAMETERS), as `members.Member`."""
 
 
 class Outputs(NamedTuple):
@@ -38,7 +42,16 @@ class Pipeline:
 
     def __init__(self, model_repository: Path | str) -> None:
         root = Path(model_repository)
-        self.members = [Member(root / f"member_{k}" / "1" / "model.onnx") for k in range(1, N_MEMBERS + 1)]
+        self.members: Sequence[Answer] = [
+            Member(root / f"member_{k}" / "1" / "model.onnx") for k in range(1, N_MEMBERS + 1)
+        ]
+
+    @classmethod
+    def of(cls, members: Sequence[Answer]) -> Pipeline:
+        """A pipeline of members that are loaded already, or are not ONNX files at all."""
+        pipeline = cls.__new__(cls)
+        pipeline.members = members
+        return pipeline
 
     def estimate(self, request: Request, *, covariance: bool = True, classic: bool = False) -> Outputs:
         """Answer one request; see `covariance.assemble` for `classic`."""
