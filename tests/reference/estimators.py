@@ -6,7 +6,11 @@ Nothing of the product is imported, nor any of its rearrangements. `returns` has
 
 from __future__ import annotations
 
+import cmath
+
+import mpmath
 import numpy as np
+import pandas as pd
 from scipy.optimize import brentq, nnls
 
 
@@ -263,11 +267,148 @@ def qis(returns):
 
 
 def qis_correlation(returns):
-    """`qis` of the standardised returns, its diagonal reset to one, the volatilities put back."""
+    return on_correlations(qis, returns)
+
+
+def equal_weight(returns):
+    """Mean variance times identity."""
+    return identity(returns)[0]
+
+
+def inverse_variance(returns):
+    return diagonal(returns)[0]
+
+
+def ewma(returns, halflife=63.0):
+    """What pandas says, on the last day: weights 2^(-age / halflife), their mean removed, unbiased."""
+    frame = pd.DataFrame(returns)
+    return frame.ewm(halflife=halflife).cov().loc[len(frame) - 1].to_numpy()
+
+
+def iterated_ewma(returns, halflives=(21.0, 63.0)):
+    """Johansson et al. (2023), section 2.5, with sums from the start for every day."""
+    n_obs, n_assets = returns.shape
+
+    def weights(t, halflife):
+        raw = [0.5 ** ((t - s) / halflife) for s in range(t + 1)]
+        return [w / sum(raw) for w in raw]
+
+    standardised, volatility = np.empty_like(returns), np.empty_like(returns)
+    for t in range(n_obs):
+        w = weights(t, halflives[0])
+        for i in range(n_assets):
+            volatility[t, i] = np.sqrt(sum(w[s] * returns[s, i] ** 2 for s in range(t + 1)))
+            standardised[t, i] = returns[t, i] / volatility[t, i]
+    w = weights(n_obs - 1, halflives[1])
+    moment = np.empty((n_assets, n_assets))
+    for i in range(n_assets):
+        for j in range(n_assets):
+            moment[i, j] = sum(w[t] * standardised[t, i] * standardised[t, j] for t in range(n_obs))
+    covariance = np.empty_like(moment)
+    for i in range(n_assets):
+        for j in range(n_assets):
+            correlation = moment[i, j] / np.sqrt(moment[i, i] * moment[j, j])
+            covariance[i, j] = correlation * volatility[-1, i] * volatility[-1, j]
+    return covariance
+
+
+def spectrum(returns):
+    """(eigenvalues, eigenvectors in columns, n) of the sample covariance, the null ones left out."""
+    x = demeaned(returns)
+    n = len(x) - 1
+    _, singular, vectors = np.linalg.svd(x / np.sqrt(n))
+    rank = min(x.shape[1], n)
+    return singular[:rank] ** 2, vectors[:rank].T, n
+
+
+def assembled(vectors, values, null):
+    p = len(vectors)
+    covariance = null * (np.eye(p) - vectors @ vectors.T)
+    for i in range(vectors.shape[1]):
+        covariance += values[i] * np.outer(vectors[:, i], vectors[:, i])
+    return covariance
+
+
+def lis(returns):
+    """Linear-inverse shrinkage: Ledoit, Wolf (2022), Bernoulli 28(3), section 4.2, for no more assets than n."""
+    eigenvalues, vectors, n = spectrum(returns)
+    p = len(vectors)
+    c = p / n
+    h = min(c**2, 1 / c**2) ** 0.35 / p**0.35
+    delta = []
+    for i in range(p):
+        theta = 0.0
+        for j in range(p):
+            difference = 1 / eigenvalues[j] - 1 / eigenvalues[i]
+            theta += difference / eigenvalues[j] / (difference**2 + h**2 / eigenvalues[j] ** 2) / p
+        inverse = (1 - c) / eigenvalues[i] + 2 * c * theta / eigenvalues[i]
+        delta.append(1 / max(inverse, 1 / max(eigenvalues)))
+    return assembled(vectors, delta, 0.0)
+
+
+def analytical(returns):
+    """Ledoit, Wolf (2020), Annals of Statistics 48(5), equations 4.2 to 4.5 and C.3, in 50 digits."""
+    eigenvalues, vectors, n = spectrum(returns)
+    p = len(vectors)
+    with mpmath.workdps(50):
+        root, pi, c = mpmath.sqrt(5), mpmath.pi, mpmath.mpf(p) / n
+        h = mpmath.mpf(n) ** (-mpmath.mpf(1) / 3)
+        lambdas = [mpmath.mpf(float(value)) for value in eigenvalues]
+        m = len(lambdas)
+        delta = []
+        for own in lambdas:
+            density = transform = mpmath.mpf(0)
+            for other in lambdas:
+                z = (own - other) / (h * other)
+                density += 3 / (4 * root * h * other) * max(0, 1 - z**2 / 5) / m
+                logarithm = mpmath.log(abs((root - z) / (root + z)))
+                transform += (-3 * z / 10 / pi + 3 / (4 * root * pi) * (1 - z**2 / 5) * logarithm) / (h * other) / m
+            if p <= n:
+                bottom = (pi * c * own * density) ** 2 + (1 - c - pi * c * own * transform) ** 2
+                delta.append(float(own / bottom))
+            else:
+                delta.append(float(1 / (pi**2 * own * (density**2 + transform**2))))
+        null = 0.0
+        if p > n:
+            logarithm = mpmath.log((1 + root * h) / (1 - root * h))
+            transform = 3 / (10 * h**2) + 3 / (4 * root * h) * (1 - 1 / (5 * h**2)) * logarithm
+            transform *= sum(1 / value for value in lambdas) / m / pi
+            null = float(1 / (pi * (mpmath.mpf(p - n) / n) * transform))
+    return assembled(vectors, delta, null)
+
+
+def rie_of_correlation(eigenvalues, q):
+    """Shrunk eigenvalues: Bun, Bouchaud, Potters (2017), Physics Reports 666, section 8.1, one by one."""
+    p = len(eigenvalues)
+    low = min(eigenvalues)
+    shrunk = []
+    for k in range(p):
+        z = complex(eigenvalues[k], -1 / np.sqrt(p))
+        s = sum(1 / (z - eigenvalues[j]) for j in range(p) if j != k) / p
+        value = eigenvalues[k] / abs(1 - q + q * z * s) ** 2
+        if q < 1:
+            sigma = low / (1 - np.sqrt(q)) ** 2
+            high = low * ((1 + np.sqrt(q)) / (1 - np.sqrt(q))) ** 2
+            g = (z + sigma * (q - 1) - cmath.sqrt(z - low) * cmath.sqrt(z - high)) / (2 * q * z * sigma)
+            value *= max(1.0, sigma * abs(1 - q + q * z * g) ** 2 / eigenvalues[k])
+        shrunk.append(value)
+    return [value * sum(eigenvalues) / sum(shrunk) for value in shrunk]
+
+
+def rie(returns):
+    def shrink(standardised):
+        eigenvalues, vectors, n = spectrum(standardised)
+        return assembled(vectors, rie_of_correlation(eigenvalues, len(vectors) / n), 0.0)
+
+    return on_correlations(shrink, returns)
+
+
+def on_correlations(shrink, returns):
+    """`shrink` of the standardised returns, its diagonal reset to one, the volatilities put back."""
     S = sample(returns)
     n_assets = len(S)
     volatility = [np.sqrt(S[i, i]) for i in range(n_assets)]
-    correlation = qis(returns / volatility)
+    correlation = shrink(returns / volatility)
     covariance = np.empty_like(S)
     for i in range(n_assets):
         for j in range(n_assets):
