@@ -25,7 +25,8 @@ SUBCOMMANDS = {
     "estimate": Subcommand("sigmahat_deploy.estimate_command:estimate", "cli", "Estimate covariances from a file."),
     "train": Subcommand("sigmahat_trainer.commands:train", "train", "Train the members of the ensemble."),
     "export": Subcommand("sigmahat_trainer.commands:export", "train", "Quantise the members into the repository."),
-    "evaluate": Subcommand("sigmahat_trainer.commands:evaluate", "train", "Compare with other estimators."),
+    "fit-baselines": Subcommand("sigmahat_trainer.evaluate_command:fit_baselines", "evaluate", "Fit what learns."),
+    "evaluate": Subcommand("sigmahat_trainer.evaluate_command:evaluate", "evaluate", "Compare with other estimators."),
 }
 
 

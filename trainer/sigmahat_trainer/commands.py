@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``sigmahat train``, ``export`` and ``evaluate``."""
+"""``sigmahat train`` and ``export``."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -90,71 +89,3 @@ def export(run: Path, model_repository: Path) -> None:
     for output in difference[0]:
         table.add_row(output, *(f"{member[output]['mean']:.4f}, {member[output]['p99']:.4f}" for member in difference))
     Console(stderr=True).print(table)
-
-
-@click.command()
-@click.argument("panels", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--model-repository", type=_folder, default=Path("model_repository"), show_default=True)
-@click.option(
-    "--n", "n_assets", default=100, show_default=True, help="Assets of a universe; fewer where a panel is smaller."
-)
-@click.option("--window", default=252, show_default=True, help="Rows that an estimator sees.")
-@click.option("--horizon", default=21, show_default=True, help="Rows for which a portfolio is held.")
-@click.option("--draws", default=4, show_default=True, help="Universes drawn at each date.")
-@click.option("--from", "first", required=True, help="First day of a holding period, for example 2016-01-01.")
-@click.option("--until", "last", default=None, help="Last day.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=None, help="JSON file for the scores.")
-def evaluate(
-    panels: tuple[Path, ...],
-    model_repository: Path,
-    n_assets: int,
-    window: int,
-    horizon: int,
-    draws: int,
-    first: str,
-    last: str | None,
-    seed: int,
-    out: Path | None,
-) -> None:
-    """Compare the served ensemble with every baseline, rolling and out of sample, on PANELS."""
-    from sigmahat_kernels.members import MemberError
-    from sigmahat_kernels.pipeline import Pipeline
-    from sigmahat_trainer.card import read_card
-    from sigmahat_trainer.evaluate import as_json, estimators
-    from sigmahat_trainer.evaluate import evaluate as evaluate_panel
-    from sigmahat_trainer.panels import load_panel
-    from sigmahat_trainer.provenance import provenance
-
-    try:
-        methods = estimators(Pipeline(model_repository), read_card(model_repository)["constants"])
-    except (MemberError, FileNotFoundError) as error:
-        raise click.ClickException(str(error)) from error
-    results: dict[str, Any] = {}
-    console = Console(stderr=True)
-    for path in panels:
-        try:
-            panel = load_panel(path).between(None, last)
-            size = min(n_assets, int(0.8 * panel.returns.shape[1]))
-            scores = evaluate_panel(
-                panel,
-                methods,
-                n_assets=size,
-                n_obs=window,
-                horizon=horizon,
-                draws=draws,
-                first=first,
-                seed=seed,
-                progress=True,
-            )
-        except ValueError as error:
-            raise click.ClickException(str(error)) from error
-        results[panel.name] = {"n_assets": size, **as_json(scores)}
-        table = Table("estimator", "volatility, % a year", "against QIS (correlation), %", "t", title=panel.name)
-        for name, row in results[panel.name]["methods"].items():
-            table.add_row(name, *(f"{value:+.2f}" if i else f"{value:.2f}" for i, value in enumerate(row.values())))
-        console.print(table)
-    if out:
-        settings = {"window": window, "horizon": horizon, "draws": draws, "from": first, "until": last, "seed": seed}
-        content = {**provenance(), "settings": settings, "figures": results}
-        out.write_text(json.dumps(content, indent=1) + "\n")

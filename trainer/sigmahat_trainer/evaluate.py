@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rolling evaluation out of sample: every estimator's minimum-variance portfolio, on the same universes and dates."""
+"""Rolling evaluation out of sample: every estimator on the same universes and dates, chosen from their past alone."""
 
 from __future__ import annotations
 
@@ -7,171 +7,192 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
+import pandas as pd
 
-from sigmahat_kernels.covariance import assemble
-from sigmahat_kernels.features import compute_features
-from sigmahat_kernels.parameters import Parameters
-from sigmahat_kernels.pipeline import Pipeline
-from sigmahat_kernels.request import PADDING, Request, read_request
-from sigmahat_trainer.baselines import BASELINES, gmv_weights
+from sigmahat_kernels.pipeline import Outputs, Pipeline
+from sigmahat_kernels.request import Request, read_request
+from sigmahat_trainer.calibration import head_rows
 from sigmahat_trainer.dataset import MIN_COVERAGE, eligible_assets, holding_returns
+from sigmahat_trainer.estimators import Estimator, learned_constants, unpadded
+from sigmahat_trainer.hindsight import Outcome, hindsight_constants
 from sigmahat_trainer.panels import ReturnPanel
+from sigmahat_trainer.scores import Held, RandomPortfolios, Score, draw_random, hold, no_portfolio, turnover
 
-Estimator = Callable[[Request], Sequence[np.ndarray]]
-"""Covariances of all universes of a request, each (N, N) without padding."""
-
-REFERENCE = "qis_correlation"
-PERIODS_PER_YEAR = 252
-HAC_LAGS = 3
+HINDSIGHT = "hindsight_constants"
 
 
-class Scores(NamedTuple):
-    """Minimum-variance portfolios over one evaluation."""
+class Cell(NamedTuple):
+    """One shape of the grid."""
 
-    annual_volatility: dict[str, float]  # root of 252 times the mean squared daily return
-    versus_reference: dict[str, float]  # mean over dates of ln(volatility / volatility of the reference)
-    t_statistic: dict[str, float]  # of that mean, Newey-West with `HAC_LAGS` lags, one unit a date
-    n_dates: int
-
-
-def closed_form(estimator: Callable[[np.ndarray], np.ndarray]) -> Estimator:
-    """Apply an estimator of `baselines.BASELINES` to each universe; missing returns count as 0."""
-
-    def estimate(request: Request) -> list[np.ndarray]:
-        covariances = []
-        for universe, (start, stop) in zip(request.universes, request.windows, strict=True):
-            window = request.panel[start:stop, universe[universe != PADDING]]
-            covariances.append(estimator(np.nan_to_num(window.astype(np.float64))))
-        return covariances
-
-    return estimate
+    n_assets: int
+    n_obs: int  # rows that an estimator sees
+    horizon: int  # rows for which a portfolio is held
 
 
-def served(pipeline: Pipeline) -> Estimator:
-    """The ensemble as it is served: the committed INT8 files, in process."""
-    return lambda request: _unpadded(request, pipeline.estimate(request).covariance)
+class Period(NamedTuple):
+    """Dates between which portfolios are held, ISO; None = no bound."""
+
+    first: str
+    last: str | None
 
 
-def learned_constants(constants: Mapping[str, Sequence[float]]) -> Estimator:
-    """One answer for every universe: the parameters that training starts from."""
+class Methods(NamedTuple):
+    """What is compared: estimators, and pipelines whose answers other than the covariance are examined too."""
 
-    def estimate(request: Request) -> list[np.ndarray]:
-        n = len(request.universes)
-        parameters = Parameters(**{name: np.tile(np.asarray(values), (n, 1)) for name, values in constants.items()})
-        return _unpadded(request, assemble(request, parameters, compute_features(request).status))
-
-    return estimate
+    estimators: Mapping[str, Estimator]
+    pipelines: Mapping[str, Pipeline]
+    hindsight_start: Mapping[str, Sequence[float]] | None = None  # constants; None leaves the bound out
 
 
-def estimators(pipeline: Pipeline, constants: Mapping[str, Sequence[float]]) -> dict[str, Estimator]:
-    """All baselines, the learned constants and the served ensemble, by name."""
-    return {
-        **{name: closed_form(estimator) for name, estimator in BASELINES.items()},
-        "learned_constants": learned_constants(constants),
-        "sigmahat": served(pipeline),
-    }
+class Step(NamedTuple):
+    """One date: portfolios are formed after row `stop` - 1 and held for rows `stop`, `stop` + 1 ..."""
+
+    stop: int
+    universes: np.ndarray  # (draws, n_assets), each ascending
 
 
-def evaluate(
-    panel: ReturnPanel,
-    methods: Mapping[str, Estimator],
-    *,
-    n_assets: int,
-    n_obs: int,
-    horizon: int,
-    draws: int,
-    first: str,
-    seed: int,
-    progress: bool = False,
-) -> Scores:
-    """Score estimators on one panel.
+class Evaluation(NamedTuple):
+    """Of one panel and cell."""
 
-    At every date, `horizon` rows apart, `draws` universes are drawn from the assets that qualify by their past alone
-    (`dataset.eligible_assets`); each estimator sees the last `n_obs` rows; its unconstrained minimum-variance portfolio
-    is held for the next `horizon` rows, which do not overlap.
+    scores: pd.DataFrame  # one row a date and method
+    heads: pd.DataFrame  # one row a date, universe and pipeline
+
+
+def plan(panel: ReturnPanel, cell: Cell, period: Period, *, draws: int, seed: int) -> list[Step]:
+    """Choose dates and universes, `horizon` rows apart, so that holding periods are whole and do not overlap.
+
+    The first begins `horizon` rows into the period: the purge, for what was fitted to the time before it. Universes are
+    drawn from the assets that qualify by their past (`dataset.eligible_assets`). The first of each date keeps the names
+    of the one before, as far as they still qualify, so that its turnover means something; the others are drawn afresh.
 
     Raises
     ------
     ValueError
         If no date has enough assets.
     """
-    rng = np.random.default_rng(seed)
-    start = max(int(np.searchsorted(panel.dates, np.datetime64(first, "D"))), n_obs)
-    stops = range(start, len(panel.dates) - horizon + 1, horizon)
-    realised: dict[str, list[np.ndarray]] = {name: [] for name in methods}
-    console = Console(stderr=True)
-    for stop in track(stops, panel.name, console=console, disable=not progress, transient=True):
-        candidates = eligible_assets(panel.returns[stop - n_obs : stop], MIN_COVERAGE)
-        if len(candidates) < n_assets:
+    panel = panel.between(None, period.last)
+    rng = np.random.default_rng([seed, cell.n_assets, cell.n_obs])
+    begin = int(np.searchsorted(panel.dates, np.datetime64(period.first, "D"))) + cell.horizon
+    steps: list[Step] = []
+    kept = np.empty(0, int)
+    for stop in range(max(begin, cell.n_obs), len(panel.dates) - cell.horizon + 1, cell.horizon):
+        candidates = eligible_assets(panel.returns[stop - cell.n_obs : stop], MIN_COVERAGE)
+        if len(candidates) < cell.n_assets:
             continue
-        universes = np.stack([np.sort(rng.choice(candidates, n_assets, replace=False)) for _ in range(draws)])
-        request = read_request(
-            panel.returns[:stop],
-            universes.astype(np.int32),
-            windows=np.tile(np.array([stop - n_obs, stop], np.int32), (draws, 1)),
-            market=panel.market[:stop],
-            dates=panel.dates[:stop].astype(np.int64).astype(np.int32),
+        stay = np.intersect1d(kept, candidates)
+        fresh = rng.choice(np.setdiff1d(candidates, stay), cell.n_assets - len(stay), replace=False)
+        kept = np.concatenate([stay, fresh])
+        others = [rng.choice(candidates, cell.n_assets, replace=False) for _ in range(draws - 1)]
+        steps.append(Step(stop, np.sort(np.stack([kept, *others]), axis=1)))
+    if not steps:
+        raise ValueError(
+            f"{panel.name} has no date from {period.first} to {period.last or 'its end'} with {cell.n_assets} assets "
+            f"of {cell.n_obs} returns and {cell.horizon} rows to hold them"
         )
-        forward = holding_returns(panel.returns, stop, horizon)
-        for name, method in methods.items():
-            daily = [_held(forward[:, u], c) for u, c in zip(universes, method(request), strict=True)]
-            realised[name].append(np.stack(daily))
-    if not realised[REFERENCE]:
-        raise ValueError(f"{panel.name} has no date from {first} on with {n_assets} assets of {n_obs} returns")
-    return score({name: np.stack(values) for name, values in realised.items()})
+    return steps
 
 
-def _held(forward: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-    """Daily returns of the minimum-variance portfolio; NaN, and so the method's scores, where the matrix has none."""
-    try:
-        return forward @ gmv_weights(covariance)
-    except np.linalg.LinAlgError:
-        return np.full(len(forward), np.nan)
+def evaluate(
+    panel: ReturnPanel,
+    cell: Cell,
+    period: Period,
+    methods: Methods,
+    *,
+    draws: int,
+    seed: int,
+    progress: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Score all methods on one panel and cell; `progress` is called after each date.
+
+    Raises
+    ------
+    ValueError
+        If no date has enough assets.
+    """
+    steps = plan(panel, cell, period, draws=draws, seed=seed)
+    estimators = dict(methods.estimators)
+    if methods.hindsight_start is not None:
+        outcomes = [Outcome(*_rows(panel, cell, step.stop, u)) for step in steps for u in step.universes]
+        estimators[HINDSIGHT] = learned_constants(hindsight_constants(outcomes, methods.hindsight_start))
+    rng = np.random.default_rng([seed, cell.n_assets, cell.n_obs, 1])
+    before: dict[str, tuple[Step, np.ndarray]] = {}
+    score_rows, heads = [], []
+    for step in steps:
+        request = request_of(panel, cell, step)
+        forwards = [_rows(panel, cell, step.stop, universe)[1] for universe in step.universes]
+        random = [draw_random(rng, cell.n_assets) for _ in step.universes]
+        where = {"panel": panel.name, **cell._asdict(), "date": panel.dates[step.stop - 1].astype("datetime64[s]")}
+        outputs = {name: pipeline.estimate(request) for name, pipeline in methods.pipelines.items()}
+        covariances = {name: estimator(request) for name, estimator in estimators.items()}
+        covariances |= {name: unpadded(request, answer.covariance) for name, answer in outputs.items()}
+        for name, matrices in covariances.items():
+            held = [_hold(*item) for item in zip(matrices, forwards, random, strict=True)]
+            trades = _turnover(panel, cell, before.get(name), step, held[0].gmv_weights)
+            before[name] = (step, held[0].gmv_weights)
+            score_rows.append({**where, "method": name, **_average(held), "turnover": trades})
+        for name, answer in outputs.items():
+            heads.append(_heads(request, answer, covariances[name], forwards, {**where, "method": name}))
+        progress()
+    return Evaluation(pd.DataFrame(score_rows), pd.concat(heads, ignore_index=True) if heads else pd.DataFrame())
 
 
-def score(realised: Mapping[str, np.ndarray]) -> Scores:
-    """Scores from daily portfolio returns, each of shape (dates, draws, horizon); draws of a date are one unit."""
-    variance = {name: (values**2).mean(axis=2) for name, values in realised.items()}
-    differences = {
-        name: 0.5 * (np.log(values) - np.log(variance[REFERENCE])).mean(axis=1) for name, values in variance.items()
-    }
-    return Scores(
-        {name: float(np.sqrt(PERIODS_PER_YEAR * values.mean())) for name, values in variance.items()},
-        {name: float(values.mean()) for name, values in differences.items()},
-        {name: newey_west_t(values, HAC_LAGS) for name, values in differences.items()},
-        len(variance[REFERENCE]),
+def request_of(panel: ReturnPanel, cell: Cell, step: Step) -> Request:
+    """What an estimator is shown: the past, and nothing else."""
+    stop = step.stop
+    return read_request(
+        panel.returns[:stop],
+        step.universes.astype(np.int32),
+        windows=np.tile(np.array([stop - cell.n_obs, stop], np.int32), (len(step.universes), 1)),
+        market=panel.market[:stop],
+        dates=panel.dates[:stop].astype(np.int64).astype(np.int32),
     )
 
 
-def newey_west_t(values: np.ndarray, lags: int) -> float:
-    """t-statistic of a mean with Bartlett weights (Newey, West 1987, Econometrica 55); 0 for a series of zeros."""
-    n = len(values)
-    deviations = values - values.mean()
-    long_run = deviations @ deviations / n
-    for lag in range(1, min(lags, n - 1) + 1):
-        long_run += 2.0 * (1.0 - lag / (lags + 1.0)) * (deviations[lag:] @ deviations[:-lag]) / n
-    return float(values.mean() / np.sqrt(long_run / n)) if long_run > 0 else 0.0
+def _rows(panel: ReturnPanel, cell: Cell, stop: int, universe: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(past, forward) of one universe."""
+    forward = holding_returns(panel.returns, stop, cell.horizon)[:, universe].astype(np.float64)
+    return panel.returns[stop - cell.n_obs : stop, universe], forward
 
 
-def as_json(scores: Scores) -> dict[str, Any]:
-    """Rounded for a results file, in percent; without methods that had no portfolio (the sample where N >= T)."""
+def _hold(covariance: np.ndarray, forward: np.ndarray, random: RandomPortfolios) -> Held:
+    try:
+        return hold(covariance, forward, random)
+    except np.linalg.LinAlgError:
+        return no_portfolio(len(covariance), len(forward))
+
+
+def _average(held: Sequence[Held]) -> dict[str, Any]:
+    """Averages over the draws of a date; of each day the mean return and the mean squared return."""
+    scores = np.mean([h.score for h in held], axis=0)
+    returns, long_only = (np.stack(r) for r in zip(*((h.gmv_returns, h.long_only_returns) for h in held), strict=True))
     return {
-        "n_dates": scores.n_dates,
-        "methods": {
-            name: {
-                "annual_volatility_percent": round(100 * volatility, 3),
-                "versus_qis_correlation_percent": round(100 * scores.versus_reference[name], 2),
-                "t": round(scores.t_statistic[name], 2),
-            }
-            for name, volatility in scores.annual_volatility.items()
-            if not np.isnan(volatility)  # JSON has no NaN
-        },
+        **dict(zip(Score._fields, scores.tolist(), strict=True)),
+        "gmv_returns": returns.mean(axis=0),
+        "gmv_squares": (returns**2).mean(axis=0),
+        "long_only_returns": long_only.mean(axis=0),
+        "long_only_squares": (long_only**2).mean(axis=0),
     }
 
 
-def _unpadded(request: Request, covariance: np.ndarray | None) -> list[np.ndarray]:
-    assert covariance is not None
-    sizes = (request.universes != PADDING).sum(axis=1)
-    return [matrix[:size, :size].astype(np.float64) for matrix, size in zip(covariance, sizes, strict=True)]
+def _turnover(
+    panel: ReturnPanel, cell: Cell, before: tuple[Step, np.ndarray] | None, step: Step, weights: np.ndarray
+) -> float:
+    """Trades of the first draw's portfolio, NaN where the date before was left out or there was none."""
+    if before is None or step.stop - before[0].stop != cell.horizon:
+        return float("nan")
+    names = np.union1d(before[0].universes[0], step.universes[0])
+    old, new = np.zeros(len(names)), np.zeros(len(names))
+    old[np.searchsorted(names, before[0].universes[0])] = before[1]
+    new[np.searchsorted(names, step.universes[0])] = weights
+    return turnover(old, new, holding_returns(panel.returns, before[0].stop, cell.horizon)[:, names])
+
+
+def _heads(
+    request: Request,
+    answer: Outputs,
+    covariances: Sequence[np.ndarray],
+    forwards: Sequence[np.ndarray],
+    where: Mapping[str, Any],
+) -> pd.DataFrame:
+    rows = head_rows(request, answer, covariances, forwards)
+    return pd.DataFrame([{**where, "draw": draw, **row} for draw, row in enumerate(rows)])

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``sigmahat evaluate`` and ``fit-baselines``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+TRAIN_UNTIL = "2012-12-31"
+PERIODS = {"validation": ("2013-01-01", "2015-12-31"), "test": ("2016-01-01", None)}
+
+_folder = click.Path(exists=True, file_okay=False, path_type=Path)
+_panels = click.argument(
+    "panels", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+
+
+def _numbers(context: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
+    try:
+        values = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"whole numbers, parted by commas, are wanted; got {text!r}") from None
+    if min(values) < 2:
+        raise click.BadParameter(f"numbers from 2 on are wanted, got {min(values)}")
+    return values
+
+
+def _period(context: click.Context, parameter: click.Parameter, text: str) -> tuple[str, str | None]:
+    if text in PERIODS:
+        return PERIODS[text]
+    first, colon, last = text.partition(":")
+    try:
+        if not colon:
+            raise ValueError
+        bounds = [np.datetime64(day, "D") for day in (first, last) if day]
+    except ValueError:
+        raise click.BadParameter(f"{', '.join(PERIODS)} or FIRST:LAST (ISO dates) is wanted, got {text!r}") from None
+    if not first or (len(bounds) == 2 and bounds[0] >= bounds[1]):
+        raise click.BadParameter(f"the first day must be given and lie before the last, got {text!r}")
+    return first, last or None
+
+
+_sizes = click.option(
+    "--n",
+    "sizes",
+    default="50,100,200",
+    show_default=True,
+    callback=_numbers,
+    help="Assets of a universe; a panel too small for all gets four fifths of its own.",
+)
+_lengths = click.option(
+    "--window",
+    "lengths",
+    default="126,252,504",
+    show_default=True,
+    callback=_numbers,
+    help="Rows that an estimator sees.",
+)
+_horizon = click.option(
+    "--horizon", default=21, show_default=True, type=click.IntRange(2), help="Rows for which a portfolio is held."
+)
+_out = click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder that is made for the results; it must not exist.",
+)
+
+
+@click.command("fit-baselines")
+@_panels
+@_sizes
+@_lengths
+@_horizon
+@click.option("--train-until", default=TRAIN_UNTIL, show_default=True, help="Last day of the data.")
+@click.option(
+    "--windows", default=12_000, show_default=True, type=click.IntRange(1), help="For the constants and for RIEnet."
+)
+@click.option(
+    "--oracle-windows", default=400, show_default=True, type=click.IntRange(1), help="For each Average Oracle."
+)
+@click.option("--rienet-epochs", default=8, show_default=True, type=click.IntRange(0), help="0 leaves RIEnet out.")
+@click.option("--seed", default=0, show_default=True)
+@_out
+def fit_baselines(
+    panels: tuple[Path, ...],
+    sizes: tuple[int, ...],
+    lengths: tuple[int, ...],
+    horizon: int,
+    train_until: str,
+    windows: int,
+    oracle_windows: int,
+    rienet_epochs: int,
+    seed: int,
+    out: Path,
+) -> None:
+    """Fit the baselines that learn (constants, Average Oracle, RIEnet) to PANELS."""
+    from sigmahat_trainer.fitted import fit_baselines as fit
+    from sigmahat_trainer.panels import load_panel
+
+    with _plain_errors(), _new_folder(out) as folder:
+        fit(
+            [panel for panel in (load_panel(path).between(None, train_until) for path in panels) if len(panel.dates)],
+            folder,
+            sizes=sizes,
+            lengths=lengths,
+            horizon=horizon,
+            windows=windows,
+            oracle_windows=oracle_windows,
+            epochs=rienet_epochs,
+            seed=seed,
+            console=Console(stderr=True),
+        )
+
+
+@click.command()
+@_panels
+@click.option(
+    "--model-repository",
+    type=_folder,
+    default=None,
+    help="INT8 members, as they are served.  [default: model_repository, unless --run is given]",
+)
+@click.option(
+    "--run",
+    "runs",
+    multiple=True,
+    type=_folder,
+    help="Folder of `sigmahat train`: its float32 members; may be repeated.",
+)
+@click.option("--baselines", "fitted", type=_folder, default=None, help="Folder of `sigmahat fit-baselines`.")
+@_sizes
+@_lengths
+@_horizon
+@click.option(
+    "--period",
+    default="validation",
+    show_default=True,
+    callback=_period,
+    help="validation (2013-2015), test (from 2016 on) or FIRST:LAST.",
+)
+@click.option("--draws", default=4, show_default=True, type=click.IntRange(1), help="Universes at each date.")
+@click.option(
+    "--simulated-draws",
+    default=20,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Of each design with known truth; 0 for none.",
+)
+@click.option(
+    "--hindsight/--no-hindsight",
+    default=True,
+    show_default=True,
+    help="Fit the best constants to the very period, as a bound.",
+)
+@click.option(
+    "--resamples", default=4_999, show_default=True, type=click.IntRange(0), help="Of the bootstrap test of variances."
+)
+@click.option("--processes", default=None, type=click.IntRange(1), help="Side by side.  [default: one a core]")
+@click.option("--seed", default=0, show_default=True)
+@_out
+def evaluate(
+    panels: tuple[Path, ...],
+    model_repository: Path | None,
+    runs: tuple[Path, ...],
+    fitted: Path | None,
+    sizes: tuple[int, ...],
+    lengths: tuple[int, ...],
+    horizon: int,
+    period: tuple[str, str | None],
+    draws: int,
+    simulated_draws: int,
+    hindsight: bool,
+    resamples: int,
+    processes: int | None,
+    seed: int,
+    out: Path,
+) -> None:
+    """Compare the ensemble with every baseline, rolling and out of sample, on PANELS and on simulated designs.
+
+    OUT receives evaluation.json, scores.parquet (a row a panel, cell, date and method), heads.parquet (a row a
+    universe: what the auxiliary heads said and what came of it), simulated.parquet and pictures.
+    """
+    from sigmahat_kernels.parallel import available_threads
+    from sigmahat_trainer.designs import DESIGNS
+    from sigmahat_trainer.evaluate import Period
+    from sigmahat_trainer.grid import DesignJob, PanelJob, Settings, Sources, jobs_of_designs, panel_jobs, run_grid
+    from sigmahat_trainer.plots import draw_plots
+    from sigmahat_trainer.provenance import provenance
+    from sigmahat_trainer.summary import summarise
+
+    if model_repository is None and not runs:
+        model_repository = Path("model_repository")
+    console = Console(stderr=True)
+    sources = Sources(model_repository, runs, fitted, hindsight)
+    settings = Settings(sizes, lengths, horizon, Period(*period), draws, simulated_draws, seed)
+    with _plain_errors(), _new_folder(out) as folder:
+        jobs: list[PanelJob | DesignJob] = [*panel_jobs(panels, settings), *jobs_of_designs(list(DESIGNS), settings)]
+        rows = run_grid(jobs, sources, settings, processes=processes or available_threads(), console=console)
+        for name, table in rows._asdict().items():
+            if not table.empty:
+                table.to_parquet(folder / f"{name}.parquet", index=False)
+        with console.status("testing the differences"):
+            figures = summarise(*rows, resamples=resamples)
+        described = {"panels": [path.stem for path in panels], **settings._asdict(), "period": list(period)}
+        described |= {"runs": [run.name for run in runs], "fitted": fitted is not None, "hindsight": hindsight}
+        content = {**provenance(), "settings": described, "figures": figures}
+        (folder / "evaluation.json").write_text(json.dumps(content, indent=1) + "\n")
+        with console.status("drawing"):
+            draw_plots(rows.scores, rows.heads, figures, folder)
+    _show(figures, console)
+
+
+def _show(figures: dict[str, Any], console: Console) -> None:
+    """A row a method, a column a panel: minimum-variance volatility against the reference over all its cells."""
+    pooled = figures["pooled"]
+    table = Table("estimator", *pooled, title="volatility against QIS (correlation), % (t)")
+    for method in pooled["all"]:
+        versus = [panel.get(method, {}).get("qis_correlation", {}).get("gmv") for panel in pooled.values()]
+        if any(versus):
+            table.add_row(method, *(f"{v['difference']:+.2f} ({v['t']:+.1f})" if v else "" for v in versus))
+    console.print(table)
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    from sigmahat_kernels.members import MemberError
+    from sigmahat_trainer.export import CheckpointError
+
+    try:
+        yield
+    except (MemberError, CheckpointError, OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+@contextmanager
+def _new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its name once everything is in it."""
+    if path.exists():
+        raise FileExistsError(f"{path} is there already: name a new folder, or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield unfinished
+        unfinished.chmod(0o755)
+        unfinished.rename(path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

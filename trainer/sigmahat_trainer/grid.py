@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole evaluation: all cells of all panels and all designs, side by side in processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from sigmahat_kernels.pipeline import Pipeline
+from sigmahat_trainer.average_oracle import average_oracle
+from sigmahat_trainer.baselines import BASELINES, Baseline
+from sigmahat_trainer.card import read_card
+from sigmahat_trainer.designs import evaluate_design
+from sigmahat_trainer.estimators import (
+    Estimator,
+    checkpoint_pipeline,
+    closed_form,
+    learned_constants,
+    run_constants,
+    served,
+)
+from sigmahat_trainer.evaluate import Cell, Methods, Period, evaluate
+from sigmahat_trainer.fitted import Fitted, load_fitted
+from sigmahat_trainer.panels import ReturnPanel, load_panel
+from sigmahat_trainer.rienet import rienet
+from sigmahat_trainer.windows import sizes_of
+
+SERVED = "sigmahat"
+
+
+class Sources(NamedTuple):
+    """Where the methods come from; what is left out is not compared."""
+
+    model_repository: Path | None = None  # INT8 members as they are served: the method `sigmahat`
+    runs: tuple[Path, ...] = ()  # folders of `sigmahat train`, float32: methods named for the folders
+    fitted: Path | None = None  # folder of `sigmahat fit-baselines`
+    hindsight: bool = True
+
+
+class Settings(NamedTuple):
+    """Of an evaluation."""
+
+    sizes: tuple[int, ...]
+    lengths: tuple[int, ...]
+    horizon: int
+    period: Period
+    draws: int
+    simulated_draws: int
+    seed: int
+
+
+class PanelJob(NamedTuple):
+    """One cell of one panel."""
+
+    path: Path
+    cell: Cell
+
+
+class DesignJob(NamedTuple):
+    """One shape of one design."""
+
+    design: str
+    n_assets: int
+    n_obs: int
+
+
+class Rows(NamedTuple):
+    """What an evaluation found, one row as `evaluate.Evaluation` and `designs.evaluate_design` say."""
+
+    scores: pd.DataFrame
+    heads: pd.DataFrame
+    simulated: pd.DataFrame
+
+
+def panel_jobs(paths: Sequence[Path], settings: Settings) -> list[PanelJob]:
+    """The cells of each panel; sizes that a panel cannot fill are left out (`windows.sizes_of`)."""
+    return [
+        PanelJob(path, Cell(size, length, settings.horizon))
+        for path in paths
+        for size in sizes_of(_panel(path), settings.sizes)
+        for length in settings.lengths
+    ]
+
+
+def run_grid(
+    jobs: Sequence[PanelJob | DesignJob], sources: Sources, settings: Settings, *, processes: int, console: Console
+) -> Rows:
+    """Do all jobs, the large ones first.
+
+    Raises
+    ------
+    ValueError
+        If a panel has no date with enough assets.
+    MemberError, CheckpointError, FileNotFoundError
+        If a source is not there or cannot be used.
+    """
+    jobs = sorted(jobs, key=lambda job: -_cost(job))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    done: list[Rows] = []
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("cells", total=len(jobs))
+        for rows in _results(jobs, sources, settings, processes):
+            done.append(rows)
+            progress.advance(task)
+    return Rows(*(_sorted(pd.concat(frames, ignore_index=True)) for frames in zip(*done, strict=True)))
+
+
+def load_methods(sources: Sources, panel: str | None) -> Methods:
+    """All that can be compared on a panel; on simulated returns, None, there is no oracle and no hindsight."""
+    loaded = _load(sources)
+    forms: dict[str, Baseline] = dict(BASELINES)
+    estimators: dict[str, Estimator] = {name: closed_form(form) for name, form in forms.items()}
+    if loaded.fitted is not None:
+        own = {(n_assets, n_obs): o for (name, n_assets, n_obs), o in loaded.fitted.oracles.items() if name == panel}
+        if own:
+            estimators["average_oracle"] = closed_form(lambda returns: average_oracle(own[_shape(returns)])(returns))
+        if loaded.fitted.rienet is not None:
+            estimators["rienet"] = closed_form(rienet(loaded.fitted.rienet))
+    if loaded.constants is not None:
+        estimators["learned_constants"] = learned_constants(loaded.constants)
+    hindsight = loaded.constants if sources.hindsight and panel is not None else None
+    return Methods(estimators, loaded.pipelines, hindsight)
+
+
+class _Loaded(NamedTuple):
+    pipelines: dict[str, Pipeline]
+    constants: dict[str, list[float]] | None
+    fitted: Fitted | None
+
+
+@cache
+def _load(sources: Sources) -> _Loaded:
+    """The refitted constants win over those of the members: they have seen no simulated returns."""
+    pipelines = {run.resolve().name: checkpoint_pipeline(run) for run in sources.runs}
+    constants = run_constants(sources.runs[0]) if sources.runs else None
+    if sources.model_repository is not None:
+        pipelines[SERVED] = Pipeline(sources.model_repository)
+        constants = read_card(sources.model_repository)["constants"]
+    fitted = load_fitted(sources.fitted) if sources.fitted is not None else None
+    return _Loaded(pipelines, fitted.constants if fitted else constants, fitted)
+
+
+@cache
+def _panel(path: Path) -> ReturnPanel:
+    return load_panel(path)
+
+
+def _results(
+    jobs: Sequence[PanelJob | DesignJob], sources: Sources, settings: Settings, processes: int
+) -> Iterator[Rows]:
+    if processes == 1:
+        for job in jobs:
+            yield _work(job, sources, settings)
+        return
+    context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's threads in mid-air
+    with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context) as pool:
+        futures = [pool.submit(_work, job, sources, settings) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _work(job: PanelJob | DesignJob, sources: Sources, settings: Settings) -> Rows:
+    import torch
+
+    torch.set_num_threads(1)
+    nothing = pd.DataFrame()
+    if isinstance(job, DesignJob):
+        methods = load_methods(sources, None)
+        estimators = {**methods.estimators, **{name: served(p) for name, p in methods.pipelines.items()}}
+        rows = evaluate_design(*job, estimators, draws=settings.simulated_draws, seed=settings.seed)
+        return Rows(nothing, nothing, rows)
+    panel = _panel(job.path)
+    methods = load_methods(sources, panel.name)
+    found = evaluate(panel, job.cell, settings.period, methods, draws=settings.draws, seed=settings.seed)
+    return Rows(found.scores, found.heads, nothing)
+
+
+def _shape(returns: np.ndarray) -> tuple[int, int]:
+    n_obs, n_assets = returns.shape
+    return n_assets, n_obs
+
+
+def _cost(job: PanelJob | DesignJob) -> float:
+    n_assets, n_obs = job.cell[:2] if isinstance(job, PanelJob) else job[1:]
+    return float(n_assets**2 * (n_assets + n_obs))
+
+
+def _sorted(rows: pd.DataFrame) -> pd.DataFrame:
+    """The order of the jobs' ends is chance; that of methods within a date is kept."""
+    keys = [k for k in ("panel", "design", "n_assets", "n_obs", "horizon", "date", "draw") if k in rows]
+    return rows.sort_values(keys, kind="stable", ignore_index=True) if keys else rows
+
+
+def jobs_of_designs(designs: Sequence[str], settings: Settings) -> list[DesignJob]:
+    """The designs at every shape of the grid, if any draws are wanted."""
+    if not settings.simulated_draws:
+        return []
+    return [DesignJob(d, n, t) for d in designs for n, t in _product(settings.sizes, settings.lengths)]
+
+
+def _product(first: Sequence[int], second: Sequence[int]) -> list[tuple[int, int]]:
+    return [(int(a), int(b)) for a in np.unique(first) for b in np.unique(second)]

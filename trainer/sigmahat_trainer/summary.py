@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From rows to figures: volatilities, differences with their significance, calibration, efficiency on simulations."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sigmahat_trainer.calibration import calibrate
+from sigmahat_trainer.designs import ORACLE, prial
+from sigmahat_trainer.significance import (
+    bootstrap_variance_test,
+    confidence_set,
+    moments_of,
+    newey_west_t,
+    variance_test,
+)
+
+PERIODS_PER_YEAR = 252
+REFERENCES = ("qis_correlation", "learned_constants", "rienet")
+"""What every method is compared with, as far as it was evaluated."""
+
+DIFFERENCES = {
+    # column -> factor that turns a mean difference into what is reported
+    "gmv_log_variance": 50.0,  # ln variance to ln volatility, in percent
+    "long_only_log_variance": 50.0,
+    "random_long_only_qlike": 1.0,
+    "random_long_short_qlike": 1.0,
+}
+CELL = ["panel", "n_assets", "n_obs", "horizon"]
+
+
+def summarise(
+    scores: pd.DataFrame, heads: pd.DataFrame, simulated: pd.DataFrame, *, resamples: int = 4_999
+) -> dict[str, Any]:
+    """All figures of an evaluation; see `summarise_cell`, `pool`, `calibration.calibrate` and `summarise_designs`.
+
+    `resamples` is for the bootstrap p-values, which are given for pipelines alone; 0 leaves them out.
+    """
+    pipelines = [] if heads.empty else list(heads["method"].unique())
+    figures: dict[str, Any] = {"panels": {}, "pooled": {}, "heads": {}, "simulated": {}}
+    for (panel, *_), rows in scores.groupby(CELL, sort=True):
+        cells = figures["panels"].setdefault(panel, {})
+        cells[cell_name(rows)] = summarise_cell(rows, pipelines, resamples=resamples)
+    if not scores.empty:
+        figures["pooled"] = {"all": pool(scores), **{p: pool(rows) for p, rows in scores.groupby("panel")}}
+    for method, rows in heads.groupby("method") if pipelines else []:
+        by_panel = {str(panel): calibrate(part) for panel, part in rows.groupby("panel")}
+        figures["heads"][method] = {"all": calibrate(rows), **by_panel}
+    if not simulated.empty:
+        figures["simulated"] = summarise_designs(simulated)
+    return rounded(figures)
+
+
+def cell_name(rows: pd.DataFrame) -> str:
+    """N, T and H of rows that share them.
+
+    >>> cell_name(pd.DataFrame({"n_assets": [100], "n_obs": [252], "horizon": [21]}))
+    'N=100, T=252, H=21'
+    """
+    first = rows.iloc[0]
+    return f"N={first['n_assets']}, T={first['n_obs']}, H={first['horizon']}"
+
+
+def summarise_cell(rows: pd.DataFrame, pipelines: list[str], *, resamples: int) -> dict[str, Any]:
+    """Figures of one panel and cell; methods without a portfolio at some date are named, and have no figures."""
+    names = list(rows["method"].unique())
+    lacking = set(rows.loc[rows["gmv_log_variance"].isna(), "method"])
+    table = {str(name): part for name, part in rows.groupby("method") if name not in lacking}
+    losses = {name: part["gmv_log_variance"].to_numpy() for name, part in table.items()}
+    p_values = confidence_set(losses)
+    methods = {}
+    for name in names:
+        if name in lacking:
+            continue
+        part = table[name]
+        versus = {
+            reference: _against(part, table[reference], resamples=resamples if name in pipelines else 0)
+            for reference in REFERENCES
+            if reference in table
+        }
+        methods[name] = {**_levels(part), "confidence_set_p": p_values[name], "versus": versus}
+    return {
+        "n_assets": int(rows["n_assets"].iloc[0]),
+        "n_dates": int(rows["date"].nunique()),
+        "first": str(rows["date"].min().date()),
+        "last": str(rows["date"].max().date()),
+        "methods": methods,
+        "without_portfolio": sorted(lacking),
+    }
+
+
+def _levels(part: pd.DataFrame) -> dict[str, float]:
+    """Volatilities are roots of 252 times a mean square; a bias statistic is the root of realised / forecast."""
+    mean = part.drop(columns=[*CELL, "date", "method"]).select_dtypes("number").mean()
+    per_year = PERIODS_PER_YEAR / part["horizon"].iloc[0]
+    window_volatility = np.sqrt(PERIODS_PER_YEAR * part["gmv_variance"]).mean()
+    return {
+        "annual_volatility_percent": 100 * math.sqrt(PERIODS_PER_YEAR * mean["gmv_variance"]),
+        "mean_window_volatility_percent": 100 * float(window_volatility),
+        "bias": math.sqrt(mean["gmv_square"]),
+        "gross_leverage": mean["gmv_gross"],
+        "effective_names": mean["gmv_names"],
+        "turnover_per_year": mean["turnover"] * per_year,
+        "long_only_annual_volatility_percent": 100 * math.sqrt(PERIODS_PER_YEAR * mean["long_only_variance"]),
+        "long_only_bias": math.sqrt(mean["long_only_square"]),
+        "long_only_effective_names": mean["long_only_names"],
+        **{
+            key: value
+            for kind in ("random_long_only", "random_long_short")
+            for key, value in {
+                f"{kind}_bias": math.sqrt(mean[f"{kind}_square"]),
+                f"{kind}_qlike": mean[f"{kind}_qlike"],
+            }.items()
+        },
+    }
+
+
+def _against(part: pd.DataFrame, reference: pd.DataFrame, *, resamples: int) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    for column, factor in DIFFERENCES.items():
+        difference = part[column].to_numpy() - reference[column].to_numpy()
+        figures[column.removesuffix("_log_variance")] = _difference(difference, factor)
+    for kind in ("gmv", "long_only"):
+        days = [
+            [np.concatenate(rows[f"{kind}_{what}"].to_list()) for what in ("returns", "squares")]
+            for rows in (part, reference)
+        ]
+        moments = moments_of(*days)
+        figures[kind]["p"] = variance_test(moments).p_value
+        if resamples and kind == "gmv":
+            figures[kind]["bootstrap_p"] = bootstrap_variance_test(moments, resamples=resamples)
+    return figures
+
+
+def _difference(values: np.ndarray, factor: float) -> dict[str, float]:
+    return {"difference": factor * float(values.mean()), "t": newey_west_t(values)}
+
+
+def pool(rows: pd.DataFrame) -> dict[str, Any]:
+    """Differences over several cells and panels: one unit a month, in which first cells, then panels are averaged.
+
+    In all, by third of the months, and by whether the reference's variance was above its median.
+    """
+    answers: dict[str, Any] = {}
+    rows = rows.assign(month=rows["date"].to_numpy("datetime64[M]"))
+    key = [*CELL, "date", "month"]
+    wide = {column: rows.pivot(index=key, columns="method", values=column) for column in DIFFERENCES}
+    for method in rows["method"].unique():
+        versus: dict[str, Any] = {}
+        for reference in REFERENCES:
+            if reference not in wide["gmv_log_variance"] or method == reference:
+                continue
+            monthly = {c: _monthly(table[method] - table[reference]) for c, table in wide.items()}
+            gmv = monthly["gmv_log_variance"]
+            if gmv.empty:
+                continue
+            versus[reference] = {
+                c.removesuffix("_log_variance"): _difference(values.to_numpy(), DIFFERENCES[c])
+                for c, values in monthly.items()
+            }
+            level = _monthly(wide["gmv_log_variance"][reference]).reindex(gmv.index)
+            splits = dict(
+                zip(("first_third", "second_third", "last_third"), np.array_split(gmv.to_numpy(), 3), strict=True)
+            )
+            splits |= {
+                "calm": gmv[level <= level.median()].to_numpy(),
+                "turbulent": gmv[level > level.median()].to_numpy(),
+            }
+            versus[reference]["gmv_splits"] = {
+                name: _difference(values, DIFFERENCES["gmv_log_variance"])
+                for name, values in splits.items()
+                if len(values)
+            }
+            versus[reference]["n_months"] = len(gmv)
+        answers[method] = versus
+    return answers
+
+
+def _monthly(values: pd.Series) -> pd.Series:
+    """One value a month: the mean over panels of the mean over their cells; where a method is missing, without it."""
+    by_panel = values.dropna().groupby(level=["month", "panel"]).mean()
+    return by_panel.groupby(level="month").mean()
+
+
+def summarise_designs(rows: pd.DataFrame) -> dict[str, Any]:
+    """By design and shape, of each method: both PRIALs where they exist, and mean losses with standard errors."""
+    figures: dict[str, Any] = {}
+    for (design, n_assets, n_obs), cell in rows.groupby(["design", "n_assets", "n_obs"], sort=False):
+        table = {name: part.set_index("draw") for name, part in cell.groupby("method", sort=False)}
+        methods = {}
+        for name, part in table.items():
+            if part["frobenius"].isna().any():
+                continue  # the estimator does not exist here
+            own: dict[str, Any] = {}
+            for loss in ("frobenius", "minimum_variance"):
+                three = [table[n][loss].to_numpy() for n in ("sample", name, ORACLE)]
+                if not np.isnan(three).any():
+                    value, error = prial(*three)
+                    own[f"prial_{loss}"] = {"mean": value, "standard_error": error}
+            for loss in ("gmv_ratio", "stein", "condition_error"):
+                values = part[loss].to_numpy()
+                if not np.isnan(values).any():
+                    error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
+                    own[loss] = {"mean": float(values.mean()), "standard_error": error}
+            methods[name] = own
+        figures.setdefault(str(design), {})[f"N={n_assets}, T={n_obs}"] = methods
+    return figures
+
+
+def rounded(value: Any) -> Any:
+    """Five significant digits; NaN, which JSON does not have, becomes None."""
+    if isinstance(value, dict):
+        return {str(key): rounded(item) for key, item in value.items()}
+    if isinstance(value, (float, np.floating)):
+        return None if math.isnan(value) else float(f"{value:.5g}")
+    return value
