@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sigmahat train`, `export` and `evaluate` end to end on two tiny markets."""
+"""`sigmahat train` and `export` end to end on two tiny markets."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ from sigmahat_kernels.parameters import N_PARAMETERS, split_parameters
 from sigmahat_kernels.pipeline import N_MEMBERS, Pipeline
 from sigmahat_kernels.request import read_request
 from sigmahat_trainer import card, commands, ensemble
-from sigmahat_trainer.baselines import BASELINES
 from sigmahat_trainer.config import NetworkConfig, TrainConfig, from_dict
-from sigmahat_trainer.evaluate import REFERENCE, as_json, closed_form, evaluate, learned_constants, served
 from sigmahat_trainer.export import CheckpointError, load_member
 from sigmahat_trainer.panels import load_panel
 from sigmahat_trainer.provenance import provenance
@@ -458,82 +456,3 @@ def test_members_of_other_features_are_refused(trained, tmp_path, monkeypatch):
     assert result.exit_code == 1
     assert "another" in result.stderr
     assert contents(tmp_path) == {}
-
-
-# ---------------------------------------------------------------------------------------------------------- evaluate
-
-
-@pytest.fixture(scope="module")
-def evaluated(exported, data, tmp_path_factory):
-    """(scores file, what the command said)."""
-    out = tmp_path_factory.mktemp("evaluate") / "scores.json"
-    settings = ["--model-repository", exported[0], "--from", str(DATES[150]), "--until", str(DATES[239])]
-    settings += ["--window", 60, "--horizon", 15, "--draws", 2, "--out", out]
-    result = sigmahat("evaluate", data / "north.npz", data / "south.npz", *settings)
-    assert result.exit_code == 0, (result.output, result.exception)
-    return json.loads(out.read_text()), result
-
-
-def test_scores_name_every_estimator_on_every_panel(evaluated):
-    scores, _ = evaluated
-    assert {name: panel["n_assets"] for name, panel in scores["figures"].items()} == {"north": 11, "south": 9}  # 80 %
-    for panel in scores["figures"].values():
-        assert panel["n_dates"] == 6  # 90 rows of 15
-        assert list(panel["methods"]) == [*BASELINES, "learned_constants", "sigmahat"]
-        assert panel["methods"]["qis_correlation"]["versus_qis_correlation_percent"] == 0.0
-        for row in panel["methods"].values():
-            assert 1 < row["annual_volatility_percent"] < 20
-
-
-def test_scores_are_those_of_the_exported_members_and_the_constants_of_the_card(evaluated, exported, data):
-    scores, _ = evaluated
-    constants = card.read_card(exported[0])["constants"]
-    methods = {
-        "sigmahat": served(Pipeline(exported[0])),
-        "learned_constants": learned_constants(constants),
-        REFERENCE: closed_form(BASELINES[REFERENCE]),
-    }
-    panel = load_panel(data / "south.npz").between(None, str(DATES[239]))
-    settings = {"n_assets": 9, "n_obs": 60, "horizon": 15, "draws": 2, "first": str(DATES[150]), "seed": 0}
-    expected = as_json(evaluate(panel, methods, **settings))["methods"]
-    for name, row in expected.items():
-        assert scores["figures"]["south"]["methods"][name] == row
-    assert expected["sigmahat"] != expected["learned_constants"]
-
-
-def test_scores_hold_the_settings(evaluated):
-    scores, _ = evaluated
-    expected = {"window": 60, "horizon": 15, "draws": 2, "from": str(DATES[150]), "until": str(DATES[239]), "seed": 0}
-    assert scores["settings"] == expected
-    assert set(scores) == {"settings", "figures", *provenance()}
-
-
-def test_evaluate_shows_a_table_a_panel(evaluated):
-    scores, result = evaluated
-    assert result.stdout == ""
-    for name, panel in scores["figures"].items():
-        assert name in result.stderr
-        row = panel["methods"]["sigmahat"]
-        lines = [line for line in result.stderr.splitlines() if "sigmahat" in line]
-        assert any(f"{row['annual_volatility_percent']:.2f}" in line and f"{row['t']:+.2f}" in line for line in lines)
-
-
-def test_evaluation_without_a_date_is_an_error_in_plain_words(exported, data):
-    result = sigmahat(
-        "evaluate", data / "north.npz", "--model-repository", exported[0], "--from", "2030-01-01", "--window", 60
-    )
-    assert result.exit_code == 1
-    assert "north has no date from 2030-01-01 on with 11 assets of 60 returns" in " ".join(result.stderr.split())
-
-
-def test_evaluation_of_a_file_without_returns_is_an_error_in_plain_words(exported, tmp_path):
-    np.savez(tmp_path / "north.npz", dates=DATES, close=np.ones((N_ROWS, 3)))
-    result = sigmahat("evaluate", tmp_path / "north.npz", "--model-repository", exported[0], "--from", "2012-06-01")
-    assert result.exit_code == 1
-    assert "lacks ['ret']" in " ".join(result.stderr.split())
-
-
-def test_evaluation_without_members_is_an_error_in_plain_words(data, tmp_path):
-    result = sigmahat("evaluate", data / "north.npz", "--model-repository", tmp_path, "--from", "2012-06-01")
-    assert result.exit_code == 1
-    assert "no member at" in result.stderr

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures of rows made by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sigmahat_trainer.scores import Score
+from sigmahat_trainer.significance import moments_of, newey_west_t, variance_test
+from sigmahat_trainer.summary import pool, rounded, summarise, summarise_cell
+
+
+def made_scores(log_variances, *, panel="north", n_assets=50, start="2013-01-02", seed=0):
+    """Rows of some methods; of each a series of ln variances, one a month."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    dates = pd.date_range(start, periods=len(next(iter(log_variances.values()))), freq="31D", unit="s")
+    shocks = rng.standard_normal((len(dates), 21))
+    for name, values in log_variances.items():
+        for date, value, shock in zip(dates, values, shocks, strict=True):
+            returns = 0.01 * shock * math.exp(value / 2)
+            numbers = dict.fromkeys(Score._fields, 1.0)
+            variance = {"gmv_variance": 1e-4 * math.exp(value), "gmv_log_variance": value + math.log(1e-4)}
+            days = {
+                f"{kind}_{what}": v
+                for kind in ("gmv", "long_only")
+                for what, v in (("returns", returns), ("squares", returns**2))
+            }
+            where = {"panel": panel, "n_assets": n_assets, "n_obs": 252, "horizon": 21, "date": date, "method": name}
+            rows.append({**where, **numbers, **variance, **days, "turnover": 0.25})
+    return pd.DataFrame(rows)
+
+
+def series(n=36, seed=1):
+    rng = np.random.default_rng(seed)
+    reference = rng.standard_normal(n)
+    return {"qis_correlation": reference, "better": reference - 0.1 + 0.05 * rng.standard_normal(n)}
+
+
+def test_a_cell_by_hand():
+    values = series()
+    rows = made_scores(values)
+    rows.loc[rows["method"] == "better", "random_long_only_qlike"] = 0.75
+    rows["random_long_short_square"] = 1.44
+    cell = summarise_cell(rows, [], resamples=0)
+    assert (cell["n_assets"], cell["n_dates"], cell["first"], cell["last"]) == (50, 36, "2013-01-02", "2015-12-23")
+    better = cell["methods"]["better"]
+    variance = 1e-4 * np.exp(values["better"])
+    assert better["annual_volatility_percent"] == pytest.approx(100 * math.sqrt(252 * variance.mean()))
+    assert better["mean_window_volatility_percent"] == pytest.approx(100 * np.sqrt(252 * variance).mean())
+    assert better["turnover_per_year"] == pytest.approx(0.25 * 12)
+    assert better["random_long_short_bias"] == pytest.approx(1.2)
+    versus = better["versus"]["qis_correlation"]
+    difference = values["better"] - values["qis_correlation"]
+    assert versus["gmv"]["difference"] == pytest.approx(50 * difference.mean())
+    assert versus["gmv"]["t"] == pytest.approx(newey_west_t(difference))
+    assert versus["random_long_only_qlike"]["difference"] == pytest.approx(-0.25)
+    days = [
+        [np.concatenate(rows.loc[rows["method"] == name, f"gmv_{what}"].to_list()) for what in ("returns", "squares")]
+        for name in ("better", "qis_correlation")
+    ]
+    assert versus["gmv"]["p"] == pytest.approx(variance_test(moments_of(*days)).p_value)
+    assert "bootstrap_p" not in versus["gmv"]
+    assert better["confidence_set_p"] == 1.0
+    assert cell["methods"]["qis_correlation"]["versus"]["qis_correlation"]["gmv"]["difference"] == 0.0
+
+
+def test_pipelines_get_a_bootstrap_and_others_do_not():
+    cell = summarise_cell(made_scores(series()), ["better"], resamples=49)
+    versus = {name: row["versus"]["qis_correlation"]["gmv"] for name, row in cell["methods"].items()}
+    assert 0 < versus["better"]["bootstrap_p"] <= 1
+    assert "bootstrap_p" not in versus["qis_correlation"]
+
+
+def test_a_method_without_a_portfolio_at_one_date_is_named_and_has_no_figures():
+    values = series()
+    values["sample"] = values["better"].copy()
+    rows = made_scores(values)
+    rows.loc[rows[rows["method"] == "sample"].index[3], "gmv_log_variance"] = np.nan
+    cell = summarise_cell(rows, [], resamples=0)
+    assert cell["without_portfolio"] == ["sample"]
+    assert set(cell["methods"]) == {"qis_correlation", "better"}
+
+
+def test_pooling_averages_cells_then_panels_of_a_month():
+    """Cells of one panel are no more evidence than one, and a panel of many cells no more than one of few."""
+    zero = np.zeros(24)
+    parts = [
+        made_scores({"qis_correlation": zero, "m": zero + 0.02 * k}, n_assets=size, panel=panel)
+        for panel, size, k in (("north", 50, 1), ("north", 100, 3), ("south", 50, 4))
+    ]
+    rows = pd.concat(parts, ignore_index=True)
+    rows.loc[rows["method"] == "m", "gmv_log_variance"] += np.tile(np.linspace(-1, 1, 24), 3)
+    pooled = pool(rows)
+    versus = pooled["m"]["qis_correlation"]
+    assert versus["gmv"]["difference"] == pytest.approx(50 * ((0.02 + 0.06) / 2 + 0.08) / 2)
+    # 24 dates, 31 days apart, from 2 January: no month twice.
+    assert versus["n_months"] == 24
+    expected = np.linspace(-1, 1, 24) + 0.06
+    assert versus["gmv"]["t"] == pytest.approx(newey_west_t(expected))
+    splits = versus["gmv_splits"]
+    assert splits["first_third"]["difference"] == pytest.approx(50 * expected[:8].mean())
+    assert splits["last_third"]["difference"] == pytest.approx(50 * expected[16:].mean())
+    once = pool(rows[rows["n_assets"] == 50])["m"]["qis_correlation"]
+    often = pool(pd.concat([rows[rows["n_assets"] == 50], rows[rows["n_assets"] == 50].assign(n_assets=60)]))["m"][
+        "qis_correlation"
+    ]
+    assert often["gmv"]["t"] == pytest.approx(once["gmv"]["t"])
+
+
+def test_pooling_leaves_out_cells_that_a_method_does_not_exist_in():
+    zero = np.zeros(24)
+    rows = pd.concat(
+        [made_scores({"qis_correlation": zero, "m": zero + k}, n_assets=size) for size, k in ((50, 0.1), (100, np.nan))]
+    )
+    assert pool(rows)["m"]["qis_correlation"]["gmv"]["difference"] == pytest.approx(5.0)
+
+
+def test_figures_are_json():
+    figures = summarise(made_scores(series()), pd.DataFrame(), pd.DataFrame())
+    assert set(figures) == {"panels", "pooled", "heads", "simulated"}
+    assert list(figures["panels"]["north"]) == ["N=50, T=252, H=21"]
+    assert set(figures["pooled"]) == {"all", "north"}
+    json.dumps(figures, allow_nan=False)
+    assert rounded({"a": 1.23456789, 2: np.float64("nan"), "n": 123456}) == {"a": 1.2346, "2": None, "n": 123456}
