@@ -17,20 +17,25 @@ SHOWN = {
 }
 
 
-def accuracy() -> str:
-    """Volatility of each estimator's minimum-variance portfolio against QIS in correlation space, panel by panel."""
+def accuracy(n_assets: int = 100, n_obs: int = 252) -> str:
+    """Volatility of each estimator's minimum-variance portfolio against QIS in correlation space, panel by panel.
+
+    Of one cell of the grid; a panel too small for it is shown at its largest universes.
+    """
     result = json.loads((RESULTS / "accuracy.json").read_text())
     header = ["panel (assets, dates)", "QIS (corr.), % a year", *SHOWN.values()]
     rows = [header, ["---"] * len(header)]
-    for panel, scores in result["figures"].items():
-        methods = scores["methods"]
+    for panel, cells in result["figures"]["panels"].items():
+        fitting = [c for name, c in cells.items() if f" T={n_obs}," in name and c["n_assets"] <= n_assets]
+        cell = max(fitting, key=lambda c: c["n_assets"])
+        methods = cell["methods"]
         row = [
-            f"{panel} ({scores['n_assets']}, {scores['n_dates']})",
+            f"{panel} ({cell['n_assets']}, {cell['n_dates']})",
             f"{methods['qis_correlation']['annual_volatility_percent']:.2f}",
         ]
         for name in SHOWN:
-            score = methods.get(name)
-            row.append(f"{score['versus_qis_correlation_percent']:+.1f} ({score['t']:+.1f})" if score else "none")
+            score = methods[name]["versus"]["qis_correlation"]["gmv"] if name in methods else None
+            row.append(f"{score['difference']:+.1f} ({score['t']:+.1f})" if score else "none")
         rows.append(row)
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
