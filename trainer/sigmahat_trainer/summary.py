@@ -136,54 +136,51 @@ def _against(part: pd.DataFrame, reference: pd.DataFrame, *, resamples: int) -> 
     return figures
 
 
-def _difference(values: np.ndarray, factor: float) -> dict[str, float]:
+def _difference(series: Any, factor: float) -> dict[str, float]:
+    values = np.asarray(series)
     return {"difference": factor * float(values.mean()), "t": newey_west_t(values)}
 
 
 def pool(rows: pd.DataFrame) -> dict[str, Any]:
     """Differences over several cells and panels: one unit a month, in which first cells, then panels are averaged.
 
-    In all, by third of the months, and by whether the reference's variance was above its median.
+    Of every method against every reference.
     """
-    answers: dict[str, Any] = {}
     rows = rows.assign(month=rows["date"].to_numpy("datetime64[M]"))
-    key = [*CELL, "date", "month"]
-    wide = {column: rows.pivot(index=key, columns="method", values=column) for column in DIFFERENCES}
-    for method in rows["method"].unique():
-        versus: dict[str, Any] = {}
-        for reference in REFERENCES:
-            if reference not in wide["gmv_log_variance"] or method == reference:
-                continue
-            monthly = {c: _monthly(table[method] - table[reference]) for c, table in wide.items()}
-            gmv = monthly["gmv_log_variance"]
-            if gmv.empty:
+    wide = {
+        column: rows.pivot(index=[*CELL, "date", "month"], columns="method", values=column) for column in DIFFERENCES
+    }
+    answers: dict[str, Any] = {name: {} for name in rows["method"].unique()}
+    for reference in REFERENCES:
+        if reference not in answers:
+            continue
+        level = _monthly(wide["gmv_log_variance"][[reference]])[reference]
+        monthly = {column: _monthly(table.sub(table[reference], axis=0)) for column, table in wide.items()}
+        for method, versus in answers.items():
+            months = monthly["gmv_log_variance"][method].dropna().index
+            if method == reference or months.empty:
                 continue
             versus[reference] = {
-                c.removesuffix("_log_variance"): _difference(values.to_numpy(), DIFFERENCES[c])
-                for c, values in monthly.items()
+                column.removesuffix("_log_variance"): _difference(table.loc[months, method], DIFFERENCES[column])
+                for column, table in monthly.items()
             }
-            level = _monthly(wide["gmv_log_variance"][reference]).reindex(gmv.index)
-            splits = dict(
-                zip(("first_third", "second_third", "last_third"), np.array_split(gmv.to_numpy(), 3), strict=True)
-            )
-            splits |= {
-                "calm": gmv[level <= level.median()].to_numpy(),
-                "turbulent": gmv[level > level.median()].to_numpy(),
-            }
-            versus[reference]["gmv_splits"] = {
-                name: _difference(values, DIFFERENCES["gmv_log_variance"])
-                for name, values in splits.items()
-                if len(values)
-            }
-            versus[reference]["n_months"] = len(gmv)
-        answers[method] = versus
+            gmv = monthly["gmv_log_variance"].loc[months, method]
+            versus[reference] |= {"gmv_splits": _splits(gmv, level[months]), "n_months": len(months)}
     return answers
 
 
-def _monthly(values: pd.Series) -> pd.Series:
-    """One value a month: the mean over panels of the mean over their cells; where a method is missing, without it."""
-    by_panel = values.dropna().groupby(level=["month", "panel"]).mean()
-    return by_panel.groupby(level="month").mean()
+def _splits(differences: pd.Series, level: pd.Series) -> dict[str, Any]:
+    """By third of the months, and by whether the reference's variance was above its median."""
+    thirds = [differences.iloc[rows] for rows in np.array_split(np.arange(len(differences)), 3)]
+    parts = dict(zip(("first_third", "second_third", "last_third"), thirds, strict=True))
+    parts |= {"calm": differences[level <= level.median()], "turbulent": differences[level > level.median()]}
+    factor = DIFFERENCES["gmv_log_variance"]
+    return {name: _difference(values, factor) for name, values in parts.items() if len(values)}
+
+
+def _monthly(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a month: the mean over panels of the mean over their cells; where a method is missing, without it."""
+    return table.groupby(level=["month", "panel"]).mean().groupby(level="month").mean()
 
 
 def summarise_designs(rows: pd.DataFrame) -> dict[str, Any]:
