@@ -91,9 +91,9 @@ def test_losses_of_the_truth_and_of_a_singular_estimate():
 def test_prial_and_its_error_by_hand():
     value, error = prial(np.array([4.0, 6.0]), np.array([2.0, 4.0]), np.array([0.0, 2.0]))
     assert (value, error) == (50.0, 0.0)
-    # Gains 1 and 3 of 4 each; without either draw 75 and 25; jackknife: sqrt(1/2 (25^2 + 25^2)).
-    value, error = prial(np.array([4.0, 4.0]), np.array([3.0, 1.0]), np.zeros(2))
-    assert (value, error) == (50.0, 25.0)
+    # Gains 1, 2, 3 of 4 each; without one of them 62.5, 50, 37.5; jackknife: sqrt(2/3 (12.5^2 + 12.5^2)).
+    value, error = prial(np.array([4.0, 4.0, 4.0]), np.array([3.0, 2.0, 1.0]), np.zeros(3))
+    assert (value, error) == pytest.approx((50.0, 12.5 * np.sqrt(4 / 3)))
 
 
 def test_published_prial():
