@@ -29,7 +29,7 @@ from sigmahat_trainer.provenance import provenance
 N_ROWS = 420
 DATES = np.busday_offset(np.datetime64("2012-01-02"), np.arange(N_ROWS), roll="forward")
 PERIOD = f"{DATES[200]}:{DATES[379]}"
-GRID = ["--n", "8,12", "--window", "60,90", "--horizon", "15", "--draws", "2", "--resamples", "49"]
+GRID = ["--n", "8,12", "--window", "60,90,400", "--horizon", "15", "--draws", "2", "--resamples", "49"]
 CONSTANTS = {
     "target_intensity": [0.5, 0.1, 0.7],
     "target_weights": [0.4, 0.2, 0.4],
@@ -154,6 +154,9 @@ def test_figures_hold_settings_and_what_the_rows_say(evaluated):
     assert set(content) == {"settings", "figures", *provenance()}
     assert content["settings"]["period"] == PERIOD.split(":")
     assert content["settings"]["panels"] == ["north", "south"]
+    left_out = content["settings"]["left_out"]  # 420 rows: no window of 400 ends in the period
+    assert [reason.split(" ")[0] for reason in left_out] == ["north", "south"]
+    assert all("assets of 400 returns" in reason for reason in left_out)
     figures = content["figures"]
     cell = figures["panels"]["south"]["N=7, T=60, H=15"]
     scores = pd.read_parquet(evaluated[0] / "scores.parquet").query("panel == 'south' and n_obs == 60")
@@ -165,7 +168,7 @@ def test_figures_hold_settings_and_what_the_rows_say(evaluated):
     assert set(figures["pooled"]) == {"all", "north", "south"}
     assert set(figures["simulated"]) == {"isotropic", "sectors", "switching", "missing"}
     for cells in figures["simulated"].values():
-        assert set(cells) == {"N=8, T=60", "N=8, T=90", "N=12, T=60", "N=12, T=90"}
+        assert set(cells) == {f"N={n}, T={t}" for n in (8, 12) for t in (60, 90, 400)}
         assert {"sigmahat", "untrained", "rienet", "learned_constants", ORACLE} <= set(cells["N=8, T=60"])
 
 
@@ -197,7 +200,7 @@ def quick(data, members, out, *more, panel="north.npz"):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--period", "2030-01-01:"], "north has no date from 2030-01-01 to its end with 8 assets of 90 returns"),
+        (["--period", "2030-01-01:"], "north has no date from 2030-01-01 to its end with 8 assets of 400 returns"),
         (["--period", "soon"], "validation, test or FIRST:LAST (ISO dates) is wanted, got 'soon'"),
         (["--period", "2013-05-01:2013-04-01"], "lie before the last, got '2013-05-01:2013-04-01'"),
         (["--n", "50,many"], "whole numbers, parted by commas, are wanted; got '50,many'"),

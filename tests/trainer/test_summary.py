@@ -32,7 +32,7 @@ def made_scores(log_variances, *, panel="north", n_assets=50, start="2013-01-02"
                 for what, v in (("returns", returns), ("squares", returns**2))
             }
             where = {"panel": panel, "n_assets": n_assets, "n_obs": 252, "horizon": 21, "date": date, "method": name}
-            rows.append({**where, **numbers, **variance, **days, "turnover": 0.25})
+            rows.append({**where, **numbers, **variance, **days, "turnover": 0.25, "milliseconds": 2.0})
     return pd.DataFrame(rows)
 
 
@@ -54,6 +54,7 @@ def test_a_cell_by_hand():
     assert better["annual_volatility_percent"] == pytest.approx(100 * math.sqrt(252 * variance.mean()))
     assert better["mean_window_volatility_percent"] == pytest.approx(100 * np.sqrt(252 * variance).mean())
     assert better["turnover_per_year"] == pytest.approx(0.25 * 12)
+    assert better["milliseconds_per_universe"] == 2.0
     assert better["random_long_short_bias"] == pytest.approx(1.2)
     versus = better["versus"]["qis_correlation"]
     difference = values["better"] - values["qis_correlation"]

@@ -22,8 +22,8 @@ from sigmahat_trainer.significance import newey_west_t
 
 COVERAGES = (0.5, 0.9)
 SMALLEST_PROBABILITY = 1e-6
-SHARPEST_ROWS = 20
-"""A reliability bin holds at least so many rows."""
+ROWS_PER_BIN = 20
+"""At least, in a picture or figure by decile."""
 
 
 # ------------------------------------------------------------------------------------------------------ measurement
@@ -194,7 +194,7 @@ def confidence(rows: pd.DataFrame, target: str) -> dict[str, float]:
 
 def reliability(expected: np.ndarray, realised: np.ndarray, n_bins: int = 10) -> pd.DataFrame:
     """Means of what was expected and what came, by quantile of the former; fewer bins where rows are few."""
-    n_bins = max(1, min(n_bins, len(expected) // SHARPEST_ROWS))
+    n_bins = max(1, min(n_bins, len(expected) // ROWS_PER_BIN))
     order = np.argsort(expected, kind="stable")
     pieces = np.array_split(order, n_bins)
     return pd.DataFrame(

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from time import perf_counter
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,8 @@ from sigmahat_trainer.estimators import Estimator, learned_constants, unpadded
 from sigmahat_trainer.hindsight import Outcome, hindsight_constants
 from sigmahat_trainer.panels import ReturnPanel
 from sigmahat_trainer.scores import Held, RandomPortfolios, Score, draw_random, hold, no_portfolio, turnover
+
+T = TypeVar("T")
 
 HINDSIGHT = "hindsight_constants"
 
@@ -100,9 +103,8 @@ def evaluate(
     *,
     draws: int,
     seed: int,
-    progress: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Score all methods on one panel and cell; `progress` is called after each date.
+    """Score all methods on one panel and cell.
 
     Raises
     ------
@@ -122,17 +124,22 @@ def evaluate(
         forwards = [_rows(panel, cell, step.stop, universe)[1] for universe in step.universes]
         random = [draw_random(rng, cell.n_assets) for _ in step.universes]
         where = {"panel": panel.name, **cell._asdict(), "date": panel.dates[step.stop - 1].astype("datetime64[s]")}
-        outputs = {name: pipeline.estimate(request) for name, pipeline in methods.pipelines.items()}
-        covariances = {name: estimator(request) for name, estimator in estimators.items()}
-        covariances |= {name: unpadded(request, answer.covariance) for name, answer in outputs.items()}
+        outputs: dict[str, Outputs] = {}
+        covariances: dict[str, Sequence[np.ndarray]] = {}
+        seconds: dict[str, float] = {}
+        for name, pipeline in methods.pipelines.items():
+            outputs[name], seconds[name] = _timed(pipeline.estimate, request)
+            covariances[name] = unpadded(request, outputs[name].covariance)
+        for name, estimator in estimators.items():
+            covariances[name], seconds[name] = _timed(estimator, request)
         for name, matrices in covariances.items():
             held = [_hold(*item) for item in zip(matrices, forwards, random, strict=True)]
             trades = _turnover(panel, cell, before.get(name), step, held[0].gmv_weights)
             before[name] = (step, held[0].gmv_weights)
-            score_rows.append({**where, "method": name, **_average(held), "turnover": trades})
+            per_universe = {"milliseconds": 1e3 * seconds[name] / len(held)}
+            score_rows.append({**where, "method": name, **_average(held), "turnover": trades, **per_universe})
         for name, answer in outputs.items():
             heads.append(_heads(request, answer, covariances[name], forwards, {**where, "method": name}))
-        progress()
     return Evaluation(pd.DataFrame(score_rows), pd.concat(heads, ignore_index=True) if heads else pd.DataFrame())
 
 
@@ -152,6 +159,12 @@ def _rows(panel: ReturnPanel, cell: Cell, stop: int, universe: np.ndarray) -> tu
     """(past, forward) of one universe."""
     forward = holding_returns(panel.returns, stop, cell.horizon)[:, universe].astype(np.float64)
     return panel.returns[stop - cell.n_obs : stop, universe], forward
+
+
+def _timed(estimate: Callable[[Request], T], request: Request) -> tuple[T, float]:
+    start = perf_counter()
+    answer = estimate(request)
+    return answer, perf_counter() - start
 
 
 def _hold(covariance: np.ndarray, forward: np.ndarray, random: RandomPortfolios) -> Held:

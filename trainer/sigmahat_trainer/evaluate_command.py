@@ -194,7 +194,7 @@ def evaluate(
     from sigmahat_kernels.parallel import available_threads
     from sigmahat_trainer.designs import DESIGNS
     from sigmahat_trainer.evaluate import Period
-    from sigmahat_trainer.grid import DesignJob, PanelJob, Settings, Sources, jobs_of_designs, panel_jobs, run_grid
+    from sigmahat_trainer.grid import Settings, Sources, plan_jobs, run_grid
     from sigmahat_trainer.plots import draw_plots
     from sigmahat_trainer.provenance import provenance
     from sigmahat_trainer.summary import summarise
@@ -205,7 +205,9 @@ def evaluate(
     sources = Sources(model_repository, runs, fitted, hindsight)
     settings = Settings(sizes, lengths, horizon, Period(*period), draws, simulated_draws, seed)
     with _plain_errors(), _new_folder(out) as folder:
-        jobs: list[PanelJob | DesignJob] = [*panel_jobs(panels, settings), *jobs_of_designs(list(DESIGNS), settings)]
+        jobs, left_out = plan_jobs(panels, list(DESIGNS), settings)
+        for reason in left_out:
+            console.print(f"left out: {reason}")
         rows = run_grid(jobs, sources, settings, processes=processes or available_threads(), console=console)
         for name, table in rows._asdict().items():
             if not table.empty:
@@ -214,6 +216,7 @@ def evaluate(
             figures = summarise(*rows, resamples=resamples)
         described = {"panels": [path.stem for path in panels], **settings._asdict(), "period": list(period)}
         described |= {"runs": [run.name for run in runs], "fitted": fitted is not None, "hindsight": hindsight}
+        described |= {"left_out": left_out}
         content = {**provenance(), "settings": described, "figures": figures}
         (folder / "evaluation.json").write_text(json.dumps(content, indent=1) + "\n")
         with console.status("drawing"):

@@ -7,6 +7,7 @@ import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ from sigmahat_trainer.estimators import (
     run_constants,
     served,
 )
-from sigmahat_trainer.evaluate import Cell, Methods, Period, evaluate
+from sigmahat_trainer.evaluate import Cell, Methods, Period, evaluate, plan
 from sigmahat_trainer.fitted import Fitted, load_fitted
 from sigmahat_trainer.panels import ReturnPanel, load_panel
 from sigmahat_trainer.rienet import rienet
@@ -81,14 +82,40 @@ class Rows(NamedTuple):
     simulated: pd.DataFrame
 
 
-def panel_jobs(paths: Sequence[Path], settings: Settings) -> list[PanelJob]:
-    """The cells of each panel; sizes that a panel cannot fill are left out (`windows.sizes_of`)."""
-    return [
-        PanelJob(path, Cell(size, length, settings.horizon))
-        for path in paths
-        for size in sizes_of(_panel(path), settings.sizes)
-        for length in settings.lengths
-    ]
+class Jobs(NamedTuple):
+    """What there is to do, and why some of it cannot be done."""
+
+    jobs: list[PanelJob | DesignJob]
+    left_out: list[str]  # one reason a cell
+
+
+def plan_jobs(paths: Sequence[Path], designs: Sequence[str], settings: Settings) -> Jobs:
+    """The cells of each panel, and each design at every shape of the grid.
+
+    Sizes that a panel cannot fill are left out (`windows.sizes_of`), and so are cells without a date.
+
+    Raises
+    ------
+    ValueError
+        If a panel has no cell with a date.
+    """
+    jobs: list[PanelJob | DesignJob] = []
+    left_out: list[str] = []
+    for path in paths:
+        panel, before = _panel(path), len(jobs)
+        for size, length in product(sizes_of(panel, settings.sizes), settings.lengths):
+            cell = Cell(size, length, settings.horizon)
+            try:
+                plan(panel, cell, settings.period, draws=1, seed=settings.seed)
+            except ValueError as error:
+                left_out.append(str(error))
+            else:
+                jobs.append(PanelJob(path, cell))
+        if len(jobs) == before:
+            raise ValueError(left_out[-1])
+    if settings.simulated_draws:
+        jobs += [DesignJob(*shape) for shape in product(designs, settings.sizes, settings.lengths)]
+    return Jobs(jobs, left_out)
 
 
 def run_grid(
@@ -201,14 +228,3 @@ def _sorted(rows: pd.DataFrame) -> pd.DataFrame:
     """The order of the jobs' ends is chance; that of methods within a date is kept."""
     keys = [k for k in ("panel", "design", "n_assets", "n_obs", "horizon", "date", "draw") if k in rows]
     return rows.sort_values(keys, kind="stable", ignore_index=True) if keys else rows
-
-
-def jobs_of_designs(designs: Sequence[str], settings: Settings) -> list[DesignJob]:
-    """The designs at every shape of the grid, if any draws are wanted."""
-    if not settings.simulated_draws:
-        return []
-    return [DesignJob(d, n, t) for d in designs for n, t in _product(settings.sizes, settings.lengths)]
-
-
-def _product(first: Sequence[int], second: Sequence[int]) -> list[tuple[int, int]]:
-    return [(int(a), int(b)) for a in np.unique(first) for b in np.unique(second)]

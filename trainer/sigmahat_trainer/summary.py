@@ -105,6 +105,7 @@ def _levels(part: pd.DataFrame) -> dict[str, float]:
         "gross_leverage": mean["gmv_gross"],
         "effective_names": mean["gmv_names"],
         "turnover_per_year": mean["turnover"] * per_year,
+        "milliseconds_per_universe": float(part["milliseconds"].median()),
         "long_only_annual_volatility_percent": 100 * math.sqrt(PERIODS_PER_YEAR * mean["long_only_variance"]),
         "long_only_bias": math.sqrt(mean["long_only_square"]),
         "long_only_effective_names": mean["long_only_names"],
