@@ -78,6 +78,21 @@ def test_pipelines_get_a_bootstrap_and_others_do_not():
     assert "bootstrap_p" not in versus["qis_correlation"]
 
 
+def test_pipelines_are_compared_with_all_references_and_the_bound_is_in_no_contest():
+    values = series()
+    values["learned_constants"] = values["qis_correlation"] + 0.05
+    values["hindsight_constants"] = values["better"] - 1
+    rows = made_scores(values)
+    methods = summarise_cell(rows, ["better"], resamples=0)["methods"]
+    assert set(methods["better"]["versus"]) == {"qis_correlation", "learned_constants"}
+    assert set(methods["learned_constants"]["versus"]) == {"qis_correlation"}
+    assert methods["better"]["confidence_set_p"] == 1.0  # the best of those that may be compared
+    assert "confidence_set_p" not in methods["hindsight_constants"]
+    pooled = pool(rows, ["better"])
+    assert set(pooled["better"]) == {"qis_correlation", "learned_constants"}
+    assert set(pooled["hindsight_constants"]) == {"qis_correlation"}
+
+
 def test_a_method_without_a_portfolio_at_one_date_is_named_and_has_no_figures():
     values = series()
     values["sample"] = values["better"].copy()
@@ -97,7 +112,7 @@ def test_pooling_averages_cells_then_panels_of_a_month():
     ]
     rows = pd.concat(parts, ignore_index=True)
     rows.loc[rows["method"] == "m", "gmv_log_variance"] += np.tile(np.linspace(-1, 1, 24), 3)
-    pooled = pool(rows)
+    pooled = pool(rows, [])
     versus = pooled["m"]["qis_correlation"]
     assert versus["gmv"]["difference"] == pytest.approx(50 * ((0.02 + 0.06) / 2 + 0.08) / 2)
     # 24 dates, 31 days apart, from 2 January: no month twice.
@@ -107,7 +122,7 @@ def test_pooling_averages_cells_then_panels_of_a_month():
     splits = versus["gmv_splits"]
     assert splits["first_third"]["difference"] == pytest.approx(50 * expected[:8].mean())
     assert splits["last_third"]["difference"] == pytest.approx(50 * expected[16:].mean())
-    once = pool(rows[rows["n_assets"] == 50])["m"]["qis_correlation"]
+    once = pool(rows[rows["n_assets"] == 50], [])["m"]["qis_correlation"]
     often = pool(pd.concat([rows[rows["n_assets"] == 50], rows[rows["n_assets"] == 50].assign(n_assets=60)]))["m"][
         "qis_correlation"
     ]
@@ -119,7 +134,7 @@ def test_pooling_leaves_out_cells_that_a_method_does_not_exist_in():
     rows = pd.concat(
         [made_scores({"qis_correlation": zero, "m": zero + k}, n_assets=size) for size, k in ((50, 0.1), (100, np.nan))]
     )
-    assert pool(rows)["m"]["qis_correlation"]["gmv"]["difference"] == pytest.approx(5.0)
+    assert pool(rows, [])["m"]["qis_correlation"]["gmv"]["difference"] == pytest.approx(5.0)
 
 
 def test_figures_are_json():

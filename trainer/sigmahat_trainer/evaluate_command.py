@@ -211,7 +211,7 @@ def evaluate(
         rows = run_grid(jobs, sources, settings, processes=processes or available_threads(), console=console)
         for name, table in rows._asdict().items():
             if not table.empty:
-                table.to_parquet(folder / f"{name}.parquet", index=False)
+                table.to_parquet(folder / f"{name}.parquet", index=False, compression="zstd")
         with console.status("testing the differences"):
             figures = summarise(*rows, resamples=resamples)
         described = {"panels": [path.stem for path in panels], **settings._asdict(), "period": list(period)}

@@ -221,5 +221,10 @@ def _with_legend(figure: Figure, axes: Sequence[Axes]) -> Figure:
 
 
 def _panels(n: int, *, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    figure, axes = plt.subplots(1, n, figsize=(width * n, height), layout="constrained", squeeze=False)
-    return figure, list(axes[0])
+    n_columns = min(n, 3)
+    n_rows = -(-n // n_columns)
+    size = width * n_columns, height * n_rows
+    figure, axes = plt.subplots(n_rows, n_columns, figsize=size, layout="constrained", squeeze=False)
+    for unused in axes.ravel()[n:]:
+        unused.remove()
+    return figure, list(axes.ravel()[:n])

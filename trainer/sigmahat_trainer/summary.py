@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 
 from sigmahat_trainer.calibration import calibrate
 from sigmahat_trainer.designs import ORACLE, prial
+from sigmahat_trainer.evaluate import HINDSIGHT
 from sigmahat_trainer.significance import (
     bootstrap_variance_test,
     confidence_set,
@@ -21,7 +23,7 @@ from sigmahat_trainer.significance import (
 
 PERIODS_PER_YEAR = 252
 REFERENCES = ("qis_correlation", "learned_constants", "rienet")
-"""What every method is compared with, as far as it was evaluated."""
+"""The first is what every method is compared with, all are what a pipeline is, as far as they were evaluated."""
 
 DIFFERENCES = {
     # column -> factor that turns a mean difference into what is reported
@@ -46,7 +48,8 @@ def summarise(
         cells = figures["panels"].setdefault(panel, {})
         cells[cell_name(rows)] = summarise_cell(rows, pipelines, resamples=resamples)
     if not scores.empty:
-        figures["pooled"] = {"all": pool(scores), **{p: pool(rows) for p, rows in scores.groupby("panel")}}
+        figures["pooled"] = {"all": pool(scores, pipelines)}
+        figures["pooled"] |= {str(panel): pool(rows, pipelines) for panel, rows in scores.groupby("panel")}
     for method, rows in heads.groupby("method") if pipelines else []:
         by_panel = {str(panel): calibrate(part) for panel, part in rows.groupby("panel")}
         figures["heads"][method] = {"all": calibrate(rows), **by_panel}
@@ -65,13 +68,13 @@ def cell_name(rows: pd.DataFrame) -> str:
     return f"N={first['n_assets']}, T={first['n_obs']}, H={first['horizon']}"
 
 
-def summarise_cell(rows: pd.DataFrame, pipelines: list[str], *, resamples: int) -> dict[str, Any]:
+def summarise_cell(rows: pd.DataFrame, pipelines: Sequence[str], *, resamples: int) -> dict[str, Any]:
     """Figures of one panel and cell; methods without a portfolio at some date are named, and have no figures."""
     names = list(rows["method"].unique())
     lacking = set(rows.loc[rows["gmv_log_variance"].isna(), "method"])
     table = {str(name): part for name, part in rows.groupby("method") if name not in lacking}
     losses = {name: part["gmv_log_variance"].to_numpy() for name, part in table.items()}
-    p_values = confidence_set(losses)
+    p_values = confidence_set({name: values for name, values in losses.items() if name != HINDSIGHT})
     methods = {}
     for name in names:
         if name in lacking:
@@ -79,10 +82,11 @@ def summarise_cell(rows: pd.DataFrame, pipelines: list[str], *, resamples: int) 
         part = table[name]
         versus = {
             reference: _against(part, table[reference], resamples=resamples if name in pipelines else 0)
-            for reference in REFERENCES
+            for reference in _references(name, pipelines)
             if reference in table
         }
-        methods[name] = {**_levels(part), "confidence_set_p": p_values[name], "versus": versus}
+        place = {"confidence_set_p": p_values[name]} if name in p_values else {}  # the bound has looked ahead
+        methods[name] = {**_levels(part), **place, "versus": versus}
     return {
         "n_assets": int(rows["n_assets"].iloc[0]),
         "n_dates": int(rows["date"].nunique()),
@@ -91,6 +95,10 @@ def summarise_cell(rows: pd.DataFrame, pipelines: list[str], *, resamples: int) 
         "methods": methods,
         "without_portfolio": sorted(lacking),
     }
+
+
+def _references(method: str, pipelines: Sequence[str]) -> Sequence[str]:
+    return REFERENCES if method in pipelines else REFERENCES[:1]
 
 
 def _levels(part: pd.DataFrame) -> dict[str, float]:
@@ -142,10 +150,10 @@ def _difference(series: Any, factor: float) -> dict[str, float]:
     return {"difference": factor * float(values.mean()), "t": newey_west_t(values)}
 
 
-def pool(rows: pd.DataFrame) -> dict[str, Any]:
+def pool(rows: pd.DataFrame, pipelines: Sequence[str]) -> dict[str, Any]:
     """Differences over several cells and panels: one unit a month, in which first cells, then panels are averaged.
 
-    Of every method against every reference.
+    Of each method against its references, `REFERENCES`.
     """
     rows = rows.assign(month=rows["date"].to_numpy("datetime64[M]"))
     wide = {
@@ -159,7 +167,7 @@ def pool(rows: pd.DataFrame) -> dict[str, Any]:
         monthly = {column: _monthly(table.sub(table[reference], axis=0)) for column, table in wide.items()}
         for method, versus in answers.items():
             months = monthly["gmv_log_variance"][method].dropna().index
-            if method == reference or months.empty:
+            if method == reference or reference not in _references(method, pipelines) or months.empty:
                 continue
             versus[reference] = {
                 column.removesuffix("_log_variance"): _difference(table.loc[months, method], DIFFERENCES[column])
