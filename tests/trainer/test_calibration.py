@@ -33,7 +33,7 @@ def made_rows(n=6_000, *, seed=0):
     return pd.DataFrame(
         {
             "panel": "p",
-            "date": np.datetime64("2013-01-31", "s") + rng.integers(0, 1_000, n) * np.timedelta64(86_400, "s"),
+            "step": rng.integers(0, 36, n),
             "condition": condition,
             "condition_measured": condition + rng.normal(0.05, 0.1, n),
             "expected_error": expected,

@@ -256,6 +256,8 @@ def test_a_date_with_too_few_names_is_left_out_and_those_after_it_are_not():
     panel.returns[N_OBS + HORIZON - 1] = np.nan  # the last row before the second date
     assert stops_of(panel) == [N_OBS, *range(N_OBS + 2 * HORIZON, 200 - HORIZON + 1, HORIZON)]
     scores = run(panel, {REFERENCE: identity})
+    first = (N_OBS - HORIZON) // HORIZON  # dates count from the period's first, for which there was no window yet
+    assert scores["step"].tolist() == [first, *range(first + 2, first + 1 + len(scores))]
     assert scores["turnover"].isna().tolist() == [True, True, *[False] * (len(scores) - 2)]
 
 

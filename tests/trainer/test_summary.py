@@ -22,7 +22,7 @@ def made_scores(log_variances, *, panel="north", n_assets=50, start="2013-01-02"
     dates = pd.date_range(start, periods=len(next(iter(log_variances.values()))), freq="31D", unit="s")
     shocks = rng.standard_normal((len(dates), 21))
     for name, values in log_variances.items():
-        for date, value, shock in zip(dates, values, shocks, strict=True):
+        for step, (date, value, shock) in enumerate(zip(dates, values, shocks, strict=True)):
             returns = 0.01 * shock * math.exp(value / 2)
             numbers = dict.fromkeys(Score._fields, 1.0)
             variance = {"gmv_variance": 1e-4 * math.exp(value), "gmv_log_variance": value + math.log(1e-4)}
@@ -31,8 +31,19 @@ def made_scores(log_variances, *, panel="north", n_assets=50, start="2013-01-02"
                 for kind in ("gmv", "long_only")
                 for what, v in (("returns", returns), ("squares", returns**2))
             }
-            where = {"panel": panel, "n_assets": n_assets, "n_obs": 252, "horizon": 21, "date": date, "method": name}
-            rows.append({**where, **numbers, **variance, **days, "turnover": 0.25, "milliseconds": 2.0})
+            where = {"panel": panel, "n_assets": n_assets, "n_obs": 252, "horizon": 21, "method": name}
+            rows.append(
+                {
+                    **where,
+                    "step": step,
+                    "date": date,
+                    **numbers,
+                    **variance,
+                    **days,
+                    "turnover": 0.25,
+                    "milliseconds": 2.0,
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -103,7 +114,7 @@ def test_a_method_without_a_portfolio_at_one_date_is_named_and_has_no_figures():
     assert set(cell["methods"]) == {"qis_correlation", "better"}
 
 
-def test_pooling_averages_cells_then_panels_of_a_month():
+def test_pooling_averages_cells_then_panels_of_a_step():
     """Cells of one panel are no more evidence than one, and a panel of many cells no more than one of few."""
     zero = np.zeros(24)
     parts = [
@@ -115,8 +126,7 @@ def test_pooling_averages_cells_then_panels_of_a_month():
     pooled = pool(rows, [])
     versus = pooled["m"]["qis_correlation"]
     assert versus["gmv"]["difference"] == pytest.approx(50 * ((0.02 + 0.06) / 2 + 0.08) / 2)
-    # 24 dates, 31 days apart, from 2 January: no month twice.
-    assert versus["n_months"] == 24
+    assert versus["n_steps"] == 24
     expected = np.linspace(-1, 1, 24) + 0.06
     assert versus["gmv"]["t"] == pytest.approx(newey_west_t(expected))
     splits = versus["gmv_splits"]

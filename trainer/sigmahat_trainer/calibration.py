@@ -213,6 +213,5 @@ def spearman(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _t_by_date(rows: pd.DataFrame, differences: Any) -> float:
-    """HAC t of the mean difference, one unit a month: universes and panels of one month share their surprises."""
-    month = rows["date"].to_numpy("datetime64[M]")
-    return newey_west_t(pd.Series(np.asarray(differences)).groupby(month).mean().to_numpy())
+    """HAC t of the mean difference, one unit a step: universes and panels of one time share their surprises."""
+    return newey_west_t(pd.Series(np.asarray(differences)).groupby(rows["step"].to_numpy()).mean().to_numpy())

@@ -52,6 +52,7 @@ class Step(NamedTuple):
 
     stop: int
     universes: np.ndarray  # (draws, n_assets), each ascending
+    number: int  # of the date in the period: the same in all panels, but for a few holidays
 
 
 class Evaluation(NamedTuple):
@@ -86,7 +87,7 @@ def plan(panel: ReturnPanel, cell: Cell, period: Period, *, draws: int, seed: in
         fresh = rng.choice(np.setdiff1d(candidates, stay), cell.n_assets - len(stay), replace=False)
         kept = np.concatenate([stay, fresh])
         others = [rng.choice(candidates, cell.n_assets, replace=False) for _ in range(draws - 1)]
-        steps.append(Step(stop, np.sort(np.stack([kept, *others]), axis=1)))
+        steps.append(Step(stop, np.sort(np.stack([kept, *others]), axis=1), (stop - begin) // cell.horizon))
     if not steps:
         raise ValueError(
             f"{panel.name} has no date from {period.first} to {period.last or 'its end'} with {cell.n_assets} assets "
@@ -123,7 +124,8 @@ def evaluate(
         request = request_of(panel, cell, step)
         forwards = [_rows(panel, cell, step.stop, universe)[1] for universe in step.universes]
         random = [draw_random(rng, cell.n_assets) for _ in step.universes]
-        where = {"panel": panel.name, **cell._asdict(), "date": panel.dates[step.stop - 1].astype("datetime64[s]")}
+        date = panel.dates[step.stop - 1].astype("datetime64[s]")
+        where = {"panel": panel.name, **cell._asdict(), "step": step.number, "date": date}
         outputs: dict[str, Outputs] = {}
         covariances: dict[str, Sequence[np.ndarray]] = {}
         seconds: dict[str, float] = {}

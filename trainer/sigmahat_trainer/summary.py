@@ -103,7 +103,7 @@ def _references(method: str, pipelines: Sequence[str]) -> Sequence[str]:
 
 def _levels(part: pd.DataFrame) -> dict[str, float]:
     """Volatilities are roots of 252 times a mean square; a bias statistic is the root of realised / forecast."""
-    mean = part.drop(columns=[*CELL, "date", "method"]).select_dtypes("number").mean()
+    mean = part.drop(columns=[*CELL, "step", "date", "method"]).select_dtypes("number").mean()
     per_year = PERIODS_PER_YEAR / part["horizon"].iloc[0]
     window_volatility = np.sqrt(PERIODS_PER_YEAR * part["gmv_variance"]).mean()
     return {
@@ -151,35 +151,32 @@ def _difference(series: Any, factor: float) -> dict[str, float]:
 
 
 def pool(rows: pd.DataFrame, pipelines: Sequence[str]) -> dict[str, Any]:
-    """Differences over several cells and panels: one unit a month, in which first cells, then panels are averaged.
+    """Differences over several cells and panels: one unit a step, in which first cells, then panels are averaged.
 
     Of each method against its references, `REFERENCES`.
     """
-    rows = rows.assign(month=rows["date"].to_numpy("datetime64[M]"))
-    wide = {
-        column: rows.pivot(index=[*CELL, "date", "month"], columns="method", values=column) for column in DIFFERENCES
-    }
+    wide = {column: rows.pivot(index=[*CELL, "step"], columns="method", values=column) for column in DIFFERENCES}
     answers: dict[str, Any] = {name: {} for name in rows["method"].unique()}
     for reference in REFERENCES:
         if reference not in answers:
             continue
-        level = _monthly(wide["gmv_log_variance"][[reference]])[reference]
-        monthly = {column: _monthly(table.sub(table[reference], axis=0)) for column, table in wide.items()}
+        level = _by_step(wide["gmv_log_variance"][[reference]])[reference]
+        stepwise = {column: _by_step(table.sub(table[reference], axis=0)) for column, table in wide.items()}
         for method, versus in answers.items():
-            months = monthly["gmv_log_variance"][method].dropna().index
-            if method == reference or reference not in _references(method, pipelines) or months.empty:
+            steps = stepwise["gmv_log_variance"][method].dropna().index
+            if method == reference or reference not in _references(method, pipelines) or steps.empty:
                 continue
             versus[reference] = {
-                column.removesuffix("_log_variance"): _difference(table.loc[months, method], DIFFERENCES[column])
-                for column, table in monthly.items()
+                column.removesuffix("_log_variance"): _difference(table.loc[steps, method], DIFFERENCES[column])
+                for column, table in stepwise.items()
             }
-            gmv = monthly["gmv_log_variance"].loc[months, method]
-            versus[reference] |= {"gmv_splits": _splits(gmv, level[months]), "n_months": len(months)}
+            gmv = stepwise["gmv_log_variance"].loc[steps, method]
+            versus[reference] |= {"gmv_splits": _splits(gmv, level[steps]), "n_steps": len(steps)}
     return answers
 
 
 def _splits(differences: pd.Series, level: pd.Series) -> dict[str, Any]:
-    """By third of the months, and by whether the reference's variance was above its median."""
+    """By third of the steps, and by whether the reference's variance was above its median."""
     thirds = [differences.iloc[rows] for rows in np.array_split(np.arange(len(differences)), 3)]
     parts = dict(zip(("first_third", "second_third", "last_third"), thirds, strict=True))
     parts |= {"calm": differences[level <= level.median()], "turbulent": differences[level > level.median()]}
@@ -187,9 +184,9 @@ def _splits(differences: pd.Series, level: pd.Series) -> dict[str, Any]:
     return {name: _difference(values, factor) for name, values in parts.items() if len(values)}
 
 
-def _monthly(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a month: the mean over panels of the mean over their cells; where a method is missing, without it."""
-    return table.groupby(level=["month", "panel"]).mean().groupby(level="month").mean()
+def _by_step(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a step: the mean over panels of the mean over their cells; where a method is missing, without it."""
+    return table.groupby(level=["step", "panel"]).mean().groupby(level="step").mean()
 
 
 def summarise_designs(rows: pd.DataFrame) -> dict[str, Any]:
