@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from sigmahat_kernels.features import FEATURE_NAMES
+from sigmahat_kernels.manifest import read_verified, write_manifest
 from sigmahat_kernels.pipeline import N_MEMBERS
 from sigmahat_trainer.dataset import SIZES, WINDOWS
 from sigmahat_trainer.export import (
@@ -37,7 +38,7 @@ def export_ensemble(run: Path, model_repository: Path) -> list[dict[str, dict[st
     run : Path
         Folder that ``sigmahat train`` wrote.
     model_repository : Path
-        Receives ``member_k/1/model.onnx`` and the card.
+        Receives ``member_k/1/model.onnx``, their manifest and the card.
 
     Returns
     -------
@@ -48,11 +49,15 @@ def export_ensemble(run: Path, model_repository: Path) -> list[dict[str, dict[st
     ------
     QuantisationError
         If INT8 changes a member's answers too much.
+    ManifestError
+        If a file of the run is not the one that training wrote.
     """
     metrics = json.loads((run / "metrics.json").read_text())
+    checkpoints = [run / f"member_{k}.safetensors" for k in range(1, N_MEMBERS + 1)]
+    for path in (run / "features.npz", *checkpoints):
+        read_verified(path, run)
     with np.load(run / "features.npz", allow_pickle=False) as rows:
         calibration, validation = rows["calibration"], rows["validation"]
-    checkpoints = [run / f"member_{k}.safetensors" for k in range(1, N_MEMBERS + 1)]
     networks = [load_member(path, feature_names=FEATURE_NAMES).network for path in checkpoints]
     metadata = {"features": ",".join(FEATURE_NAMES), "commit": metrics["commit"]}
     differences = []
@@ -64,10 +69,11 @@ def export_ensemble(run: Path, model_repository: Path) -> list[dict[str, dict[st
             check_int8_difference(differences[-1])
         card = _summary(metrics, differences)
         page = readable(card)
-        for k, path in enumerate(files, start=1):
-            folder = model_repository / f"member_{k}" / "1"
-            folder.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, folder / "model.onnx")
+        installed = [model_repository / f"member_{k}" / "1" / "model.onnx" for k in range(1, N_MEMBERS + 1)]
+        for source, target in zip(files, installed, strict=True):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target)
+        write_manifest(model_repository, installed)
     (model_repository / CARD).write_text(json.dumps(card, indent=1) + "\n")
     (model_repository / READABLE_CARD).write_text(page)
     return differences
