@@ -75,10 +75,10 @@ def build_tree(root: Path, libpython: Path) -> Path:
 def _copy_without_cancellation(source: Path, target: Path) -> None:
     """Copy the server such that it lets a request finish whose caller has gone, instead of cancelling it.
 
-    Triton 2.51 crashes when a request inside an ensemble is cancelled: about every 30th caller that was killed or missed
-    its deadline took the server down. The server asks its core library for a cancellation by name; in the copy that
-    name, in the table of imported names, is the one of a C function that takes nothing, does nothing and returns 0,
-    which means success.
+    Triton 2.51 crashes when a request inside an ensemble is cancelled: about every 30th caller that was killed or
+    missed its deadline took the server down. The server asks its core library for a cancellation by name; in the copy
+    that name, in the table of imported names, is the one of a C function that takes nothing, does nothing and returns
+    0, which means success.
     """
     content = source.read_bytes()
     name = b"\0TRITONSERVER_InferenceRequestCancel\0"
