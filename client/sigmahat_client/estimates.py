@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, fields
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -56,6 +57,20 @@ class Estimates:
     """The asset that the status complains of, or None."""
     covariance: tuple[np.ndarray, ...] | None
     """One (N, N) float32 matrix a universe, of its own size, in squared returns per period; None if not asked for."""
+
+    @classmethod
+    def joined(cls, parts: Sequence[Estimates]) -> Self:
+        """Put estimates of the same panel and blocks one after the other."""
+        joined: dict[str, Any] = {}
+        for name in (field.name for field in fields(cls)):
+            values = [getattr(part, name) for part in parts]
+            if name in {"labelled", "block_names"} or values[0] is None:
+                joined[name] = values[0]
+            elif isinstance(values[0], tuple):
+                joined[name] = tuple(chain.from_iterable(values))
+            else:
+                joined[name] = np.concatenate(values)
+        return cls(**joined)
 
     def __len__(self) -> int:
         return len(self.universes)
