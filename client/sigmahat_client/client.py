@@ -8,10 +8,12 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypedDict, Unpack
 
+from sigmahat_client.backend import Backend
 from sigmahat_client.decoding import decode, output_names, unanswered
 from sigmahat_client.dispatch import Arrival, Wait, results
 from sigmahat_client.encoding import Job, chunk_tensors, chunks, encode, shared_tensors
@@ -56,9 +58,39 @@ class _Client:
         in_flight: int = 4,
         retry_s: float = 30.0,
         tls: Tls | None = None,
+        shared_memory: bool = True,
     ) -> None:
         from sigmahat_client.transport import Connection  # here, so that the package imports fast
 
+        self._set(deadline_s, in_flight, retry_s)
+        self._backend: Backend = Connection(url, tls, retries=retry_s > 0, shared_memory=shared_memory)
+
+    @classmethod
+    def local(
+        cls, model_repository: str | Path = "model_repository", *, deadline_s: float = 60.0, in_flight: int = 4
+    ) -> Self:
+        """Make a client that computes in this process, with the server's kernels and members, and needs no server.
+
+        Parameters
+        ----------
+        model_repository : path
+            The folder that a server would serve; its ``member_*/1/model.onnx`` are read. Needs onnxruntime.
+        deadline_s, in_flight
+            As for a server; work that was begun before a deadline is finished, and its result dropped.
+
+        Raises
+        ------
+        sigmahat_kernels.members.MemberError
+            If the members are not there or do not fit these kernels.
+        """
+        from sigmahat_client.local import InProcess
+
+        client = cls.__new__(cls)
+        client._set(deadline_s, in_flight, retry_s=0.0)
+        client._backend = InProcess(model_repository)
+        return client
+
+    def _set(self, deadline_s: float, in_flight: int, retry_s: float) -> None:
         if in_flight < 1:
             raise InvalidRequest(f"in_flight must be 1 or more, got {in_flight}")
         if not 0 <= retry_s < math.inf:
@@ -66,10 +98,9 @@ class _Client:
         self._deadline_s = _seconds(deadline_s)
         self._in_flight = in_flight
         self._retry_s = retry_s
-        self._connection = Connection(url, tls, retries=retry_s > 0)
 
     def _close(self) -> None:
-        self._connection.close()
+        self._backend.close()
 
     def _call(
         self,
@@ -87,33 +118,36 @@ class _Client:
         deadline_s = self._deadline_s if deadline_s is None else _seconds(deadline_s)
         deadline = time.monotonic() + deadline_s
         job = encode(returns, universes, **arguments)
-        request = self._connection.sender(
+        request = self._backend.sender(
             "covariance" if covariance else "shrinkage",
             shared_tensors(job),
             outputs=output_names(job, covariance=covariance),
             parameters={"classic": True} if classic else {},
+            headers={},
             deadline=deadline,
         )
         found: dict[int, Estimates] = {}
         n_done = 0
 
         def send(chunk: slice) -> None:
-            request(chunk_tensors(job, chunk), lambda answer: arrived(Arrival(chunk, answer)))
+            request(
+                chunk_tensors(job, chunk),
+                lambda tensors: decode(job, chunk, tensors),
+                lambda result: arrived(Arrival(chunk, result)),
+            )
 
-        def read(chunk: slice, answer: Any) -> Estimates:
+        def note(chunk: slice, estimates: Estimates) -> None:
             nonlocal n_done
-            estimates = decode(job, chunk, answer)
             n_done += len(estimates)
             if keep:
                 found[chunk.start] = estimates
             if progress is not None:
                 progress(n_done, len(job.names))
-            return estimates
 
         def steps() -> Steps:
             try:
                 yield from results(
-                    chunks(job), send, read, in_flight=self._in_flight, deadline=deadline, retry_s=self._retry_s
+                    chunks(job), send, note, in_flight=self._in_flight, deadline=deadline, retry_s=self._retry_s
                 )
             except DeadlineExceeded as error:
                 message = f"{n_done} of {len(job.names)} universes were answered within {deadline_s:g} s"
@@ -139,6 +173,9 @@ class ShrinkageClient(_Client):
         full; 0 to be told at once.
     tls : Tls, optional
         Encrypt, with these certificates.
+    shared_memory : bool
+        Let a server on this machine hand over large matrices in shared memory; where that does not work, they come
+        through gRPC.
 
     Examples
     --------

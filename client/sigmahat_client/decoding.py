@@ -46,7 +46,7 @@ def decode(job: Job, chunk: slice, answer: Mapping[str, np.ndarray | None]) -> E
     n, width = sent["UNIVERSES"].shape
     fields = {name: np.array(_received(answer, name, (n, *columns))) for name, columns in _COLUMNS.items()}
     block_intensity = _no_blocks(job, n)
-    if "BLOCK_INTENSITY" in answer:
+    if job.blocks is not None:
         occurring = block_ids(sent["UNIVERSES"], sent["BLOCKS"])
         intensity = _received(answer, "BLOCK_INTENSITY", (n, len(occurring)))
         held = (sent["BLOCKS"][:, :, None] == occurring).any(axis=1)

@@ -11,13 +11,11 @@ import heapq
 import random
 import time
 from collections.abc import Callable, Generator, Iterable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from sigmahat_client.errors import DeadlineExceeded, RequestTooLarge, ServerUnavailable
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
-
-Result = TypeVar("Result")
 
 
 class Wait(NamedTuple):
@@ -27,10 +25,10 @@ class Wait(NamedTuple):
 
 
 class Arrival(NamedTuple):
-    """The answer to one request, or what went wrong with it."""
+    """What came of one request, or what went wrong with it."""
 
     chunk: slice
-    answer: Any
+    result: Any
 
 
 class _Again(NamedTuple):
@@ -46,13 +44,13 @@ class _Again(NamedTuple):
 def results(
     chunks: Iterable[slice],
     send: Callable[[slice], object],
-    read: Callable[[slice, Any], Result],
+    arrived: Callable[[slice, Any], object],
     *,
     in_flight: int,
     deadline: float,
     retry_s: float,
-) -> Generator[Wait | Result, Arrival | None, None]:
-    """Yield what `read` makes of each chunk's answer, in the order of `chunks`; between these, `Wait`s.
+) -> Generator[Any, Arrival | None, None]:
+    """Yield each chunk's result, in the order of `chunks`; between these, `Wait`s.
 
     Parameters
     ----------
@@ -60,8 +58,8 @@ def results(
         Adjacent, in order; one is taken only when it can be sent.
     send : callable
         Called with a chunk. Its `Arrival` is to be sent into this generator at a `Wait`; None if that one's time is up.
-    read : callable
-        Called with a chunk and its answer, as soon as that is there.
+    arrived : callable
+        Called with a chunk and its result as soon as that is there, in whatever order.
     in_flight : int
         How many requests may wait for their answers at a time; twice as many may be begun but not yielded.
     deadline : float
@@ -79,7 +77,7 @@ def results(
     unsent = iter(chunks)
     waiting: dict[int, _Again] = {}  # by start
     again: list[_Again] = []
-    done: dict[int, tuple[int, Result]] = {}
+    done: dict[int, tuple[int, Any]] = {}  # by start, with the stop
     next_start, exhausted, failure = 0, False, None
     while True:
         now = time.monotonic()
@@ -108,19 +106,20 @@ def results(
             if now >= deadline:
                 raise DeadlineExceeded(f"last failure: {failure}" if failure else "") from failure
             continue
-        chunk, answer = arrival
+        chunk, result = arrival
         request = waiting.pop(chunk.start)
-        if not isinstance(answer, Exception):
-            done[chunk.start] = (chunk.stop, read(chunk, answer))
+        if not isinstance(result, Exception):
+            done[chunk.start] = (chunk.stop, result)
+            arrived(chunk, result)
             continue
-        failure = answer
-        if isinstance(answer, RequestTooLarge) and chunk.stop - chunk.start > 1:
+        failure = result
+        if isinstance(result, RequestTooLarge) and chunk.stop - chunk.start > 1:
             middle = (chunk.start + chunk.stop) // 2
             for half in (slice(chunk.start, middle), slice(middle, chunk.stop)):
                 heapq.heappush(again, _Again(now, half.start, half, 0.0, _FIRST_PAUSE_S))
-        elif isinstance(answer, ServerUnavailable) and now < (request.since or now) + retry_s:
+        elif isinstance(result, ServerUnavailable) and now < (request.since or now) + retry_s:
             at = now + request.pause * random.uniform(0.5, 1.0)  # not all clients at the same moment
             pause = min(2 * request.pause, _LONGEST_PAUSE_S)
             heapq.heappush(again, _Again(at, chunk.start, chunk, request.since or now, pause))
         else:
-            raise answer
+            raise result

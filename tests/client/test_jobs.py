@@ -253,7 +253,7 @@ def run(
     under_way: list[slice] = []
     tries: dict[tuple[int, int], int] = {}
     steps: Generator[Any, Any, None] = results(
-        chunks, under_way.append, lambda chunk, value: value, in_flight=in_flight, deadline=1e9, retry_s=1e9
+        chunks, under_way.append, lambda chunk, result: None, in_flight=in_flight, deadline=1e9, retry_s=1e9
     )
     step = next(steps)
     while True:
