@@ -28,7 +28,8 @@ ARROWS = {
 THIRD_PARTY = {
     # onnxruntime, cupy and Triton's own module are imported where they are needed, by those who have them.
     "sigmahat_kernels": {"numpy", "threadpoolctl", "onnxruntime", "cupy", "triton_python_backend_utils"},
-    "sigmahat_client": {"numpy", "tritonclient", "grpc", "pandas"},
+    # numpy and tritonclient come with it; the others are imported by the functions and modules that are about them.
+    "sigmahat_client": {"numpy", "tritonclient", "grpc", "pandas", "pyarrow", "sklearn", "skfolio", "opentelemetry"},
 }
 
 
@@ -77,7 +78,20 @@ def test_the_client_reads_only_the_kernels_plain_part() -> None:
 @pytest.mark.parametrize(
     ("module", "kept_out"),
     [
-        ("sigmahat_client", {"pandas", "torch", "onnxruntime", "tritonclient", "threadpoolctl"}),
+        (
+            "sigmahat_client",
+            {
+                "pandas",
+                "pyarrow",
+                "sklearn",
+                "opentelemetry",
+                "torch",
+                "onnxruntime",
+                "tritonclient",
+                "grpc",
+                "threadpoolctl",
+            },
+        ),
         ("sigmahat_kernels.features", {"torch", "onnxruntime", "cupy", "pandas"}),
         ("sigmahat_deploy.cli", {"torch", "pandas", "tritonclient", "numpy"}),
     ],

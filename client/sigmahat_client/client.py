@@ -20,6 +20,7 @@ from sigmahat_client.encoding import Job, chunk_tensors, chunks, encode, shared_
 from sigmahat_client.endpoints import Tls
 from sigmahat_client.errors import DeadlineExceeded, InvalidRequest, SigmahatError
 from sigmahat_client.estimates import Estimates
+from sigmahat_client.telemetry import traced
 
 Steps = Generator[Wait | Estimates, Arrival | None, None]
 
@@ -118,23 +119,9 @@ class _Client:
         deadline_s = self._deadline_s if deadline_s is None else _seconds(deadline_s)
         deadline = time.monotonic() + deadline_s
         job = encode(returns, universes, **arguments)
-        request = self._backend.sender(
-            "covariance" if covariance else "shrinkage",
-            shared_tensors(job),
-            outputs=output_names(job, covariance=covariance),
-            parameters={"classic": True} if classic else {},
-            headers={},
-            deadline=deadline,
-        )
+        model = "covariance" if covariance else "shrinkage"
         found: dict[int, Estimates] = {}
-        n_done = 0
-
-        def send(chunk: slice) -> None:
-            request(
-                chunk_tensors(job, chunk),
-                lambda tensors: decode(job, chunk, tensors),
-                lambda result: arrived(Arrival(chunk, result)),
-            )
+        n_sent = n_done = 0
 
         def note(chunk: slice, estimates: Estimates) -> None:
             nonlocal n_done
@@ -145,13 +132,34 @@ class _Client:
                 progress(n_done, len(job.names))
 
         def steps() -> Steps:
-            try:
-                yield from results(
-                    chunks(job), send, note, in_flight=self._in_flight, deadline=deadline, retry_s=self._retry_s
+            with traced(model, universes=len(job.names), widest=job.universes.shape[1]) as trace:
+                request = self._backend.sender(
+                    model,
+                    shared_tensors(job),
+                    outputs=output_names(job, covariance=covariance),
+                    parameters={"classic": True} if classic else {},
+                    headers=trace.headers,
+                    deadline=deadline,
                 )
-            except DeadlineExceeded as error:
-                message = f"{n_done} of {len(job.names)} universes were answered within {deadline_s:g} s"
-                raise DeadlineExceeded("; ".join(filter(None, [message, str(error)]))) from error.__cause__
+
+                def send(chunk: slice) -> None:
+                    nonlocal n_sent
+                    n_sent += 1
+                    request(
+                        chunk_tensors(job, chunk),
+                        lambda tensors: decode(job, chunk, tensors),
+                        lambda result: arrived(Arrival(chunk, result)),
+                    )
+
+                try:
+                    yield from results(
+                        chunks(job), send, note, in_flight=self._in_flight, deadline=deadline, retry_s=self._retry_s
+                    )
+                except DeadlineExceeded as error:
+                    message = f"{n_done} of {len(job.names)} universes were answered within {deadline_s:g} s"
+                    raise DeadlineExceeded("; ".join(filter(None, [message, str(error)]))) from error.__cause__
+                finally:
+                    trace.note(requests=n_sent, answered=n_done)
 
         return _Call(job, covariance, steps(), found)
 
@@ -217,8 +225,9 @@ class ShrinkageClient(_Client):
 
         Parameters
         ----------
-        returns : DataFrame or floating point array of shape (rows, assets)
-            Simple returns per period (0.01 is 1 %), oldest first, NaN = missing.
+        returns : DataFrame, Arrow table or floating point array of shape (rows, assets)
+            Simple returns per period (0.01 is 1 %), oldest first, NaN = missing. An Arrow table (or polars frame, or
+            anything else with an Arrow stream) may have one column of dates.
         universes : mapping of names to lists, list of lists, or integer array (n_universes, n_assets), optional
             Lists hold labels, or column numbers where `returns` has no labels. The array holds column numbers, each row
             padded at its end with -1. Default: one universe, "all", with every column.

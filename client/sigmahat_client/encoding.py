@@ -58,7 +58,7 @@ def encode(
     dates: Any = None,
     blocks: Any = None,
 ) -> Job:
-    """Read the arguments of `ShrinkageClient.estimate`.
+    """Read the arguments of `ShrinkageClient.estimate`. What is no pandas frame but Arrow is read with pyarrow.
 
     Raises
     ------
@@ -66,6 +66,10 @@ def encode(
         If they cannot be read. An asset that is not in the panel is no such case: its universe alone is refused, by the
         server, which gives back the number of the column that does not exist.
     """
+    if hasattr(returns, "__arrow_c_stream__") and not _is_frame(returns):
+        returns, labels_found, dates_found = _arrow_values(returns)
+        assets = labels_found if assets is None else assets
+        dates = dates_found if dates is None else dates
     panel = _panel(returns)
     n_rows, n_columns = panel.shape
     labels = _labels(returns, assets, n_columns)
@@ -146,6 +150,24 @@ def _frame_values(frame: Any) -> np.ndarray:
         return np.asarray(frame)
     values: np.ndarray = frame.to_numpy(dtype=np.float64, na_value=np.nan)
     return values
+
+
+def _arrow_values(returns: Any) -> tuple[np.ndarray, list[str], np.ndarray | None]:
+    """Returns, labels and dates of an Arrow table, or of what exports itself as one, such as polars' frames."""
+    import pyarrow as pa
+
+    table = pa.table(returns)
+    numbers: list[str] = []
+    days: list[str] = []
+    for field in table.schema:
+        is_date = pa.types.is_date(field.type) or pa.types.is_timestamp(field.type)
+        is_number = pa.types.is_floating(field.type) or pa.types.is_integer(field.type)
+        _require(is_date or is_number, f"returns must be numbers and one column of dates, got {field}")
+        (days if is_date else numbers).append(field.name)
+    _require(len(days) <= 1, f"returns must have one column of dates, got {days}")
+    _require(len(numbers) > 0, "returns are empty: they have no column of numbers")
+    values = np.column_stack([table[name].to_numpy() for name in numbers])
+    return values, numbers, table[days[0]].to_numpy().astype("datetime64[D]") if days else None
 
 
 def _labels(returns: Any, assets: Iterable[Hashable] | None, n_columns: int) -> Sequence[Hashable]:

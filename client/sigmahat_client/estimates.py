@@ -16,6 +16,7 @@ from sigmahat_kernels.status import Status
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -147,6 +148,25 @@ class Estimates:
         }
         index: Any = list(self.universes)
         return pd.DataFrame(columns, index=pd.Index(index, name="universe"))
+
+    def to_arrow(self) -> pa.Table:
+        """Return an Arrow table, to be written as Parquet for instance; needs pandas and pyarrow.
+
+        It has the columns of `to_frame`, before these `universe` and `assets` (a list), and at the end `covariance`, if
+        matrices were asked for: N x N numbers as a list, row by row, null where a universe failed.
+        """
+        import pyarrow as pa
+
+        numbers = pa.Table.from_pandas(self.to_frame(), preserve_index=False)
+        columns = {"universe": pa.array(self.universes), "assets": pa.array(list(map(list, self.assets)))}
+        columns |= dict(zip(numbers.column_names, numbers.columns, strict=True))
+        if self.covariance is not None:
+            rows = [
+                matrix.ravel() if status == Status.GOOD else None
+                for matrix, status in zip(self.covariance, self.status.tolist(), strict=True)
+            ]
+            columns["covariance"] = pa.array(rows, pa.list_(pa.float32()))
+        return pa.table(columns)
 
     def _error(self, u: int) -> UniverseError:
         return UniverseError(self.universes[u], int(self.status[u]), self.status_asset[u])
