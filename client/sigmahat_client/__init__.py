@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Client of the covariance service: returns and universes in, shrinkage parameters and covariance matrices out."""
 
-from sigmahat_client.client import ShrinkageClient
+from sigmahat_client.client import AsyncShrinkageClient, ShrinkageClient
+from sigmahat_client.endpoints import Tls
 from sigmahat_client.errors import (
     DeadlineExceeded,
     InvalidRequest,
+    RequestTooLarge,
     ServerError,
     ServerUnavailable,
     SigmahatError,
@@ -13,12 +15,15 @@ from sigmahat_client.errors import (
 from sigmahat_client.estimates import Estimates
 
 __all__ = [
+    "AsyncShrinkageClient",
     "DeadlineExceeded",
     "Estimates",
     "InvalidRequest",
+    "RequestTooLarge",
     "ServerError",
     "ServerUnavailable",
     "ShrinkageClient",
     "SigmahatError",
+    "Tls",
     "UniverseError",
 ]

@@ -36,7 +36,7 @@ class Received(NamedTuple):
 
     model: str
     tensors: dict[str, np.ndarray]
-    parameters: dict[str, bool]
+    parameters: dict[str, Any]
     outputs: list[str]
 
 
@@ -63,7 +63,7 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
                 tensor.name: np.frombuffer(raw, triton_to_np_dtype(tensor.datatype)).reshape(list(tensor.shape))
                 for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True)
             },
-            {name: value.bool_param for name, value in request.parameters.items()},
+            {name: getattr(value, value.WhichOneof("parameter_choice")) for name, value in request.parameters.items()},
             [output.name for output in request.outputs],
         )
         with self._lock:
@@ -92,12 +92,12 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
 
 
 @contextmanager
-def fake_server(hook: Hook | None = None, change: Change | None = None) -> Iterator[FakeServer]:
-    """Serve on a free port of this machine."""
+def fake_server(hook: Hook | None = None, change: Change | None = None, port: int = 0) -> Iterator[FakeServer]:
+    """Serve on this machine, by default on a free port."""
     servicer = FakeServer(hook, change)
     server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.max_receive_message_length", -1)])
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
-    servicer.url = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    servicer.url = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
     server.start()
     try:
         yield servicer
