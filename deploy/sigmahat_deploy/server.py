@@ -373,7 +373,9 @@ def _finish_ensembles(server: LocalServer, deadline: float) -> None:
     On SIGTERM Triton 2.51 refuses them their next step. An ensemble that is unloaded refuses new requests (NOT_FOUND,
     "has no available versions") and keeps its steps until the last of its own has been answered.
     """
-    configs = server.repository.glob("*/config.pbtxt")
+    # In the order in which `Releases` loads them: Triton 2.51 loads the one that it loaded first anew when it unloads
+    # another that shares steps with it, and then no longer says that the first has requests to answer.
+    configs = sorted(server.repository.glob("*/config.pbtxt"))
     with suppress(ServerError):  # a server that does not answer gets its SIGTERM
         for config in configs:
             if _ENSEMBLE.search(config.read_text()):
