@@ -236,6 +236,13 @@ def reference(url: str, size: int = 30) -> list[Estimates]:
         return [client.estimate(returns, universes(4, size, k), covariance=True) for k in range(N_QUESTIONS)]
 
 
+def in_process(repository: Path, size: int = 30) -> list[Estimates]:
+    """The answers to all questions by a repository's own members, without a server."""
+    returns = panel()[:252]
+    with ShrinkageClient.local(repository) as client:
+        return [client.estimate(returns, universes(4, size, k), covariance=True) for k in range(N_QUESTIONS)]
+
+
 def right(answers: list[Estimates]) -> Callable[[Estimates, int], str]:
     """Hold answers against undisturbed ones."""
     return lambda answer, question: "right" if same(answer, answers[question]) else "wrong"
@@ -379,12 +386,12 @@ def write_other_release(repository: Path, seed: int) -> None:
                 moved = (values + rng.uniform(0.5, 1.0) * rng.choice([-1.0, 1.0], values.shape)).astype(np.float32)
                 tensor.CopyFrom(onnx.numpy_helper.from_array(moved, tensor.name))
         onnx.save(model, path)
-    write_manifest(repository, members)
+    write_manifest(repository, sorted(repository.glob("member_*/1/*.onnx")))
 
 
 def hot_swap(service: Service, n_swaps: int = 1) -> Figures:
     """Replace the release under load, without client retries; each answer must be of one release, never back again."""
-    known = [reference(service.url)]
+    known = [in_process(service.repository)]
     first = len(service.events("swapped"))
 
     def which(answer: Estimates, question: int) -> str:
@@ -405,11 +412,11 @@ def hot_swap(service: Service, n_swaps: int = 1) -> Figures:
         for k in range(n_swaps):
             time.sleep(1.0)
             write_other_release(service.repository, seed=first + k)
+            known.append(in_process(service.repository))
             service.process.send_signal(signal.SIGHUP)
             wait_for(lambda k=k: len(service.events("swapped")) == first + k + 1)
             seconds.append(service.events("swapped")[-1]["seconds"])
             time.sleep(1.0)
-            known.append(reference(service.url))
     kinds = [which(answer, question) for answer, question in answers]
     backwards = 0
     for indices in load.order.values():

@@ -69,11 +69,11 @@ def export_ensemble(run: Path, model_repository: Path) -> list[dict[str, dict[st
             check_int8_difference(differences[-1])
         card = _summary(metrics, differences)
         page = readable(card)
-        installed = [model_repository / f"member_{k}" / "1" / "model.onnx" for k in range(1, N_MEMBERS + 1)]
-        for source, target in zip(files, installed, strict=True):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(source, target)
-        write_manifest(model_repository, installed)
+        for k, path in enumerate(files, start=1):
+            folder = model_repository / f"member_{k}" / "1"
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, folder / "model.onnx")
+    write_manifest(model_repository, sorted(model_repository.glob("member_*/1/*.onnx")))
     (model_repository / CARD).write_text(json.dumps(card, indent=1) + "\n")
     (model_repository / READABLE_CARD).write_text(page)
     return differences
