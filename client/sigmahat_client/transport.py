@@ -21,6 +21,7 @@ SHARED_FROM = 1 << 20
 """Bytes of COVARIANCE from which shared memory is used: below, the difference cannot be measured."""
 
 _REGISTER_S = 2.0
+_LOST = "Unable to find shared memory region"
 
 
 class Connection:
@@ -106,7 +107,10 @@ class Connection:
                         afterwards.callback(pool.give, region)
                     try:
                         if error is not None:
-                            raise self._explained(error)
+                            if pool is not None and region is not None and _LOST in (error.message() or ""):
+                                pool.forget(region)
+                                raise ServerUnavailable(f"{self._name}: the server was restarted")
+                            raise error_from_grpc(error.status() or "UNKNOWN", error.message() or "", self._name)
                         answer = {
                             name: result.as_numpy(name) for name in outputs if not (region and name == "COVARIANCE")
                         }
@@ -130,13 +134,6 @@ class Connection:
             )
 
         return send
-
-    def _explained(self, error: Any) -> Exception:
-        code, message = error.status() or "UNKNOWN", error.message() or ""
-        if self._pool is not None and "Unable to find shared memory region" in message:
-            self._pool.forget()
-            return ServerUnavailable(f"{self._name}: the server was restarted")
-        return error_from_grpc(code, message, self._name)
 
     def _register(self, name: str, nbytes: int) -> None:
         self._client.register_system_shared_memory(name, f"/{name}", nbytes, client_timeout=_REGISTER_S)
