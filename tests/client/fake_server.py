@@ -92,12 +92,19 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
 
 
 @contextmanager
-def fake_server(hook: Hook | None = None, change: Change | None = None, port: int = 0) -> Iterator[FakeServer]:
-    """Serve on this machine, by default on a free port."""
+def fake_server(
+    hook: Hook | None = None,
+    change: Change | None = None,
+    port: int = 0,
+    credentials: grpc.ServerCredentials | None = None,
+) -> Iterator[FakeServer]:
+    """Serve on this machine, by default on a free port and without TLS."""
     servicer = FakeServer(hook, change)
     server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.max_receive_message_length", -1)])
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
-    servicer.url = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
+    address = f"127.0.0.1:{port}"
+    port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+    servicer.url = f"127.0.0.1:{port}"
     server.start()
     try:
         yield servicer
