@@ -106,8 +106,8 @@ def throughput(
     figures = {f"{name}_universes_per_s": len(universes) / s for name, s in seconds.items()}
     return {
         "service_over_inprocess_n100": seconds["parameters_in_process"] / seconds["parameters_grpc"],
-        "covariance_over_inprocess_n100": seconds["covariance_in_process"] / seconds["covariance_shm"],
-        "covariance_grpc_over_inprocess_n100": seconds["covariance_in_process"] / seconds["covariance_grpc"],
+        "covariance_over_inprocess_n100": seconds["covariance_in_process"] / seconds["covariance_grpc"],
+        "covariance_shm_over_inprocess_n100": seconds["covariance_in_process"] / seconds["covariance_shm"],
         "shm_over_grpc": seconds["covariance_grpc"] / seconds["covariance_shm"],
         **figures,
     }

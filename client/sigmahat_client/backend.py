@@ -15,6 +15,9 @@ Send = Callable[[Tensors, Callable[[Tensors], Any], Callable[[Any], object]], No
 class Backend(Protocol):
     """Sends requests and never blocks."""
 
+    n_endpoints: int
+    """How many servers there are to ask."""
+
     def sender(
         self,
         model: str,

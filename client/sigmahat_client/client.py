@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`ShrinkageClient`, `AsyncShrinkageClient`: thousands of universes in one call, sent as a few requests at a time."""
+"""`ShrinkageClient`: thousands of universes in one call, sent as a few requests at a time."""
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -39,7 +38,7 @@ class Arguments(TypedDict, total=False):
     progress: Callable[[int, int], object] | None
 
 
-class _Call(NamedTuple):
+class Call(NamedTuple):
     """One job under way."""
 
     job: Job
@@ -48,7 +47,7 @@ class _Call(NamedTuple):
     found: dict[int, Estimates]  # by the place of the first universe, as far as they are to be kept
 
 
-class _Client:
+class BaseClient:
     """What both clients share: settings, and one call as a generator that neither blocks nor awaits."""
 
     def __init__(
@@ -115,7 +114,7 @@ class _Client:
         deadline_s: float | None = None,
         progress: Callable[[int, int], object] | None = None,
         **arguments: Any,
-    ) -> _Call:
+    ) -> Call:
         deadline_s = self._deadline_s if deadline_s is None else _seconds(deadline_s)
         deadline = time.monotonic() + deadline_s
         job = encode(returns, universes, **arguments)
@@ -153,7 +152,13 @@ class _Client:
 
                 try:
                     yield from results(
-                        chunks(job), send, note, in_flight=self._in_flight, deadline=deadline, retry_s=self._retry_s
+                        chunks(job),
+                        send,
+                        note,
+                        in_flight=self._in_flight,
+                        deadline=deadline,
+                        retry_s=self._retry_s,
+                        ask_others=self._backend.n_endpoints > 1,
                     )
                 except DeadlineExceeded as error:
                     message = f"{n_done} of {len(job.names)} universes were answered within {deadline_s:g} s"
@@ -161,17 +166,17 @@ class _Client:
                 finally:
                     trace.note(requests=n_sent, answered=n_done)
 
-        return _Call(job, covariance, steps(), found)
+        return Call(job, covariance, steps(), found)
 
 
-class ShrinkageClient(_Client):
+class ShrinkageClient(BaseClient):
     """A connection to the service; threads may share it.
 
     Parameters
     ----------
     url : str or sequence of str
-        host:port of the server's gRPC. Requests go in turn to all addresses of the name, or to several servers that are
-        named here.
+        host:port of the server's gRPC. Requests go in turn to all addresses of the name. Several servers may be named:
+        the one with the fewest unanswered requests is asked, and another if it does not answer.
     deadline_s : float
         Seconds that one call may take, all its requests together.
     in_flight : int
@@ -280,10 +285,10 @@ class ShrinkageClient(_Client):
             deadline_s=deadline_s,
             progress=progress,
         )
-        with _giving_what_there_is(call):
+        with giving_what_there_is(call):
             for _ in _blocking(call.steps, arrived):
                 pass
-        return _all(call)
+        return joined(call)
 
     def stream(self, returns: Any, universes: Any = None, **arguments: Unpack[Arguments]) -> Iterator[Estimates]:
         """Estimate as `estimate` does, but yield the estimates as they come: of a few hundred universes at a time.
@@ -295,40 +300,6 @@ class ShrinkageClient(_Client):
         return _blocking(self._call(arrived.put, returns, universes, keep=False, **arguments).steps, arrived)
 
 
-class AsyncShrinkageClient(_Client):
-    """`ShrinkageClient` for asyncio: the same settings and arguments; one event loop at a time."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connection, once requests that are under way are answered; does not wait for that."""
-        self._close()
-
-    async def estimate(self, returns: Any, universes: Any = None, **arguments: Unpack[Arguments]) -> Estimates:
-        """See `ShrinkageClient.estimate`."""
-        arrived: asyncio.Queue[Arrival] = asyncio.Queue()
-        call = self._call(_from_threads(arrived), returns, universes, keep=True, **arguments)
-        with _giving_what_there_is(call):
-            async for _ in _awaiting(call.steps, arrived):
-                pass
-        return _all(call)
-
-    async def stream(
-        self, returns: Any, universes: Any = None, **arguments: Unpack[Arguments]
-    ) -> AsyncIterator[Estimates]:
-        """See `ShrinkageClient.stream`."""
-        arrived: asyncio.Queue[Arrival] = asyncio.Queue()
-        call = self._call(_from_threads(arrived), returns, universes, keep=False, **arguments)
-        async for part in _awaiting(call.steps, arrived):
-            yield part
-
-
 def _blocking(steps: Steps, arrived: SimpleQueue[Arrival]) -> Iterator[Estimates]:
     step = next(steps, None)
     while step is not None:
@@ -338,48 +309,26 @@ def _blocking(steps: Steps, arrived: SimpleQueue[Arrival]) -> Iterator[Estimates
                 event = arrived.get(timeout=step.seconds)
         else:
             yield step
-        step = _resume(steps, event)
+        step = resume(steps, event)
 
 
-async def _awaiting(steps: Steps, arrived: asyncio.Queue[Arrival]) -> AsyncIterator[Estimates]:
-    step = next(steps, None)
-    while step is not None:
-        event = None
-        if isinstance(step, Wait):
-            with suppress(TimeoutError):
-                event = await asyncio.wait_for(arrived.get(), step.seconds)
-        else:
-            yield step
-        step = _resume(steps, event)
-
-
-def _resume(steps: Steps, event: Arrival | None) -> Wait | Estimates | None:
+def resume(steps: Steps, event: Arrival | None) -> Wait | Estimates | None:
     try:
         return steps.send(event)
     except StopIteration:
         return None
 
 
-def _from_threads(arrived: asyncio.Queue[Arrival]) -> Callable[[Arrival], None]:
-    loop = asyncio.get_running_loop()
-
-    def put(arrival: Arrival) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(arrived.put_nowait, arrival)
-
-    return put
-
-
 @contextmanager
-def _giving_what_there_is(call: _Call) -> Iterator[None]:
+def giving_what_there_is(call: Call) -> Iterator[None]:
     try:
         yield
     except SigmahatError as error:
-        error.estimates = _all(call)
+        error.estimates = joined(call)
         raise
 
 
-def _all(call: _Call) -> Estimates:
+def joined(call: Call) -> Estimates:
     """Join what was found, with `unanswered` in the gaps."""
     parts, begin, end = [], 0, len(call.job.names)
     for start in [*sorted(call.found), end]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from sigmahat_client.errors import DeadlineExceeded, RequestTooLarge, ServerUnavailable
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
+_SILENCE_S = 5.0
 
 
 class Wait(NamedTuple):
@@ -31,8 +32,16 @@ class Arrival(NamedTuple):
     result: Any
 
 
+class _Asked(NamedTuple):
+    """A chunk under way."""
+
+    request: _Again
+    at: float
+    copies: int  # sent and not answered
+
+
 class _Again(NamedTuple):
-    """A chunk that was sent in vain; ordered by when it may be sent again, then by its place."""
+    """A chunk that is to be sent, again after a failure; ordered by when it may be, then by its place."""
 
     at: float
     start: int
@@ -49,6 +58,7 @@ def results(
     in_flight: int,
     deadline: float,
     retry_s: float,
+    ask_others: bool = False,
 ) -> Generator[Any, Arrival | None, None]:
     """Yield each chunk's result, in the order of `chunks`; between these, `Wait`s.
 
@@ -66,6 +76,8 @@ def results(
         In seconds of `time.monotonic`.
     retry_s : float
         Seconds for which a request is tried again, with growing pauses, while the server is unavailable.
+    ask_others : bool
+        Whether there are servers to ask once more when an answer does not come. Whoever answers first is heard.
 
     Raises
     ------
@@ -75,10 +87,10 @@ def results(
         What arrived for a request, if it cannot be tried again.
     """
     unsent = iter(chunks)
-    waiting: dict[int, _Again] = {}  # by start
+    waiting: dict[int, _Asked] = {}  # by start
     again: list[_Again] = []
     done: dict[int, tuple[int, Any]] = {}  # by start, with the stop
-    next_start, exhausted, failure = 0, False, None
+    next_start, exhausted, failure, slowest = 0, False, None, 0.0
     while True:
         now = time.monotonic()
         while len(waiting) < in_flight:
@@ -91,7 +103,7 @@ def results(
                 break
             else:
                 request = _Again(now, chunk.start, chunk, 0.0, _FIRST_PAUSE_S)
-            waiting[request.start] = request
+            waiting[request.start] = _Asked(request, now, copies=1)
             send(request.chunk)
         if next_start in done:
             stop, result = done.pop(next_start)
@@ -100,26 +112,44 @@ def results(
             continue
         if exhausted and not waiting and not again:
             return
-        arrival = yield Wait(max(min([deadline, *(request.at for request in again[:1])]) - now, 0.0))
+        events = [deadline, *(request.at for request in again[:1])]
+        if ask_others:  # one that takes far longer than all others was probably sent to a server that is gone
+            silence = max(_SILENCE_S, 4 * slowest)
+            for start, asked in waiting.items():
+                if asked.copies == 1 and asked.at + silence <= now:
+                    waiting[start] = asked._replace(copies=2)
+                    send(asked.request.chunk)
+            events += [asked.at + silence for asked in waiting.values() if asked.copies == 1]
+        arrival = yield Wait(max(min(events) - now, 0.0))
         now = time.monotonic()
         if arrival is None:
             if now >= deadline:
                 raise DeadlineExceeded(f"last failure: {failure}" if failure else "") from failure
             continue
         chunk, result = arrival
-        request = waiting.pop(chunk.start)
+        if chunk.start not in waiting or waiting[chunk.start].request.chunk != chunk:
+            continue  # the answer of another server came first
+        asked = waiting[chunk.start]
+        request, since = asked.request, asked.request.since or now
         if not isinstance(result, Exception):
+            del waiting[chunk.start]
+            if asked.copies == 1:
+                slowest = max(slowest, now - asked.at)
             done[chunk.start] = (chunk.stop, result)
             arrived(chunk, result)
             continue
         failure = result
+        if asked.copies > 1:
+            waiting[chunk.start] = asked._replace(at=now, copies=asked.copies - 1)
+            continue
+        del waiting[chunk.start]
         if isinstance(result, RequestTooLarge) and chunk.stop - chunk.start > 1:
             middle = (chunk.start + chunk.stop) // 2
             for half in (slice(chunk.start, middle), slice(middle, chunk.stop)):
                 heapq.heappush(again, _Again(now, half.start, half, 0.0, _FIRST_PAUSE_S))
-        elif isinstance(result, ServerUnavailable) and now < (request.since or now) + retry_s:
+        elif isinstance(result, ServerUnavailable) and now < since + retry_s:
             at = now + request.pause * random.uniform(0.5, 1.0)  # not all clients at the same moment
             pause = min(2 * request.pause, _LONGEST_PAUSE_S)
-            heapq.heappush(again, _Again(at, chunk.start, chunk, request.since or now, pause))
+            heapq.heappush(again, _Again(at, chunk.start, chunk, since, pause))
         else:
             raise result

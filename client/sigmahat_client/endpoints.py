@@ -1,22 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Addresses and certificates -> a gRPC target and its settings: balancing, retries, keep-alive, names, TLS."""
+"""Addresses and certificates -> settings of gRPC channels: balancing, retries, keep-alive, names, TLS."""
 
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sigmahat_client.errors import InvalidRequest, ServerUnavailable
+from sigmahat_client.errors import InvalidRequest
 
 _LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}
 _UNLIMITED = 2**31 - 1
 
 _SERVICE_CONFIG = {
-    "loadBalancingConfig": [{"round_robin": {}}],
+    "loadBalancingConfig": [{"round_robin": {}}],  # over the addresses of one name
     "methodConfig": [
         {
             "name": [{"service": "inference.GRPCInferenceService", "method": "ModelInfer"}],
@@ -29,8 +28,9 @@ _SERVICE_CONFIG = {
             },
         }
     ],
-    # A full server answers UNAVAILABLE too: when most calls fail, these retries stop.
-    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
+    # A full server, or one whose queue let a request expire, answers UNAVAILABLE too: after five failures in a row
+    # these retries stop, and only the slower ones of `dispatch` go on.
+    "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
 }
 
 
@@ -44,7 +44,7 @@ class Tls:
     """This client's own, where the server asks for one (mutual TLS)."""
     private_key: str | Path | None = None
     server_name: str | None = None
-    """The name in the server's certificate, where it is not the host of the address. Several addresses need one."""
+    """The name in the server's certificate, where that is not the host of the address."""
 
 
 def addresses(url: str | Iterable[str]) -> list[str]:
@@ -68,33 +68,7 @@ def is_loopback(address: str) -> bool:
     return address.rpartition(":")[0] in _LOOPBACK
 
 
-def target(found: list[str]) -> str:
-    """Name what gRPC connects to.
-
-    One name stands for all of its addresses, which are looked up again when a connection ends. Several are looked up
-    here, once: gRPC has no list of names.
-
-    Raises
-    ------
-    ServerUnavailable
-        If none of several names has an IPv4 address.
-    """
-    if len(found) == 1:
-        return found[0]
-    resolved, unknown = [], []
-    for address in found:
-        host, _, port = address.rpartition(":")
-        try:
-            answers = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_STREAM)
-            resolved += [f"{answer[4][0]!s}:{port}" for answer in answers]
-        except OSError as error:
-            unknown.append(f"{address}: {error.strerror or error}")
-    if not resolved:
-        raise ServerUnavailable(f"no address is known: {'; '.join(unknown)}")
-    return f"ipv4:{','.join(dict.fromkeys(resolved))}"
-
-
-def channel_options(found: list[str], tls: Tls | None, *, retries: bool) -> list[tuple[str, Any]]:
+def channel_options(address: str, tls: Tls | None, *, retries: bool) -> list[tuple[str, Any]]:
     """Settings of the channel."""
     options: list[tuple[str, Any]] = [
         ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
@@ -103,14 +77,14 @@ def channel_options(found: list[str], tls: Tls | None, *, retries: bool) -> list
         # gRPC's own limit is 4 MB; tritonclient lifts it only where it gets no channel options.
         ("grpc.max_send_message_length", _UNLIMITED),
         ("grpc.max_receive_message_length", _UNLIMITED),
-        # A host that vanished without a word is noticed after 20 s, if requests wait for it.
-        ("grpc.keepalive_time_ms", 10_000),
+        # For a host that vanished without a word; not oftener, or servers with gRPC's default settings take offence.
+        ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         # Defaults of 120 s and 30 s would keep away from a server that is back, or new, for as long.
         ("grpc.max_reconnect_backoff_ms", 5_000),
         ("grpc.dns_min_time_between_resolutions_ms", 5_000),
         # gRPC would send even loopback through the proxy in `http_proxy`.
-        ("grpc.enable_http_proxy", int(not all(map(is_loopback, found)))),
+        ("grpc.enable_http_proxy", int(not is_loopback(address))),
     ]
     if tls is not None and tls.server_name is not None:
         options += [("grpc.ssl_target_name_override", tls.server_name), ("grpc.default_authority", tls.server_name)]

@@ -19,6 +19,8 @@ from sigmahat_kernels.request import read_request
 class InProcess:
     """Answers requests one after the other; the kernels spread each over the cores."""
 
+    n_endpoints = 1
+
     def __init__(self, model_repository: str | Path) -> None:
         self._pipeline = Pipeline(model_repository)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="sigmahat")

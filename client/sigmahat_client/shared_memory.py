@@ -83,11 +83,10 @@ class Pool:
             if region.name in self._known:
                 self._free.append(region)
 
-    def forget(self) -> None:
-        """Start anew: the server was restarted and knows none of these regions any more."""
+    def forget(self, region: Region) -> None:
+        """Drop a region in use: the server was restarted and does not know it any more."""
         with self._lock:
-            self._free.clear()
-            self._known.clear()
+            self._known.discard(region.name)
 
     def close(self) -> None:
         """Let the server unmap what it was given."""

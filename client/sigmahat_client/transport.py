@@ -3,17 +3,18 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import tritonclient.grpc as triton
 from tritonclient.utils import np_to_triton_dtype
 
 from sigmahat_client.backend import Send, Tensors
-from sigmahat_client.endpoints import Tls, addresses, channel_options, is_loopback, target, tls_arguments
+from sigmahat_client.endpoints import Tls, addresses, channel_options, is_loopback, tls_arguments
 from sigmahat_client.errors import ServerUnavailable, error_from_grpc
 from sigmahat_client.shared_memory import Pool
 
@@ -21,10 +22,21 @@ SHARED_FROM = 1 << 20
 """Bytes of COVARIANCE from which shared memory is used: below, the difference cannot be measured."""
 
 _REGISTER_S = 2.0
+_AVOIDED_S = 2.0
+_LOST = "Unable to find shared memory region"
+
+
+@dataclass
+class _Endpoint:
+    address: str
+    client: Any
+    unanswered: int = 0
+    asked: float = 0.0  # when, last
+    refused: float = -math.inf  # when, last
 
 
 class Connection:
-    """A channel to one server or several; it connects with the first request.
+    """Channels to one server or several; they connect with the first request.
 
     Requests are never cancelled: Triton 2.51 can crash when a request inside an ensemble is. One that nobody waits for
     any more, because a deadline passed or another request failed, is left to finish, and its answer is dropped.
@@ -41,35 +53,58 @@ class Connection:
     def __init__(
         self, url: str | Sequence[str], tls: Tls | None = None, *, retries: bool = True, shared_memory: bool = True
     ) -> None:
-        found = addresses(url)
-        self._name = ", ".join(found)
-        self._client = triton.InferenceServerClient(
-            target(found), channel_args=channel_options(found, tls, retries=retries), **tls_arguments(tls)
-        )
+        self._endpoints = [
+            _Endpoint(
+                address,
+                triton.InferenceServerClient(
+                    address, channel_args=channel_options(address, tls, retries=retries), **tls_arguments(tls)
+                ),
+            )
+            for address in addresses(url)
+        ]
+        self.n_endpoints = len(self._endpoints)
         self._pool = None
-        if shared_memory and len(found) == 1 and is_loopback(found[0]):
+        if shared_memory and self.n_endpoints == 1 and is_loopback(self._endpoints[0].address):
             self._pool = Pool(self._register, self._unregister)
         self._lock = threading.Lock()
-        self._unanswered = 0
         self._closing = False
 
     def close(self) -> None:
-        """Close the channel, once the last answer is in: closing it earlier would cancel what is under way."""
+        """Close the channels, once the last answer is in: closing them earlier would cancel what is under way."""
         with self._lock:
             self._closing = True
-            idle = self._unanswered == 0
+            idle = self._is_idle()
         if idle:
             self._close()
+
+    def _is_idle(self) -> bool:
+        return not any(endpoint.unanswered for endpoint in self._endpoints)
 
     def _close(self) -> None:
         if self._pool is not None:
             self._pool.close()
-        self._client.close()
+        for endpoint in self._endpoints:
+            endpoint.client.close()
 
-    def _answered(self) -> None:
+    def _next(self) -> _Endpoint:
+        """Choose whom to ask, and note that he is asked.
+
+        The one with the fewest unanswered requests, in turn among equals: one that has gone silent is left alone, and
+        one that is slow gets less. One that has just refused would always be free, so it comes last for a while.
+        """
         with self._lock:
-            self._unanswered -= 1
-            last = self._closing and self._unanswered == 0
+            now = time.monotonic()
+            chosen = min(self._endpoints, key=lambda e: (e.refused + _AVOIDED_S > now, e.unanswered, e.asked))
+            chosen.unanswered += 1
+            chosen.asked = now
+            return chosen
+
+    def _answered(self, endpoint: _Endpoint, refused: bool) -> None:
+        with self._lock:
+            endpoint.unanswered -= 1
+            if refused:
+                endpoint.refused = time.monotonic()
+            last = self._closing and self._is_idle()
         if last:  # in a thread of its own: this one is gRPC's, which the channel waits for
             threading.Thread(target=self._close, daemon=True).start()
 
@@ -99,27 +134,27 @@ class Connection:
                 inline.discard("COVARIANCE")
                 requested["COVARIANCE"].set_shared_memory(region.name, nbytes)
 
+            endpoint = self._next()
+
             def callback(result: Any, error: Any) -> None:
-                with ExitStack() as afterwards:
-                    afterwards.callback(self._answered)
-                    if pool is not None and region is not None:
-                        afterwards.callback(pool.give, region)
-                    try:
-                        if error is not None:
-                            raise self._explained(error)
-                        answer = {
-                            name: result.as_numpy(name) for name in outputs if not (region and name == "COVARIANCE")
-                        }
-                        if region is not None:
-                            answer["COVARIANCE"] = region.array(tuple(result.get_output("COVARIANCE").shape))
-                        arrived = read(answer)
-                    except Exception as failure:  # here it would be lost, and the caller wait until the deadline
-                        arrived = failure
+                try:
+                    if error is not None:
+                        if pool is not None and region is not None and _LOST in (error.message() or ""):
+                            pool.forget(region)
+                            raise ServerUnavailable(f"{endpoint.address}: the server was restarted")
+                        raise error_from_grpc(error.status() or "UNKNOWN", error.message() or "", endpoint.address)
+                    answer = {name: result.as_numpy(name) for name in inline}
+                    if region is not None:
+                        answer["COVARIANCE"] = region.array(tuple(result.get_output("COVARIANCE").shape))
+                    arrived = read(answer)
+                except Exception as failure:  # here it would be lost, and the caller wait until the deadline
+                    arrived = failure
+                if pool is not None and region is not None:
+                    pool.give(region)
+                self._answered(endpoint, refused=isinstance(arrived, ServerUnavailable))
                 receive(arrived)
 
-            with self._lock:
-                self._unanswered += 1
-            self._client.async_infer(
+            endpoint.client.async_infer(
                 model,
                 shared_inputs + _inputs(tensors),
                 callback,
@@ -131,18 +166,11 @@ class Connection:
 
         return send
 
-    def _explained(self, error: Any) -> Exception:
-        code, message = error.status() or "UNKNOWN", error.message() or ""
-        if self._pool is not None and "Unable to find shared memory region" in message:
-            self._pool.forget()
-            return ServerUnavailable(f"{self._name}: the server was restarted")
-        return error_from_grpc(code, message, self._name)
-
     def _register(self, name: str, nbytes: int) -> None:
-        self._client.register_system_shared_memory(name, f"/{name}", nbytes, client_timeout=_REGISTER_S)
+        self._endpoints[0].client.register_system_shared_memory(name, f"/{name}", nbytes, client_timeout=_REGISTER_S)
 
     def _unregister(self, name: str) -> None:
-        self._client.unregister_system_shared_memory(name, client_timeout=_REGISTER_S)
+        self._endpoints[0].client.unregister_system_shared_memory(name, client_timeout=_REGISTER_S)
 
 
 def _inputs(tensors: Tensors) -> list[Any]:

@@ -15,7 +15,7 @@ def main(url: str, returns_path: str, universes_path: str, out: str) -> None:
     estimates = universes.map_partitions(
         lambda part: next(score_batches([part], returns, url=url)), meta=result_schema().empty_table().to_pandas()
     )
-    estimates.to_parquet(out)
+    estimates.to_parquet(out, schema=result_schema(), write_index=False)
 
 
 if __name__ == "__main__":

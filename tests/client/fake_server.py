@@ -74,7 +74,7 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         try:
             if self._hook is not None:
                 self._hook(self, number, context)
-            answer = foretold(received.tensors)
+            answer = foretold(received.tensors, covariance="COVARIANCE" in received.outputs)
             if self._change is not None:
                 self._change(answer)
         except InvalidRequest as error:
@@ -92,12 +92,19 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
 
 
 @contextmanager
-def fake_server(hook: Hook | None = None, change: Change | None = None, port: int = 0) -> Iterator[FakeServer]:
-    """Serve on this machine, by default on a free port."""
+def fake_server(
+    hook: Hook | None = None,
+    change: Change | None = None,
+    port: int = 0,
+    credentials: grpc.ServerCredentials | None = None,
+) -> Iterator[FakeServer]:
+    """Serve on this machine, by default on a free port and without TLS."""
     servicer = FakeServer(hook, change)
     server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.max_receive_message_length", -1)])
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
-    servicer.url = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
+    address = f"127.0.0.1:{port}"
+    port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+    servicer.url = f"127.0.0.1:{port}"
     server.start()
     try:
         yield servicer
@@ -105,7 +112,7 @@ def fake_server(hook: Hook | None = None, change: Change | None = None, port: in
         server.stop(grace=None).wait()
 
 
-def foretold(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def foretold(tensors: dict[str, np.ndarray], *, covariance: bool) -> dict[str, np.ndarray]:
     """Answer with the first asset's column number, so that a row tells whose it is; statuses are the real ones.
 
     Column k of a head adds k, COVARIANCE[i, j] is 1000 column_i + column_j, and a block's intensity is its smallest
@@ -128,6 +135,8 @@ def foretold(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
                 columns = universe[request.blocks[u] == block]
                 intensity[u, b] = columns.min() + 0.5 if len(columns) else first[u]
         answer["BLOCK_INTENSITY"] = np.where(bad[:, None], np.nan, intensity).astype(np.float32)
+    if not covariance:
+        return answer
     columns = np.where((universes == PADDING) | bad[:, None], np.nan, universes)
     answer["COVARIANCE"] = (1000 * columns[:, :, None] + columns[:, None, :]).astype(np.float32)
     return answer

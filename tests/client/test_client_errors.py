@@ -193,7 +193,7 @@ def test_a_closed_client_closes_its_channel_after_the_last_answer(monkeypatch: p
     hook = OneOfThree(failure="boom")
     with fake_server(hook) as server:
         client = ShrinkageClient(server.url, in_flight=3)
-        channel = client._backend._client
+        channel = client._backend._endpoints[0].client
         close = channel.close
         monkeypatch.setattr(channel, "close", lambda: (close(), closed.set()))
         with pytest.raises(ServerError, match="boom"):

@@ -226,6 +226,43 @@ def test_several_servers_share_the_work_and_one_may_go():
         client.close()
 
 
+def test_a_server_that_goes_silent_is_left_alone(monkeypatch: pytest.MonkeyPatch):
+    """It takes requests and never answers; each of those that it has goes to the other one after a while."""
+    monkeypatch.setattr("sigmahat_client.dispatch._SILENCE_S", 0.5)
+    let_go = threading.Event()
+
+    def silent(server: FakeServer, number: int, context: Any) -> None:
+        let_go.wait(30)
+
+    with fake_server() as good, fake_server(silent) as bad:
+        client = ShrinkageClient([bad.url, good.url])
+        assert first_assets(client.estimate(RETURNS, TEN_REQUESTS)) == list(range(320))
+        assert len(good.received) == 10
+        assert len(bad.received) <= 3
+        client.close()
+        let_go.set()
+
+
+def test_a_slow_server_gets_less():
+    def slow(server: FakeServer, number: int, context: Any) -> None:
+        time.sleep(0.5)
+
+    with fake_server() as fast, fake_server(slow) as tardy, ShrinkageClient([tardy.url, fast.url]) as client:
+        assert first_assets(client.estimate(RETURNS, TEN_REQUESTS)) == list(range(320))
+        assert len(tardy.received) <= 4
+
+
+def test_a_server_that_refuses_comes_last():
+    """It would always be free."""
+    with (
+        fake_server(fail(*[("NOT_FOUND", "model has no available versions")] * 999)) as bad,
+        fake_server(lambda *_: time.sleep(0.05)) as good,
+        ShrinkageClient([bad.url, good.url]) as client,
+    ):
+        assert first_assets(client.estimate(RETURNS, TEN_REQUESTS)) == list(range(320))
+        assert len(bad.received) <= 4
+
+
 def test_a_server_may_come_back():
     with fake_server() as server:
         url = server.url
