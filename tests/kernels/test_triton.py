@@ -97,7 +97,7 @@ def model(module: ModuleType, max_batch_size: int) -> Any:
     config = {
         "name": "doubler",
         "max_batch_size": max_batch_size,
-        "input": [{"name": "VALUES"}, {"name": "EXTRA"}],
+        "input": [{"name": "VALUES"}, {"name": "EXTRA", "optional": True}],
         "output": [{"name": "DOUBLED", "data_type": "TYPE_FP32"}],
     }
     made.initialize(
@@ -154,3 +154,8 @@ def test_a_backend_that_corrupts_tensors_is_refused(triton_module: ModuleType, m
     monkeypatch.setattr(FakeTensor, "from_dlpack", corrupt)
     with pytest.raises(RuntimeError, match="install numpy<2"):
         model(triton_module, 0)
+
+
+def test_a_request_without_a_required_tensor_is_the_callers_error(triton_module: ModuleType) -> None:
+    (response,) = model(triton_module, 0).execute([FakeRequest(EXTRA=np.ones(2))])
+    assert (response.error.code, response.error.message) == ("invalid", "the request has no VALUES")
