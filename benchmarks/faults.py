@@ -721,13 +721,31 @@ def _spoil(draw: st.DrawFn, request: ModelInferRequest) -> None:
         elif kind == "type":
             tensor.datatype = draw(st.sampled_from(["FP32", "INT32", "INT64", "FP64", "BYTES", "BOOL", "", "x"]))
         elif kind == "shape":
-            dimension = st.one_of(st.integers(-2, 70), st.sampled_from([2**31, 2**62, 2**63 - 1, -(2**63)]))
+            dimension = st.one_of(st.integers(-2, 70), st.sampled_from([2**31, -(2**63)]))  # see shape_overflow
             tensor.shape[:] = draw(st.lists(dimension, max_size=4))
         elif kind == "bytes" and k < len(request.raw_input_contents):
             old = request.raw_input_contents[k]
             request.raw_input_contents[k] = draw(st.sampled_from([old[:-1], old[:-4], old + b"\0" * 4, b"", old * 2]))
         elif kind == "typed":
             tensor.contents.fp32_contents.extend([0.01] * draw(st.integers(0, 30)))
+
+
+def shape_overflow(service: Service) -> Figures:
+    """A shape of 0 bytes modulo 2^64: Triton 2.51 lets it pass, and a Python model's process dies of it.
+
+    No model can prevent that; the service must be well again by itself.
+    """
+    deaths = len(service.events("died"))
+    request = message(tensors(1, 20, 0))
+    request.inputs[0].shape[:] = [2**62, 1]
+    request.raw_input_contents[0] = b""
+    raw = Raw(service.url)
+    raw.send(request)
+    raw.close()
+    wait_for(lambda: len(service.events("died")) > deaths)
+    begin = time.monotonic()
+    wait_for(lambda: not probe(service.url, 1.0))
+    return {"server_deaths": len(service.events("died")) - deaths, "recovery_s": round(time.monotonic() - begin, 2)}
 
 
 def bad_requests(service: Service, n_requests: int) -> Figures:
@@ -743,6 +761,9 @@ def bad_requests(service: Service, n_requests: int) -> Figures:
     assert first
     sent, neighbours = Counter[str](), Counter[str]()
 
+    def judge(answer: dict[str, bytes]) -> str:
+        return "unanswered" if not answer else "right" if answer == first else "wrong"
+
     @settings(
         max_examples=n_requests,
         phases=[Phase.generate],
@@ -756,7 +777,7 @@ def bad_requests(service: Service, n_requests: int) -> Figures:
         raw.send(request)
         sent["requests"] += 1
         if sent["requests"] % 20 == 0:
-            neighbours["right" if ask() == first else "wrong"] += 1
+            neighbours[judge(ask())] += 1
 
     send()
     raw.close()
@@ -767,5 +788,6 @@ def bad_requests(service: Service, n_requests: int) -> Figures:
         "stack_traces": raw.codes["stack trace"],
         "neighbours": neighbours.total(),
         "wrong_neighbours": neighbours["wrong"],
+        "unanswered_neighbours": neighbours["unanswered"],
         "server_deaths": len(service.events("died")) - deaths,
     }
