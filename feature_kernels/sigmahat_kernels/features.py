@@ -10,7 +10,7 @@ import numpy as np
 from sigmahat_kernels import missing, regime, temporal
 from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.correlation import CORRELATION, correlation_features
-from sigmahat_kernels.dense import Workspace, measure
+from sigmahat_kernels.dense import measure
 from sigmahat_kernels.groups import (
     WindowGroup,
     chunks_by_size,
@@ -35,6 +35,7 @@ from sigmahat_kernels.panel import (
 from sigmahat_kernels.parallel import available_threads, for_each, for_each_group
 from sigmahat_kernels.regime import REGIME, SPREADS, asset_series, market_series, regime_features
 from sigmahat_kernels.request import Request, check_universes
+from sigmahat_kernels.scratch import Scratch
 from sigmahat_kernels.spectrum import SPECTRUM, spectrum_features
 from sigmahat_kernels.status import Status
 from sigmahat_kernels.temporal import SEASON, TEMPORAL, season_features, temporal_features
@@ -158,13 +159,13 @@ def _solve_part(request: Request, part: WindowGroup, shared: _Shared) -> tuple[A
     chunks = list(chunks_by_size(request, part))
     indices = [xp.asarray(gather_index(request, part, chunk)) for chunk in chunks]
     width = max(index.shape[1] for index in indices)
-    workspace = Workspace.of(xp, max(index.size * index.shape[1] for index in indices))
+    scratch = Scratch(xp)
     eigenvalues = xp.zeros((len(part.universes), width))
     collected: dict[str, Array] = {}
     for chunk, index in zip(chunks, indices, strict=True):
         where = xp.asarray(chunk)
         n_assets = index.shape[1]
-        values, pairs = measure(shared.products, shared.factor, index, workspace)
+        values, pairs = measure(shared.products, shared.factor, index, scratch)
         eigenvalues[where, width - n_assets :] = values
         for name, value in pairs._asdict().items():
             full_shape = (len(eigenvalues), *((width,) if name == "row_sum" else value.shape[1:]))
