@@ -19,7 +19,7 @@ from sigmahat_kernels.features import _measure_part, _share, compute_features
 from sigmahat_kernels.groups import group_by_window, group_returns, parts_of
 from sigmahat_kernels.panel import correlation_factor, prepare_window
 from sigmahat_kernels.request import PADDING, Request, read_request
-from sigmahat_kernels.scratch import Scratch, take_blocks
+from sigmahat_kernels.scratch import Scratch, keep_freed_memory, take_blocks
 from sigmahat_kernels.spectrum import correlation_spectrum, dual_spectrum
 from sigmahat_trainer.provenance import provenance
 from sigmahat_trainer.simulate import sector_design
@@ -30,6 +30,7 @@ N_COLUMNS, N_OBS, N_UNIVERSES, ROUNDS = 500, 252, 1_000, 5
 
 def main() -> None:
     """Measure, print, write."""
+    keep_freed_memory()  # as the server does
     figures: dict[str, float] = {}
     for n_assets in (100, 250):
         request = draw_request(n_assets, N_OBS)

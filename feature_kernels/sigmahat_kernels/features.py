@@ -65,9 +65,9 @@ def compute_features(request: Request, *, threads: int | None = None) -> Feature
     request : Request
         As checked by `request.read_request`; on a GPU with a CuPy panel.
     threads : int, optional
-        Python threads; default one per available core.
+        Python threads; default one per available core, on a GPU one: its work is not on this side.
     """
-    threads = threads or available_threads()
+    threads = threads or (available_threads() if array_namespace(request.panel) is np else 1)
     status, status_asset = check_universes(request)
     features = np.full((len(status), N_FEATURES), np.nan, np.float32)
     table = FeatureTable(features, status, status_asset)

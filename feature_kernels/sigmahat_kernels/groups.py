@@ -78,8 +78,10 @@ def parts_of(request: Request, group: WindowGroup) -> Iterator[WindowGroup]:
     rows = request.universes[group.universes]
     # The large ones first: no thread is left with a long one at the end.
     order = np.argsort((rows == PADDING).sum(axis=1), kind="stable")
-    cells = max(group.stop - group.start, len(group.columns))
-    size = max(_MIN_PART, min(_scaled(request, PART_CELLS) // cells, -(-len(order) // _MIN_PARTS)))
+    size = _scaled(request, PART_CELLS) // max(group.stop - group.start, len(group.columns))
+    if array_namespace(request.panel) is np:
+        size = min(size, -(-len(order) // _MIN_PARTS))
+    size = max(_MIN_PART, size)
     for i in range(0, len(order), size):
         yield group._replace(universes=group.universes[order[i : i + size]])
 
