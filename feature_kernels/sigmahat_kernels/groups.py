@@ -16,6 +16,14 @@ from sigmahat_kernels.status import Status
 CHUNK_CELLS = 128 * 1024
 """Cells of one stack of correlation matrices (1 MB in float64): the passes over it stay in the cache."""
 
+PART_CELLS = 64 * 1024
+"""Cells of a series, or of the membership, of one part of a group (0.5 MB in float64)."""
+
+DEVICE_SCALE = 512
+"""On a GPU stacks and parts are this much larger: a launch must keep the whole device busy."""
+
+_MIN_PART, _MIN_PARTS = 16, 16
+
 
 class WindowGroup(NamedTuple):
     """Universes that share one window, so that its panel work is done once."""
@@ -62,12 +70,28 @@ def refuse_columns(request: Request, group: WindowGroup, status: np.ndarray, sta
     )
 
 
+def parts_of(request: Request, group: WindowGroup) -> Iterator[WindowGroup]:
+    """The group cut into parts of universes of similar size: small enough for the cache, and for threads to share.
+
+    The cut does not depend on the number of threads, so neither does a bit of the result.
+    """
+    rows = request.universes[group.universes]
+    # The large ones first: no thread is left with a long one at the end.
+    order = np.argsort((rows == PADDING).sum(axis=1), kind="stable")
+    size = _scaled(request, PART_CELLS) // max(group.stop - group.start, len(group.columns))
+    if array_namespace(request.panel) is np:
+        size = min(size, -(-len(order) // _MIN_PARTS))
+    size = max(_MIN_PART, size)
+    for i in range(0, len(order), size):
+        yield group._replace(universes=group.universes[order[i : i + size]])
+
+
 def chunks_by_size(request: Request, group: WindowGroup) -> Iterator[np.ndarray]:
     """Positions within the group, in chunks of universes of one size, so that their matrices stack."""
     sizes = (request.universes[group.universes] != PADDING).sum(axis=1)
     for size in np.unique(sizes)[::-1]:  # the large ones first: no thread is left with a long one at the end
         members = np.flatnonzero(sizes == size)
-        per_chunk = max(1, CHUNK_CELLS // int(size) ** 2)
+        per_chunk = max(1, _scaled(request, CHUNK_CELLS) // int(size) ** 2)
         yield from (members[i : i + per_chunk] for i in range(0, len(members), per_chunk))
 
 
@@ -85,3 +109,7 @@ def membership_of(request: Request, group: WindowGroup) -> np.ndarray:
     membership = np.zeros((len(group.columns), len(rows)))
     membership[np.searchsorted(group.columns, rows[universe, position]), universe] = 1.0
     return membership
+
+
+def _scaled(request: Request, cells: int) -> int:
+    return cells if array_namespace(request.panel) is np else DEVICE_SCALE * cells

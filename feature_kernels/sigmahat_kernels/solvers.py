@@ -18,6 +18,7 @@ from sigmahat_kernels import pairs
 from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.cuda import cusolver, device, kernels
 from sigmahat_kernels.pairs import PairStatistics
+from sigmahat_kernels.scratch import Scratch
 
 SOLVERS = ("kernels", "cusolver", "cupy", "lapack")
 """In order of preference; the first three need the panel on a GPU."""
@@ -78,12 +79,12 @@ class Stacked:
 
     def pair_statistics(self, products: Sequence[Array], index: Array) -> PairStatistics:
         xp = array_namespace(index)
+        row, column = xp.tril_indices(index.shape[1], -1)
         collected = []
         for part in _parts(len(index), index.shape[1] ** 2):
-            stacks = [_gather(product, index[part]) for product in products]
-            scratch = xp.empty_like(stacks[0])
-            bins = xp.empty(scratch.shape, xp.int64)
-            collected.append(pairs.pair_statistics(stacks[0], stacks[1], stacks[2], scratch, bins))
+            rows, columns = index[part][:, row], index[part][:, column]
+            entries = [product[rows, columns] for product in products]
+            collected.append(pairs.pair_statistics(_gather(products[0], index[part]), entries, Scratch(xp)))
         return PairStatistics(*(xp.concatenate(values) for values in zip(*collected, strict=True)))
 
 

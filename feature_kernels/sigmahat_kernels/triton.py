@@ -13,6 +13,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from sigmahat_kernels.backend import Array
+from sigmahat_kernels.scratch import keep_freed_memory
 from sigmahat_kernels.status import InvalidRequest
 
 
@@ -47,6 +48,7 @@ class PythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Called by Triton once for each instance."""
         _check_numpy()
+        keep_freed_memory()
         config = json.loads(args["model_config"])
         self.name = config["name"]
         self.on_gpu = args["model_instance_kind"] == "GPU"

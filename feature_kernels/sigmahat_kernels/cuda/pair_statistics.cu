@@ -6,7 +6,7 @@
 // counts in integers, so results repeat to the last bit. The specification is pairs.py.
 
 constexpr int kBins = 32;
-constexpr int kSums = 8;
+constexpr int kSums = 7;
 constexpr double kBinsPerUnit = kBins / 2 * (1 - 1e-12);  // a correlation of 1 still belongs to the last bin
 
 __device__ double warp_sum(double value) {
@@ -22,14 +22,14 @@ __device__ double warp_max(double value) {
 
 // Correlations of all columns, (width, width) row-major: equal-weighted, exponentially weighted, and what the first half
 // of the window adds to the equal-weighted one. index: (blocks, n) the columns of each universe.
-// row_sum: (blocks, n). sums: (blocks, 8), in the order of `mine` below. histogram: (blocks, 32).
-// Dynamic shared memory: n + 8 WARPS doubles, 32 * 32 + n ints.
+// row_sum: (blocks, n). sums: (blocks, 7), in the order of `mine` below. histogram: (blocks, 32).
+// Dynamic shared memory: n + 7 WARPS doubles, 32 * 32 + n ints.
 extern "C" __global__ void __launch_bounds__(32 * WARPS)
 pair_statistics(const double* slow, const double* fast, const double* first, int width, const int* index, int n,
                 double* row_sum, double* sums, int* histogram) {
     extern __shared__ double2 shared[];
     double* const row_sums = reinterpret_cast<double*>(shared);
-    double* const partial = row_sums + n;                               // (8, WARPS)
+    double* const partial = row_sums + n;                               // (7, WARPS)
     int* const bins = reinterpret_cast<int*>(partial + kSums * WARPS);  // (32 bins, 32 lanes): lanes never collide
     int* const columns = bins + kBins * 32;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -44,13 +44,13 @@ pair_statistics(const double* slow, const double* fast, const double* first, int
         double sum = 0, largest = -2;  // below every correlation
         for (int j = lane; j < n; j += 32) {
             const double r = slow[row + columns[j]];
-            const double change = fast[row + columns[j]] - r, early = first[row + columns[j]];
             sum += r;
-            drift += change * change;
-            if (i == j) continue;
-            largest = fmax(largest, r);
+            if (j != i) largest = fmax(largest, r);
+            if (j >= i) continue;  // what follows counts each pair once
+            const double early = first[row + columns[j]], change = fast[row + columns[j]] - r;
             square += r * r;
             cube += r * r * r;
+            drift += change * change;
             first_square += early * early;
             first_product += early * r;
             const int bin = (int)(kBinsPerUnit * r + kBins / 2);
@@ -66,16 +66,12 @@ pair_statistics(const double* slow, const double* fast, const double* first, int
     }
     __syncthreads();  // row sums and bins are complete
 
-    double form = 0, fast_form = 0;
+    double form = 0;
     for (int i = warp; i < n; i += WARPS) {
         const long long row = (long long)columns[i] * width;
-        for (int j = lane; j < n; j += 32) {
-            const double weight = row_sums[i] * row_sums[j];
-            form += weight * slow[row + columns[j]];
-            fast_form += weight * fast[row + columns[j]];
-        }
+        for (int j = lane; j < n; j += 32) form += row_sums[i] * slow[row + columns[j]] * row_sums[j];
     }
-    const double mine[kSums] = {nearest, square, cube, form, fast_form, drift, first_square, first_product};
+    const double mine[kSums] = {form, nearest, square, cube, drift, first_square, first_product};
     for (int s = 0; s < kSums; ++s) {
         const double total = warp_sum(mine[s]);
         if (lane == 0) partial[s * WARPS + warp] = total;
