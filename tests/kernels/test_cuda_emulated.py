@@ -88,14 +88,16 @@ def matrix_of(name: str) -> np.ndarray:
     twins[7] = twins[3]
     twins[20:30] = twins[20]
     blocks = np.kron(np.eye(8), np.full((5, 5), 0.6)) + 0.4 * np.eye(40)
-    tiny = np.eye(40) + 1e-11 * (noise := rng.standard_normal((40, 40))) + 1e-11 * noise.T
+    noise = rng.standard_normal((40, 40))
+    noise += noise.T
     return {
         "identity": np.eye(40),
         "ones": np.ones((40, 40)),
         "constant correlation": np.full((40, 40), 0.3) + 0.7 * np.eye(40),
         "twins": twins @ twins.T,
         "blocks": blocks,
-        "nearly the identity": tiny,
+        "nearly the identity": np.eye(40) + 1e-11 * noise,
+        "squares below the range of float": np.eye(40) + 1e-22 * noise,
         "hedged": np.kron(np.eye(20), np.array([[1.0, -1.0], [-1.0, 1.0]])),
         "tridiagonal": np.eye(40) + 0.5 * np.eye(40, k=1) + 0.5 * np.eye(40, k=-1),
         "two assets": np.array([[1.0, 0.25], [0.25, 1.0]]),
@@ -109,7 +111,7 @@ def matrix_of(name: str) -> np.ndarray:
     "name",
     [
         *("identity", "ones", "constant correlation", "twins", "blocks", "nearly the identity", "hedged"),
-        *("tridiagonal", "two assets", "two equal assets", "exponential"),
+        *("squares below the range of float", "tridiagonal", "two assets", "two equal assets", "exponential"),
     ],
 )
 def test_special_matrices(name: str, precision: type[np.floating]) -> None:
