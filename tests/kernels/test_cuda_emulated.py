@@ -155,6 +155,21 @@ def test_clusters_of_a_tridiagonal_matrix() -> None:
     np.testing.assert_allclose(values, expected, rtol=0, atol=1e-14)
 
 
+def test_pivots_of_zero() -> None:
+    """Where x is an entry of the diagonal and its neighbours are 0, the next pivot would be 0 / 0."""
+
+    def start_at_two(program: Program) -> str:
+        assert program.text.count("double x = 0.5 * (left + right)") == 1
+        return program.text.replace("double x = 0.5 * (left + right)", "double x = 2.0")
+
+    in_float = np.array([[1.0, 2.0, 1.5, 3.0]])  # the first bisection is at 2
+    in_double = np.array([[2.0, 2.0 - 1e-7, 3.0]])  # both brackets hold 2
+    for diagonal, edit in ((in_float, None), (in_double, start_at_two)):
+        values = np.empty_like(diagonal)
+        kernels.sturm(Emulator(edit=edit), diagonal, np.zeros_like(diagonal), values)
+        np.testing.assert_allclose(values, np.sort(diagonal), rtol=0, atol=4e-15)
+
+
 @pytest.mark.parametrize("n_assets", [2, 31, 33, 70])
 def test_pair_statistics_match_the_array_form(n_assets: int) -> None:
     products = [z @ z.T for z in (factor_of(n_assets + 3, 100, seed) for seed in (1, 2, 3))]
