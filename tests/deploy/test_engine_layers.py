@@ -42,6 +42,7 @@ def test_merged_products_count_for_each_node() -> None:
         layer("Row major Int8 format", "head", type_field="Format/Datatype"),
         layer("Int8", "head", LayerType="fusion", TacticName="sm80_xmma_gemm_i8i8_i8i32_f32_tn"),
         layer("Int8", "head", LayerType="runtime_fusion", Name="__myl_FcAdd_myl0_24"),
+        layer("Int8", "head", LayerType="unheard of"),
         layer("Int8", "head", LayerType="CaskGemmMatrixMultiply"),
     ],
 )

@@ -209,7 +209,7 @@ def serialized_plan(
     network = builder.create_network(flags)
     parser = tensorrt.OnnxParser(network, log)
     if not parser.parse(graph.path.read_bytes()):
-        reasons = [parser.get_error(i).desc() for i in range(parser.num_errors)]
+        reasons = [parser.get_error(i).desc() for i in range(parser.num_errors)] + log.errors[-3:]
         raise EngineError(f"TensorRT does not accept {graph.path}: {'; '.join(reasons)}")
     config = builder.create_builder_config()
     config.profiling_verbosity = tensorrt.ProfilingVerbosity.DETAILED

@@ -13,7 +13,8 @@ from sigmahat_deploy.engines.errors import EngineError
 from sigmahat_deploy.engines.graph import Graph
 
 _ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
-_PRODUCT = re.compile(r"gemm|matrix.?multiply|fullyconnected|_Fc|MatMul", re.IGNORECASE)
+_PRODUCT = re.compile(r"gemm|matrix.?multiply|fully.?connected|matmul", re.IGNORECASE)
+_FUSED_PRODUCT = re.compile(r"__myl_\w*?(Fc|Gemm|MatMul)")  # the compiler names a fused kernel for what it does
 
 
 def int8_products(layers: Sequence[Mapping[str, Any]]) -> dict[str, bool]:
@@ -26,18 +27,18 @@ def int8_products(layers: Sequence[Mapping[str, Any]]) -> dict[str, bool]:
 
     Notes
     -----
-    TensorRT merges products (the projections of query, key and value are one) and splits off pointwise work; each
-    layer's ``Metadata`` lists the ONNX nodes that it came from. Nodes of layers that multiply nothing are left out.
+    TensorRT merges products (the projections of query, key and value are one), splits off pointwise work, and folds the
+    smallest products into it; each layer's ``Metadata`` lists the ONNX nodes that it came from. Of the layers of one
+    node those that multiply decide, and only where there is none, the others.
     """
-    found: dict[str, bool] = {}
+    multiplied: dict[str, bool] = {}
+    touched: dict[str, bool] = {}
     for layer in layers:
-        kind = " ".join(str(layer.get(field, "")) for field in ("LayerType", "TacticName", "Name"))
-        if not _PRODUCT.search(kind):
-            continue
+        found = multiplied if _multiplies(layer) else touched
         reads_int8 = any(_is_int8(tensor) for tensor in layer.get("Inputs", ()))
         for node in _ONNX_NODE.findall(str(layer.get("Metadata", ""))):
             found[node] = found.get(node, False) or reads_int8
-    return found
+    return touched | multiplied
 
 
 def read_layers(path: Path) -> Any:
@@ -62,14 +63,19 @@ def check_layers(graph: Graph, report: Any) -> list[str]:
             f"the layer report of {graph.path.name} has no details: it must be built with detailed profiling verbosity"
         )
     products = int8_products(layers)
-    if missing := [node for node in (*graph.int8_products, *graph.float_products) if node not in products]:
+    if missing := [node for node in graph.int8_products if node not in products]:
         raise EngineError(f"the layer report of {graph.path.name} does not say how {missing[:5]} are computed")
     if wrong := [node for node in graph.int8_products if not products[node]]:
         raise EngineError(
             f"{len(wrong)} of {len(graph.int8_products)} products of {graph.path.name} are not int8 in the engine: "
             f"{', '.join(wrong[:5])}"
         )
-    return [node for node in (*graph.int8_products, *graph.float_products) if products[node]]
+    return [node for node in (*graph.int8_products, *graph.float_products) if products.get(node)]
+
+
+def _multiplies(layer: Mapping[str, Any]) -> bool:
+    kind = f"{layer.get('LayerType', '')} {layer.get('TacticName', '')}"
+    return bool(_PRODUCT.search(kind) or _FUSED_PRODUCT.match(str(layer.get("Name", ""))))
 
 
 def _is_int8(tensor: Any) -> bool:
