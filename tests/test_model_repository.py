@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from sigmahat_deploy.engines.builders import Profile
+from sigmahat_deploy.engines.fused import add_model
 from sigmahat_kernels.covariance import assemble
 from sigmahat_kernels.features import FEATURE_NAMES, N_FEATURES
 from sigmahat_kernels.members import Member
@@ -59,8 +61,43 @@ def test_both_kinds_of_hardware_have_one_signature(model: str) -> None:
     assert cpu.ensemble_scheduling == gpu.ensemble_scheduling
 
 
+@pytest.fixture(scope="module")
+def with_fused(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository to which `sigmahat engines build --fused` has added its model."""
+    copy = tmp_path_factory.mktemp("fused") / "model_repository"
+    shutil.copytree(REPOSITORY, copy)
+    add_model(copy)
+    return copy
+
+
+def test_one_engine_for_all_members_keeps_the_signature(with_fused: Path) -> None:
+    """Ensembles answer alike; what has no form of its own for the one engine is not part of them."""
+    for model in ("features", "assemble"):
+        assert read(model, "configs/gpu_fused.pbtxt") == read(model, "configs/gpu.pbtxt")
+    for ensemble in ("shrinkage", "covariance"):
+        three, one = read(ensemble, "configs/gpu.pbtxt"), read(ensemble, "configs/gpu_fused.pbtxt")
+        assert signature(three.input) == signature(one.input)
+        assert signature(three.output) == signature(one.output)
+        steps = [step.model_name for step in one.ensemble_scheduling.step]
+        assert steps == ["features", "fused", "combine", "assemble"][: len(steps)]
+    three, one = read("combine", "configs/gpu.pbtxt"), read("combine", "configs/gpu_fused.pbtxt")
+    assert signature(three.output) == signature(one.output)
+    assert [t.name for t in one.input] == ["WEIGHTED", "ROW_STATUS", "ROW_ASSET"]
+    added = text_format.Parse((with_fused / "fused" / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+    member = read("member_1", "configs/gpu.pbtxt")
+    assert added.name == "fused"
+    assert signature(added.input) == signature(member.input)
+    assert signature(added.output) == [("WEIGHTED", model_config_pb2.TYPE_FP32, (N_PARAMETERS + 1,), False)]
+    assert (added.optimization, added.max_batch_size) == (member.optimization, member.max_batch_size)
+
+
+@pytest.mark.parametrize("form", ["config.pbtxt", "configs/gpu.pbtxt", "configs/gpu_fused.pbtxt"])
 @pytest.mark.parametrize("ensemble", ["shrinkage", "covariance"])
-def test_ensemble_maps_every_tensor_of_its_steps(ensemble: str) -> None:
+def test_ensemble_maps_every_tensor_of_its_steps(ensemble: str, form: str, with_fused: Path) -> None:
+    def read(model: str) -> model_config_pb2.ModelConfig:
+        path = with_fused / model / (form if (with_fused / model / form).exists() else "config.pbtxt")  # as Triton does
+        return text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+
     config = read(ensemble)
     assert [tensor.name for tensor in config.input] == INPUTS
     assert [t.name for t in config.input if not t.optional] == ["PANEL", "UNIVERSES"]

@@ -56,6 +56,7 @@ def copy_members(models: Path) -> None:
         (models / member / "1").mkdir(parents=True)
         for file in (COMMITTED / member / "1").glob("*.onnx"):
             shutil.copy(file, models / member / "1")
+        shutil.copytree(COMMITTED / member / "configs", models / member / "configs")
 
 
 @pytest.fixture
@@ -174,6 +175,7 @@ def test_fused_engine_is_a_model_of_its_own(repository: Path, trtexec: Path) -> 
     (engine,) = build(repository, trtexec, fused=True)
     assert engine.model == "fused"
     assert links(repository) == {**members, "fused": engine.plan}
+    assert (repository / "fused" / "config.pbtxt").exists()
 
 
 def test_changed_member_is_built_anew_and_its_old_engine_serves_a_rollback(

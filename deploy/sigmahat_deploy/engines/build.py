@@ -17,7 +17,7 @@ from sigmahat_deploy.engines.builders import Builder, Profile
 from sigmahat_deploy.engines.cache import LAYERS, PLAN, Key, link, locked, new_entry, read_entry, seal, timing_cache
 from sigmahat_deploy.engines.device import Device
 from sigmahat_deploy.engines.errors import EngineError
-from sigmahat_deploy.engines.fused import FUSED, fuse
+from sigmahat_deploy.engines.fused import FUSED, add_model, fuse
 from sigmahat_deploy.engines.graph import Graph, golden_batch, read_graph
 from sigmahat_deploy.engines.layers import check_layers, read_layers
 from sigmahat_kernels.members import MEMBER_FILES, Member, MemberError
@@ -67,9 +67,9 @@ def build_engines(
         sources = _sources(model_repository, precision, fused)
         engines = [workshop.ensure(model, members, rebuild) for model, members in sources.items()]
         for engine in engines:
-            folder = model_repository / engine.model / "1"
-            folder.mkdir(parents=True, exist_ok=True)
-            link(engine.plan, folder / PLAN)
+            if engine.model == FUSED:
+                add_model(model_repository)
+            link(engine.plan, model_repository / engine.model / "1" / PLAN)
     return engines
 
 
