@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,16 +12,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import onnx
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
 
 from sigmahat_deploy.engines.accuracy import check_accuracy
 from sigmahat_deploy.engines.builders import Builder, Profile
 from sigmahat_deploy.engines.cache import LAYERS, PLAN, Key, link, locked, new_entry, read_entry, seal, timing_cache
 from sigmahat_deploy.engines.device import Device
 from sigmahat_deploy.engines.errors import EngineError
-from sigmahat_deploy.engines.fused import FUSED, add_model, fuse
+from sigmahat_deploy.engines.fused import FUSED, WEIGHTED, fuse
 from sigmahat_deploy.engines.graph import Graph, golden_batch, read_graph
 from sigmahat_deploy.engines.layers import check_layers, read_layers
 from sigmahat_kernels.members import MEMBER_FILES, Member, MemberError
+from sigmahat_kernels.parameters import N_PARAMETERS
 from sigmahat_kernels.pipeline import N_MEMBERS
 
 GOLDEN_BATCHES = (1, 333)
@@ -108,6 +112,23 @@ def _sources(model_repository: Path, precision: str, fused: bool) -> dict[str, l
         f"member_{k}": model_repository / f"member_{k}" / "1" / MEMBER_FILES[precision] for k in range(1, N_MEMBERS + 1)
     }
     return {FUSED: list(files.values())} if fused else {model: [file] for model, file in files.items()}
+
+
+def add_model(model_repository: Path) -> None:
+    """Write the folder of the model `fused`, with the GPU settings of the first member.
+
+    The committed repository has no such folder: it would have nothing to load where there is no GPU.
+    """
+    member = text_format.Parse(
+        (model_repository / "member_1" / "configs" / "gpu.pbtxt").read_text(), model_config_pb2.ModelConfig()
+    )
+    member.name = FUSED
+    member.output[0].name, member.output[0].dims[:] = WEIGHTED, [N_PARAMETERS + 1]
+    folder = model_repository / FUSED
+    (folder / "1").mkdir(parents=True, exist_ok=True)
+    draft = folder / f".config.pbtxt.{os.getpid()}"
+    draft.write_text(text_format.MessageToString(member))
+    draft.replace(folder / "config.pbtxt")
 
 
 class _Workshop(NamedTuple):

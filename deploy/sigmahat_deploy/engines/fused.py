@@ -3,21 +3,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf import text_format
 from onnx import TensorProto, helper, numpy_helper
-from tritonclient.grpc import model_config_pb2
 
 from sigmahat_kernels.parameters import HEADS, N_PARAMETERS
 
 FUSED = "fused"
-OUTPUT = "WEIGHTED"
+WEIGHTED = "WEIGHTED"
 
 _COLUMN = dict(zip(HEADS, np.cumsum([0, *HEADS.values()])[:-1].tolist(), strict=True))
 
@@ -40,30 +36,13 @@ def fuse(members: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
         [*nodes, *weighting],
         FUSED,
         [source],
-        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [batch, N_PARAMETERS + 1])],
+        [helper.make_tensor_value_info(WEIGHTED, TensorProto.FLOAT, [batch, N_PARAMETERS + 1])],
         [*(tensor for graph in prefixed for tensor in graph.initializer), *constants],
     )
     model = helper.make_model(graph, opset_imports=members[0].opset_import, ir_version=members[0].ir_version)
     model.metadata_props.extend(members[0].metadata_props)
     onnx.checker.check_model(model, full_check=True)
     return model
-
-
-def add_model(model_repository: Path) -> None:
-    """Write the folder of the model `fused`, with the GPU settings of the first member.
-
-    The committed repository has no such folder: it would have nothing to load where there is no GPU.
-    """
-    member = text_format.Parse(
-        (model_repository / "member_1" / "configs" / "gpu.pbtxt").read_text(), model_config_pb2.ModelConfig()
-    )
-    member.name = FUSED
-    member.output[0].name, member.output[0].dims[:] = OUTPUT, [N_PARAMETERS + 1]
-    folder = model_repository / FUSED
-    (folder / "1").mkdir(parents=True, exist_ok=True)
-    draft = folder / f".config.pbtxt.{os.getpid()}"
-    draft.write_text(text_format.MessageToString(member))
-    draft.replace(folder / "config.pbtxt")
 
 
 def _weighting(answers: Sequence[str]) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
@@ -101,5 +80,5 @@ def _weighting(answers: Sequence[str]) -> tuple[list[onnx.NodeProto], list[onnx.
         node("Gather", [mean, "after_log_variance"], "after", axis=1),
         between,
     ]
-    node("Concat", parts, OUTPUT, axis=1)
+    node("Concat", parts, WEIGHTED, axis=1)
     return nodes, [numpy_helper.from_array(values, name) for name, values in constants.items()]
