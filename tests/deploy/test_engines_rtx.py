@@ -17,7 +17,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from sigmahat_deploy.engines.builders import Profile, serialized_plan
+from sigmahat_deploy.engines.builders import Profile, logger, serialized_plan
 from sigmahat_deploy.engines.errors import EngineError
 from sigmahat_deploy.engines.fused import fuse
 from sigmahat_deploy.engines.graph import Graph, read_graph
@@ -42,13 +42,7 @@ def compile_for(graph: Graph, capability: str) -> tuple[bytes, dict[str, Any]]:
         config.set_compute_capability(getattr(trt.ComputeCapability, capability), 0)
 
     plan = serialized_plan(trt, graph, Profile(), target)
-    return plan, {"Layers": list(filter(None, map(layer_of, log().lines)))}
-
-
-def log() -> Any:
-    from sigmahat_deploy.engines.builders import _logger
-
-    return _logger(trt)
+    return plan, {"Layers": list(filter(None, map(layer_of, logger(trt).lines)))}
 
 
 def layer_of(line: str) -> dict[str, Any] | None:

@@ -184,7 +184,7 @@ class TensorRTPackage:
         return {name: tensor.get() for name, tensor in tensors.items() if name != graph.input}
 
     def _load(self, plan: Path) -> Any:
-        engine = self.tensorrt.Runtime(_logger(self.tensorrt)).deserialize_cuda_engine(plan.read_bytes())
+        engine = self.tensorrt.Runtime(logger(self.tensorrt)).deserialize_cuda_engine(plan.read_bytes())
         if engine is None:
             raise EngineError(f"TensorRT {self.version} cannot load {plan}")
         return engine
@@ -200,7 +200,7 @@ def serialized_plan(
     EngineError
         With TensorRT's own words, if it does not accept the graph.
     """
-    log = _logger(tensorrt)
+    log = logger(tensorrt)
     log.lines.clear()
     log.errors.clear()
     builder = tensorrt.Builder(log)
@@ -226,7 +226,7 @@ def serialized_plan(
 _LOGGERS: dict[str, Any] = {}
 
 
-def _logger(tensorrt: Any) -> Any:
+def logger(tensorrt: Any) -> Any:
     """One logger a process and library: TensorRT ignores any later one."""
     if tensorrt.__name__ not in _LOGGERS:
 
