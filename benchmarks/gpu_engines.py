@@ -14,7 +14,7 @@ trtexec     the same with trtexec, if it is there (the image of Triton)
 rtx         TensorRT for RTX, from ``--rtx FOLDER`` or where installed; it does not list compute capability 9.0
 tensorrt8   TensorRT 8.5.3.1 from ``--tensorrt8 FOLDER``, as ``pack_tensorrt8.sh`` packs it, in its own Python 3.10
 
-What is too large to carry in one piece of 64 MiB: libtensorrt_rtx.so.1 is 234 MB, 62 MB (59.1 MiB) as
+Where files can only be brought in pieces of 64 MiB, these are too large: libtensorrt_rtx.so.1 is 234 MB, 62 MB (59.1 MiB) as
 ``xz --x86 --lzma2=preset=9e,dict=256MiB``, so that it needs a call of its own; TensorRT 8.5.3.1 is 249 MiB in xz, five
 pieces; the wheels of TensorRT 10 and 11 are stubs that download their library, some GB, and cannot be carried at all.
 Without them the first two stages run.
@@ -413,8 +413,9 @@ def for_tensorrt8(model: onnx.ModelProto) -> onnx.ModelProto:
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     del model.graph.value_info[:]  # it says that these weights are int8
-    model = onnx.version_converter.convert_version(model, 17)
-    model.ir_version = 8
+    # All that the members use means the same in 17 as in 20; the checker refuses what does not.
+    model.opset_import[0].version, model.ir_version = 17, 8
+    onnx.checker.check_model(model, full_check=True)
     return model
 
 
