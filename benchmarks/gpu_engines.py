@@ -14,9 +14,9 @@ trtexec     the same with trtexec, if it is there (the image of Triton)
 rtx         TensorRT for RTX, from ``--rtx FOLDER`` or where installed; it does not list compute capability 9.0
 tensorrt8   TensorRT 8.5.3.1 from ``--tensorrt8 FOLDER``, as ``pack_tensorrt8.sh`` packs it, in its own Python 3.10
 
-Where files can only be brought in pieces of 64 MiB, these are too large: libtensorrt_rtx.so.1 is 234 MB, 62 MB (59.1 MiB) as
-``xz --x86 --lzma2=preset=9e,dict=256MiB``, so that it needs a call of its own; TensorRT 8.5.3.1 is 249 MiB in xz, five
-pieces; the wheels of TensorRT 10 and 11 are stubs that download their library, some GB, and cannot be carried at all.
+Where files can only be brought in pieces of 64 MiB, these are too large: libtensorrt_rtx.so.1 is 234 MB, 59.1 MiB as
+``xz --x86 --lzma2=preset=9e,dict=256MiB``, which fits only alone; TensorRT 8.5.3.1 is 249 MiB in xz, so at least five
+pieces; the wheels of TensorRT 10 and 11 are stubs that download their library, some GB, and cannot be brought at all.
 Without them the first two stages run.
 """
 
