@@ -47,7 +47,7 @@ def check_accuracy(
     """
     expected = reference(graph, features)
     found: dict[str, dict[str, float]] = {}
-    for n in batches:
+    for n in sorted({min(n, len(features)) for n in batches}):
         answers = run(features[:n])
         for name, values in expected.items():
             got = answers.get(name)
