@@ -37,6 +37,10 @@ class PythonModel:
         """
         raise NotImplementedError
 
+    def log(self, message: str) -> None:
+        """Write a line to the server's log."""
+        pb_utils.Logger.log_info(f"{self.name}: {message}")
+
     def to_device(self, name: str, tensor: Array) -> Array:
         """Move PANEL and FEATURES to the GPU where the instance has one; index tensors are read on the host."""
         if not self.on_gpu or name not in ("PANEL", "FEATURES"):
