@@ -20,6 +20,7 @@ from sigmahat_kernels.groups import group_by_window, group_returns, parts_of
 from sigmahat_kernels.panel import correlation_factor, prepare_window
 from sigmahat_kernels.request import PADDING, Request, read_request
 from sigmahat_kernels.scratch import Scratch, keep_freed_memory, take_blocks
+from sigmahat_kernels.solvers import choose_solver
 from sigmahat_kernels.spectrum import correlation_spectrum, dual_spectrum
 from sigmahat_trainer.provenance import provenance
 from sigmahat_trainer.simulate import sector_design
@@ -119,7 +120,7 @@ def peak_memory_ratio() -> float:
     shared = _share(prepare_window(group_returns(request, group)))
     panel, _ = tracemalloc.get_traced_memory()
     tracemalloc.reset_peak()
-    _measure_part(request, next(parts_of(request, group)), shared)
+    _measure_part(request, next(parts_of(request, group)), shared, choose_solver(request.panel))
     _, with_part = tracemalloc.get_traced_memory()
     del shared
     tracemalloc.reset_peak()

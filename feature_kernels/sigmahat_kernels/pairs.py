@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from types import ModuleType
 from typing import NamedTuple
 
 from sigmahat_kernels.backend import Array, array_namespace
-from sigmahat_kernels.scratch import Scratch
+from sigmahat_kernels.scratch import Scratch, take
 
 HISTOGRAM_BINS = 32
 """Equal bins over [-1, 1]; the lower half holds the negative correlations."""
@@ -25,6 +27,42 @@ class PairStatistics(NamedTuple):
     drift: Array  # (n,) sum over i < j of (r_fast_ij - r_ij)^2
     first_square: Array  # (n,) sum over i < j of r_first_ij^2
     first_product: Array  # (n,) sum over i < j of r_first_ij r_ij
+
+
+def gather_pairs(products: Sequence[Array], index: Array, scratch: Scratch) -> tuple[Array, list[Array]]:
+    """Correlation matrices of `n` universes, shape (n, N, N), and the entries of each product, shape (n, P).
+
+    Parameters
+    ----------
+    products : arrays of shape (m, m)
+        Symmetric; the first has the correlations.
+    index : int64 array of shape (n, N)
+        Columns of each universe.
+    scratch : Scratch
+        Of this thread; holds the results.
+    """
+    xp = array_namespace(index)
+    n, n_assets = index.shape
+    row, column, expand = _pairs_of(xp, n_assets)
+    shape = (n, len(row))
+    cells, columns = (scratch.array(name, shape, xp.int64) for name in ("cells", "columns"))
+    take(index * products[0].shape[1], row, cells, axis=1)
+    cells += take(index, column, columns, axis=1)
+    pairs = [take(product, cells, scratch.array(f"pairs_{k}", shape)) for k, product in enumerate(products)]
+    correlation = scratch.array("matrices", (n, n_assets, n_assets))
+    take(pairs[0], expand, correlation.reshape(n, -1), axis=1)
+    diagonal = xp.arange(n_assets)
+    correlation[:, diagonal, diagonal] = 1.0
+    return correlation, pairs
+
+
+@lru_cache(maxsize=4)
+def _pairs_of(xp: ModuleType, n_assets: int) -> tuple[Array, Array, Array]:
+    """Row and column of each pair, shape (P,), and the pair of each cell of the matrix, shape (N * N,)."""
+    row, column = xp.tril_indices(n_assets, -1)
+    expand = xp.zeros((n_assets, n_assets), xp.int64)
+    expand[row, column] = expand[column, row] = xp.arange(len(row))
+    return row, column, expand.ravel()
 
 
 def pair_statistics(correlation: Array, pairs: Sequence[Array], scratch: Scratch) -> PairStatistics:

@@ -18,7 +18,8 @@ from sigmahat_kernels import pairs
 from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.cuda import cusolver, device, kernels
 from sigmahat_kernels.pairs import PairStatistics
-from sigmahat_kernels.scratch import Scratch
+from sigmahat_kernels.scratch import Scratch, take_blocks
+from sigmahat_kernels.spectrum import correlation_spectrum, dual_spectrum
 
 SOLVERS = ("kernels", "cusolver", "cupy", "lapack")
 """In order of preference; the first three need the panel on a GPU."""
@@ -73,18 +74,16 @@ class Stacked:
         n, size = matrix.shape[:2] if index is None else index.shape
         values = xp.empty((n, size))
         for part in _parts(n, size * size):
-            stack = matrix[part].copy() if index is None else _gather(matrix, index[part])
+            stack = matrix[part].copy() if index is None else take_blocks(matrix, index[part], Scratch(xp), "stack")
             values[part] = self._solve(stack)
         return xp.maximum(values, 0.0)
 
     def pair_statistics(self, products: Sequence[Array], index: Array) -> PairStatistics:
         xp = array_namespace(index)
-        row, column = xp.tril_indices(index.shape[1], -1)
         collected = []
         for part in _parts(len(index), index.shape[1] ** 2):
-            rows, columns = index[part][:, row], index[part][:, column]
-            entries = [product[rows, columns] for product in products]
-            collected.append(pairs.pair_statistics(_gather(products[0], index[part]), entries, Scratch(xp)))
+            scratch = Scratch(xp)
+            collected.append(pairs.pair_statistics(*pairs.gather_pairs(products, index[part], scratch), scratch))
         return PairStatistics(*(xp.concatenate(values) for values in zip(*collected, strict=True)))
 
 
@@ -161,6 +160,12 @@ class Solver:
         """
         return self._steps[0].pair_statistics(products, index)
 
+    def measure(
+        self, products: Sequence[Array], factor: Array, index: Array, scratch: Scratch
+    ) -> tuple[Array, PairStatistics]:
+        """Spectra and pair statistics of the same universes; `scratch` is that of this thread."""
+        return self.eigenvalues(products[0], factor, index), self.pair_statistics(products, index)
+
     def _solve(self, matrix: Array, index: Array | None, n_null: int) -> Array:
         size = matrix.shape[1] if index is None else index.shape[1]
         takers = [step for step in self._steps if step.takes(size)]
@@ -176,6 +181,19 @@ class Solver:
             values[doubtful] = exact.eigvalsh(*again)
             self.used.add(exact.name)
         return values
+
+
+class HostSolver(Solver):
+    """LAPACK on NumPy arrays: gathers once for spectra and sums, into memory that is used again."""
+
+    def measure(
+        self, products: Sequence[Array], factor: Array, index: Array, scratch: Scratch
+    ) -> tuple[Array, PairStatistics]:
+        correlation, entries = pairs.gather_pairs(products, index, scratch)
+        is_dual = factor.shape[1] - 1 < index.shape[1]
+        eigenvalues = dual_spectrum(factor[index]) if is_dual else correlation_spectrum(correlation)
+        self.used.add(self.name)
+        return eigenvalues, pairs.pair_statistics(correlation, entries, scratch)
 
 
 def choose_solver(panel: Array, requested: str | None = None) -> Solver:
@@ -198,7 +216,7 @@ def choose_solver(panel: Array, requested: str | None = None) -> Solver:
     if array_namespace(panel) is np:
         if requested not in (None, "lapack"):
             raise SolverError(f"solver {requested!r} needs the panel on a GPU, and it is in host memory")
-        return Solver("lapack", [_LAPACK])
+        return HostSolver("lapack", [_LAPACK])
     candidates = SOLVERS if requested is None else SOLVERS[SOLVERS.index(requested) :]
     chosen: str | None = None
     steps: list[Step] = []
@@ -245,7 +263,3 @@ def _parts(n: int, cells: int) -> Iterator[slice]:
     """Slices of `n` stacked float64 arrays of so many cells each, small enough for the libraries and for the memory."""
     size = max(1, min(_MAX_STACK, _MAX_STACK_BYTES // (8 * cells)))
     return (slice(start, start + size) for start in range(0, n, size))
-
-
-def _gather(matrix: Array, index: Array) -> Array:
-    return matrix[index[:, :, None], index[:, None, :]]

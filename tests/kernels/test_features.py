@@ -16,6 +16,7 @@ from sigmahat_kernels.missing import MISSING
 from sigmahat_kernels.panel import correlation_factor, prepare_window
 from sigmahat_kernels.regime import REGIME
 from sigmahat_kernels.request import read_request
+from sigmahat_kernels.solvers import SolverError
 from sigmahat_kernels.spectrum import SPECTRUM, correlation_spectrum, dual_spectrum, spectrum_features
 from sigmahat_kernels.status import Status
 from sigmahat_kernels.temporal import SEASON, TEMPORAL
@@ -421,6 +422,13 @@ def test_stacks_of_one_size_are_cut_without_a_seam(monkeypatch):
     monkeypatch.setattr("sigmahat_kernels.groups.CHUNK_CELLS", 150)
     monkeypatch.setattr("sigmahat_kernels.groups._MIN_PART", 3)
     np.testing.assert_allclose(compute(returns, universes), whole, rtol=1e-6, atol=1e-6)
+
+
+def test_solver_is_named_in_the_result():
+    request = read_request(simulate_returns(40, 5), np.array([[0, 1, 2], [1, 2, 4]], np.int32))
+    assert compute_features(request).solvers == compute_features(request, solver="lapack").solvers == ("lapack",)
+    with pytest.raises(SolverError, match="'kernels' needs the panel on a GPU"):
+        compute_features(request, solver="kernels")
 
 
 def test_float64_returns_give_the_same_features():

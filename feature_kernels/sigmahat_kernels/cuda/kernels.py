@@ -15,7 +15,7 @@ from sigmahat_kernels.pairs import HISTOGRAM_BINS, PairStatistics
 
 WARP = 32
 PAIR_WARPS = 8
-_PAIR_SUMS = ("form", "nearest", "square", "cube", "drift", "first_square", "first_product")
+_PAIR_SUMS = ("nearest", "square", "cube", "form", "drift", "first_square", "first_product")
 
 
 class SizeClass(NamedTuple):

@@ -45,12 +45,13 @@ pair_statistics(const double* slow, const double* fast, const double* first, int
         for (int j = lane; j < n; j += 32) {
             const double r = slow[row + columns[j]];
             sum += r;
-            if (j != i) largest = fmax(largest, r);
-            if (j >= i) continue;  // what follows counts each pair once
-            const double early = first[row + columns[j]], change = fast[row + columns[j]] - r;
+            if (i == j) continue;
+            largest = fmax(largest, r);
+            if (i < j) continue;  // the rest counts a pair once
+            const double change = fast[row + columns[j]] - r, early = first[row + columns[j]];
+            drift += change * change;
             square += r * r;
             cube += r * r * r;
-            drift += change * change;
             first_square += early * early;
             first_product += early * r;
             const int bin = (int)(kBinsPerUnit * r + kBins / 2);
@@ -69,9 +70,9 @@ pair_statistics(const double* slow, const double* fast, const double* first, int
     double form = 0;
     for (int i = warp; i < n; i += WARPS) {
         const long long row = (long long)columns[i] * width;
-        for (int j = lane; j < n; j += 32) form += row_sums[i] * slow[row + columns[j]] * row_sums[j];
+        for (int j = lane; j < n; j += 32) form += row_sums[i] * row_sums[j] * slow[row + columns[j]];
     }
-    const double mine[kSums] = {form, nearest, square, cube, drift, first_square, first_product};
+    const double mine[kSums] = {nearest, square, cube, form, drift, first_square, first_product};
     for (int s = 0; s < kSums; ++s) {
         const double total = warp_sum(mine[s]);
         if (lane == 0) partial[s * WARPS + warp] = total;
