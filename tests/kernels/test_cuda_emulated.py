@@ -174,6 +174,7 @@ def test_pivots_of_zero() -> None:
 def test_pair_statistics_match_the_array_form(n_assets: int) -> None:
     products = [z @ z.T for z in (factor_of(n_assets + 3, 100, seed) for seed in (1, 2, 3))]
     products[0][:2, :2] = 1.0  # a pair in the last bin
+    products[0][3, 4] = products[0][4, 3] = 0.25  # and one on the edge of two
     index = universes_of(n_assets + 3, n_assets, 2)
     index[0] = np.arange(n_assets)
     forward, *others = (
