@@ -8,8 +8,10 @@ Runs on one GPU in a few minutes, from a checkout, with numpy, threadpoolctl, cu
 from __future__ import annotations
 
 import argparse
+import cProfile
 import json
 import os
+import pstats
 import sys
 import time
 import traceback
@@ -314,7 +316,12 @@ def measure_features(m: Measurement, panel: np.ndarray, n_universes: int, n_obs:
         table = compute_features(request_of(turn), threads=1)
         times.append(time.perf_counter() - started)
     assert np.isfinite(table.features).all()
-    m.record(f"features_n100_t{n_obs}_u{n_universes}_per_second", n_universes / float(np.median(times[2:])))
+    name = f"features_n100_t{n_obs}_u{n_universes}_per_second"
+    m.record(name, n_universes / float(np.median(times[2:])), f"({', '.join(table.solvers)})")
+    print("Where the host's time of one call goes:")
+    with cProfile.Profile() as profile:
+        compute_features(request_of(0), threads=1)
+    pstats.Stats(profile, stream=sys.stdout).sort_stats("tottime").print_stats(12)
 
 
 def measure_ceilings(m: Measurement) -> None:
@@ -331,6 +338,7 @@ def measure_ceilings(m: Measurement) -> None:
 
 
 def _clock_khz(cupy: Any, properties: dict[str, Any]) -> float:
+    """The highest clock; CUDA 13 took it out of the properties."""
     return properties.get("clockRate") or cupy.cuda.Device().attributes["ClockRate"]
 
 

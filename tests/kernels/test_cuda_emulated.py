@@ -88,14 +88,16 @@ def matrix_of(name: str) -> np.ndarray:
     twins[7] = twins[3]
     twins[20:30] = twins[20]
     blocks = np.kron(np.eye(8), np.full((5, 5), 0.6)) + 0.4 * np.eye(40)
-    tiny = np.eye(40) + 1e-11 * (noise := rng.standard_normal((40, 40))) + 1e-11 * noise.T
+    noise = rng.standard_normal((40, 40))
+    noise += noise.T
     return {
         "identity": np.eye(40),
         "ones": np.ones((40, 40)),
         "constant correlation": np.full((40, 40), 0.3) + 0.7 * np.eye(40),
         "twins": twins @ twins.T,
         "blocks": blocks,
-        "nearly the identity": tiny,
+        "nearly the identity": np.eye(40) + 1e-11 * noise,
+        "squares below the range of float": np.eye(40) + 1e-22 * noise,
         "hedged": np.kron(np.eye(20), np.array([[1.0, -1.0], [-1.0, 1.0]])),
         "tridiagonal": np.eye(40) + 0.5 * np.eye(40, k=1) + 0.5 * np.eye(40, k=-1),
         "two assets": np.array([[1.0, 0.25], [0.25, 1.0]]),
@@ -109,7 +111,7 @@ def matrix_of(name: str) -> np.ndarray:
     "name",
     [
         *("identity", "ones", "constant correlation", "twins", "blocks", "nearly the identity", "hedged"),
-        *("tridiagonal", "two assets", "two equal assets", "exponential"),
+        *("squares below the range of float", "tridiagonal", "two assets", "two equal assets", "exponential"),
     ],
 )
 def test_special_matrices(name: str, precision: type[np.floating]) -> None:
@@ -153,10 +155,26 @@ def test_clusters_of_a_tridiagonal_matrix() -> None:
     np.testing.assert_allclose(values, expected, rtol=0, atol=1e-14)
 
 
+def test_pivots_of_zero() -> None:
+    """Where x is an entry of the diagonal and its neighbours are 0, the next pivot would be 0 / 0."""
+
+    def start_at_two(program: Program) -> str:
+        assert program.text.count("double x = 0.5 * (left + right)") == 1
+        return program.text.replace("double x = 0.5 * (left + right)", "double x = 2.0")
+
+    in_float = np.array([[1.0, 2.0, 1.5, 3.0]])  # the first bisection is at 2
+    in_double = np.array([[2.0, 2.0 - 1e-7, 3.0]])  # both brackets hold 2
+    for diagonal, edit in ((in_float, None), (in_double, start_at_two)):
+        values = np.empty_like(diagonal)
+        kernels.sturm(Emulator(edit=edit), diagonal, np.zeros_like(diagonal), values)
+        np.testing.assert_allclose(values, np.sort(diagonal), rtol=0, atol=4e-15)
+
+
 @pytest.mark.parametrize("n_assets", [2, 31, 33, 70])
 def test_pair_statistics_match_the_array_form(n_assets: int) -> None:
     products = [z @ z.T for z in (factor_of(n_assets + 3, 100, seed) for seed in (1, 2, 3))]
     products[0][:2, :2] = 1.0  # a pair in the last bin
+    products[0][3, 4] = products[0][4, 3] = 0.25  # and one on the edge of two
     index = universes_of(n_assets + 3, n_assets, 2)
     index[0] = np.arange(n_assets)
     forward, *others = (

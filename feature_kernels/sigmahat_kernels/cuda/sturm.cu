@@ -54,7 +54,8 @@ __device__ int count_below(const double2* rows, int n, double x, double& step) {
 
 // diagonal, offdiagonal: (blocks, n), as tridiagonalise writes them. eigenvalues: (blocks, n), ascending, negative
 // ones raised to 0; not a number where an entry is none. Launch with n threads or more. Dynamic shared memory: n times (double2, float2, double).
-extern "C" __global__ void sturm(const double* diagonal, const double* offdiagonal, int n, double* eigenvalues) {
+extern "C" __global__ void __launch_bounds__(1024)
+sturm(const double* diagonal, const double* offdiagonal, int n, double* eigenvalues) {
     extern __shared__ double2 shared[];
     double2* const rows = shared;
     float2* const coarse = reinterpret_cast<float2*>(rows + n);
