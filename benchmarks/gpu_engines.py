@@ -203,7 +203,7 @@ def torch_networks(n_features: int) -> dict[str, dict[str, float]]:
             times = found.setdefault(f"{name}, {way}", {})
             for n in BATCHES:
                 rows = torch.randn(n, n_features, device="cuda")
-                with torch.inference_mode():
+                with torch.no_grad():
                     times[str(n)] = microseconds(lambda module=module, rows=rows: module(rows))
     return found
 
@@ -264,7 +264,12 @@ def package_engine(tensorrt: Any, path: Path) -> dict[str, Any]:
         tensors[graph.input].copy_(torch.from_numpy(features))
         for name, tensor in tensors.items():
             context.set_tensor_address(name, tensor.data_ptr())
-        return lambda: context.execute_async_v3(torch.cuda.current_stream().cuda_stream), tensors
+
+        def work() -> None:
+            if not context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
+                raise EngineError(f"TensorRT cannot run {len(features)} rows: {logger(tensorrt).errors[-3:]}")
+
+        return work, tensors
 
     def run(features: np.ndarray) -> dict[str, np.ndarray]:
         work, tensors = prepared(features)
