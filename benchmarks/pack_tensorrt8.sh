@@ -3,7 +3,7 @@
 # Packs TensorRT 8.5.3.1 and a Python 3.10 into pieces of 50 MiB, for a GPU machine without a network:
 #   pack_tensorrt8.sh OUT PYTHON_PREFIX [WHEEL]
 # On that machine, with all pieces in one folder:
-#   for f in tensorrt8.*.xz; do xz -dc "$f" | tar x; done   # after: cat PIECE.* > tensorrt8.N.xz
+#   for i in 0 1 2; do cat tensorrt8.$i.piece.* | xz -dc | tar x; done
 #   python benchmarks/gpu_engines.py --tensorrt8 .
 # PYTHON_PREFIX holds bin/python3.10 and lib/; WHEEL is downloaded (549 MB) if it is not given.
 # cuBLAS and cuDNN, which only TensorRT's plugins call, are replaced by stubs: it loads, and the members need no plugin.
