@@ -127,7 +127,7 @@ def results(
                 raise DeadlineExceeded(f"last failure: {failure}" if failure else "") from failure
             continue
         chunk, result = arrival
-        if chunk.start not in waiting or waiting[chunk.start].request.chunk != chunk:
+        if chunk.start not in waiting:
             continue  # the answer of another server came first
         asked = waiting[chunk.start]
         request, since = asked.request, asked.request.since or now
