@@ -15,6 +15,7 @@ from sigmahat_deploy.engines.build import add_model
 from sigmahat_deploy.engines.builders import Profile
 from sigmahat_kernels.covariance import assemble
 from sigmahat_kernels.features import FEATURE_NAMES, N_FEATURES
+from sigmahat_kernels.manifest import ManifestError, write_manifest
 from sigmahat_kernels.members import Member
 from sigmahat_kernels.parameters import N_PARAMETERS, split_parameters
 from sigmahat_kernels.pipeline import features_and_status
@@ -133,6 +134,27 @@ def test_committed_members_read_the_published_features() -> None:
         assert Member(path).metadata["features"] == ",".join(FEATURE_NAMES)
         digests.add(path.read_bytes())
     assert len(digests) == 3
+
+
+def test_a_member_that_was_changed_or_comes_from_another_export_is_refused(tmp_path: Path) -> None:
+    repository = tmp_path / "models"
+    shutil.copytree(REPOSITORY, repository)
+    members = [repository / f"member_{k}" / "1" / "model.onnx" for k in (1, 2, 3)]
+    first, second = members[0].read_bytes(), members[1].read_bytes()
+    members[0].write_bytes(first[:-1] + bytes([first[-1] ^ 1]))
+    with pytest.raises(ManifestError, match=r"member_1/1/model.onnx is not the file that .*manifest.json names"):
+        Member(members[0])
+    members[0].write_bytes(second)
+    with pytest.raises(ManifestError, match="is not the file"):
+        Member(members[0])
+    Member(members[2])
+    write_manifest(repository, members[:2])
+    Member(members[0])
+    with pytest.raises(ManifestError, match=r"does not name member_3/1/model.onnx"):
+        Member(members[2])
+    (repository / "manifest.json").unlink()
+    with pytest.raises(ManifestError, match=r"there is no .*manifest.json"):
+        Member(members[1])
 
 
 # --------------------------------------------------------------------------------------------- the form for a GPU

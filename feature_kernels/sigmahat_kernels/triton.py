@@ -57,7 +57,7 @@ class PythonModel:
         self.name = config["name"]
         self.on_gpu = args["model_instance_kind"] == "GPU"
         self._merges = config["max_batch_size"] > 0
-        self._inputs = [tensor["name"] for tensor in config["input"]]
+        self._required = {tensor["name"]: not tensor.get("optional", False) for tensor in config["input"]}
         self._outputs = {
             tensor["name"]: pb_utils.triton_string_to_numpy(tensor["data_type"]) for tensor in config["output"]
         }
@@ -94,7 +94,11 @@ class PythonModel:
             return [_failure(message, pb_utils.TritonError.INTERNAL)] * len(requests)
 
     def _read(self, request: Any) -> dict[str, Array]:
-        found = {name: pb_utils.get_input_tensor_by_name(request, name) for name in self._inputs}
+        found = {name: pb_utils.get_input_tensor_by_name(request, name) for name in self._required}
+        # Triton counts tensors: it takes one that was sent twice for one that was not sent.
+        missing = [name for name, required in self._required.items() if required and found[name] is None]
+        if missing:
+            raise InvalidRequest(f"the request has no {' and no '.join(missing)}")
         return {name: _array(tensor) for name, tensor in found.items() if tensor is not None}
 
     def _write(self, request: Any, outputs: dict[str, Array]) -> Any:

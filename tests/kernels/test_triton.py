@@ -112,7 +112,7 @@ def model(module: ModuleType, max_batch_size: int) -> Any:
     config = {
         "name": "doubler",
         "max_batch_size": max_batch_size,
-        "input": [{"name": "VALUES"}, {"name": "EXTRA"}],
+        "input": [{"name": "VALUES"}, {"name": "EXTRA", "optional": True}],
         "output": [{"name": "DOUBLED", "data_type": "TYPE_FP32"}],
     }
     made.initialize(
@@ -209,3 +209,8 @@ def test_only_panel_and_features_go_to_the_device(triton_module: ModuleType, cup
             assert isinstance(moved, FakeDeviceArray) == expected, name
             assert moved.tolist() == values.tolist()
     assert not cupy.waited
+
+
+def test_a_request_without_a_required_tensor_is_the_callers_error(triton_module: ModuleType) -> None:
+    (response,) = model(triton_module, 0).execute([FakeRequest(EXTRA=np.ones(2))])
+    assert (response.error.code, response.error.message) == ("invalid", "the request has no VALUES")

@@ -98,7 +98,7 @@ def exported(trained, tmp_path_factory):
 def test_train_writes_the_members_their_features_and_metrics_and_nothing_else(trained):
     folder, _ = trained
     members = [f"member_{k}.safetensors" for k in range(1, 4)]
-    assert sorted(path.name for path in folder.iterdir()) == ["features.npz", *members, "metrics.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["features.npz", "manifest.json", *members, "metrics.json"]
 
 
 def test_members_differ_and_carry_the_settings_of_the_command(trained):
@@ -335,7 +335,7 @@ def test_exported_repository_estimates_covariances(exported, data):
 def test_export_leaves_the_rest_of_the_repository_alone(exported):
     repository, _ = exported
     expected = {f"member_{k}/config.pbtxt" for k in (1, 2, 3)}
-    assert set(contents(repository)) == expected | MEMBERS | CARDS
+    assert set(contents(repository)) == expected | MEMBERS | CARDS | {"manifest.json"}
     assert contents(repository)["member_2/config.pbtxt"] == b'name: "member_2"'
 
 
@@ -419,7 +419,7 @@ def test_readable_card_says_the_same_as_the_card(exported):
 
 def test_export_into_an_empty_folder(trained, tmp_path, quick_export):
     assert sigmahat("export", trained[0], "--model-repository", tmp_path).exit_code == 0
-    assert set(contents(tmp_path)) == MEMBERS | CARDS
+    assert set(contents(tmp_path)) == MEMBERS | CARDS | {"manifest.json"}
 
 
 def test_a_member_that_int8_changes_too_much_leaves_the_repository_untouched(
@@ -488,6 +488,20 @@ def test_run_that_is_not_complete_is_an_error_in_plain_words(trained, tmp_path, 
     assert result.exit_code == 1
     assert not isinstance(result.exception, FileNotFoundError)
     assert name in result.stderr.replace("\n", "")
+    assert contents(repository) == before
+
+
+@pytest.mark.parametrize("name", ["member_2.safetensors", "features.npz"])
+def test_a_run_whose_file_was_changed_is_refused(trained, tmp_path, quick_export, name):
+    repository = repository_with_old_members(tmp_path / "model_repository")
+    before = contents(repository)
+    shutil.copytree(trained[0], tmp_path / "run")
+    changed = bytearray((tmp_path / "run" / name).read_bytes())
+    changed[-1] ^= 1
+    (tmp_path / "run" / name).write_bytes(changed)
+    result = sigmahat("export", tmp_path / "run", "--model-repository", repository)
+    assert result.exit_code == 1
+    assert f"{name} is not the file that" in result.stderr.replace("\n", "")
     assert contents(repository) == before
 
 

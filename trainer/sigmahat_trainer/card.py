@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from sigmahat_kernels.features import FEATURE_NAMES
+from sigmahat_kernels.manifest import read_verified, write_manifest
 from sigmahat_kernels.members import MEMBER_FILES
 from sigmahat_kernels.pipeline import N_MEMBERS
 from sigmahat_trainer.dataset import SIZES, WINDOWS
@@ -42,7 +43,7 @@ def export_ensemble(run: Path, model_repository: Path) -> list[dict[str, dict[st
     run : Path
         Folder that ``sigmahat train`` wrote.
     model_repository : Path
-        Receives ``member_k/1/*.onnx``, a file a precision, and the card.
+        Receives ``member_k/1/*.onnx``, a file a precision, their manifest and the card.
 
     Returns
     -------
@@ -53,11 +54,15 @@ def export_ensemble(run: Path, model_repository: Path) -> list[dict[str, dict[st
     ------
     QuantisationError
         If INT8 changes a member's answers, or the ensemble's intensity, too much.
+    ManifestError
+        If a file of the run is not the one that training wrote.
     """
     metrics = json.loads((run / "metrics.json").read_text())
+    checkpoints = [run / f"member_{k}.safetensors" for k in range(1, N_MEMBERS + 1)]
+    for path in (run / "features.npz", *checkpoints):
+        read_verified(path, run)
     with np.load(run / "features.npz", allow_pickle=False) as rows:
         calibration, validation = rows["calibration"], rows["validation"]
-    checkpoints = [run / f"member_{k}.safetensors" for k in range(1, N_MEMBERS + 1)]
     networks = [load_member(path, feature_names=FEATURE_NAMES).network for path in checkpoints]
     metadata = {"features": ",".join(FEATURE_NAMES), "commit": metrics["commit"]}
     differences = []
@@ -84,6 +89,7 @@ def export_ensemble(run: Path, model_repository: Path) -> list[dict[str, dict[st
             installed.mkdir(parents=True, exist_ok=True)
             for file in MEMBER_FILES.values():
                 shutil.copy(folder / file, installed / file)
+    write_manifest(model_repository, sorted(model_repository.glob("member_*/1/*.onnx")))
     (model_repository / CARD).write_text(json.dumps(card, indent=1) + "\n")
     (model_repository / READABLE_CARD).write_text(page)
     return [difference["int8"] for difference in differences]
