@@ -139,7 +139,7 @@ def _fill_group(table: FeatureTable, request: Request, group: WindowGroup, solve
 def _measure_part(request: Request, part: WindowGroup, shared: _Shared, solver: Solver) -> dict[str, Array]:
     """All features that depend on the universe's returns: name -> (n,)."""
     xp = array_namespace(shared.factor)
-    membership = xp.asarray(membership_of(request, part))
+    membership = membership_of(request, part)
     n_assets = membership.sum(axis=0).astype(xp.int64)
     sums = xp.stack(list(shared.averages.values())) @ membership
     averages = dict(zip(shared.averages, sums / n_assets, strict=True))

@@ -112,7 +112,8 @@ def _histogram(slow: Array, scratch: Scratch) -> Array:
     work = scratch.array("work", slow.shape)
     # A hair less than half the bins, so that a correlation of 1 stays below the upper end of its universe's own bins.
     xp.multiply(slow, HISTOGRAM_BINS / 2 * (1.0 - 1e-12), out=work)
-    work += (HISTOGRAM_BINS * (0.5 + xp.arange(n)))[:, None]
+    work += HISTOGRAM_BINS / 2
     bins = scratch.array("bins", slow.shape, xp.int64)
     bins[...] = work
+    bins += HISTOGRAM_BINS * xp.arange(n)[:, None]
     return xp.bincount(bins.ravel(), minlength=HISTOGRAM_BINS * n).reshape(n, HISTOGRAM_BINS)
