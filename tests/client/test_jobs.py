@@ -356,3 +356,30 @@ def test_any_order_of_answers_splits_and_failures_gives_all_in_order(order: int,
     chunks = [slice(start, start + 8) for start in range(0, 64, 8)]
     found = [result for _, result in run(chunks, answer, in_flight, order)]
     assert [u for chunk in found for u in range(chunk.start, chunk.stop)] == list(range(64))
+
+
+def steps_of(in_flight: int, deadline: float) -> tuple[list[slice], Generator[Any, Any, None]]:
+    sent: list[slice] = []
+    chunks = [slice(start, start + 8) for start in range(0, 80, 8)]
+    return sent, results(
+        chunks, sent.append, lambda chunk, result: None, in_flight=in_flight, deadline=deadline, retry_s=9.0
+    )
+
+
+def test_halves_that_cannot_be_sent_yet_do_not_keep_the_caller_busy():
+    sent, steps = steps_of(in_flight=2, deadline=time.monotonic() + 1000)
+    assert next(steps).seconds > 900
+    assert steps.send(Arrival(slice(0, 8), RequestTooLarge(""))).seconds > 900
+    assert sent == [slice(0, 8), slice(8, 16), slice(0, 4)]  # and 4 to 8 has to wait
+
+
+def test_nothing_is_sent_after_the_deadline():
+    """However fast answers come: a caller who takes his time between results is held to it too."""
+    sent, steps = steps_of(in_flight=1, deadline=time.monotonic() + 0.1)
+    next(steps)
+    time.sleep(0.15)
+    assert steps.send(Arrival(slice(0, 8), "first")) == "first"
+    assert steps.send(None) == Wait(0.0)
+    with pytest.raises(DeadlineExceeded):
+        steps.send(None)
+    assert sent == [slice(0, 8)]
