@@ -93,7 +93,7 @@ def results(
     next_start, exhausted, failure, slowest = 0, False, None, 0.0
     while True:
         now = time.monotonic()
-        while len(waiting) < in_flight:
+        while len(waiting) < in_flight and now < deadline:
             if again and again[0].at <= now:
                 request = heapq.heappop(again)
             elif exhausted or len(waiting) + len(again) >= in_flight or len(done) >= in_flight:
@@ -112,7 +112,9 @@ def results(
             continue
         if exhausted and not waiting and not again:
             return
-        events = [deadline, *(request.at for request in again[:1])]
+        events = [deadline]
+        if len(waiting) < in_flight:
+            events += [request.at for request in again[:1]]
         if ask_others:  # one that takes far longer than all others was probably sent to a server that is gone
             silence = max(_SILENCE_S, 4 * slowest)
             for start, asked in waiting.items():
@@ -127,7 +129,7 @@ def results(
                 raise DeadlineExceeded(f"last failure: {failure}" if failure else "") from failure
             continue
         chunk, result = arrival
-        if chunk.start not in waiting or waiting[chunk.start].request.chunk != chunk:
+        if chunk.start not in waiting:
             continue  # the answer of another server came first
         asked = waiting[chunk.start]
         request, since = asked.request, asked.request.since or now

@@ -228,6 +228,8 @@ def _columns(universes: np.ndarray, n_columns: int) -> tuple[Names, np.ndarray, 
     """`_universes` of an array, which holds column numbers even where columns have labels; padded at the end."""
     _require(len(universes) > 0, "universes are empty: there is nothing to estimate")
     universes = universes if universes.shape[1] else np.full((len(universes), 1), PADDING)
+    if universes.dtype not in (np.int32, np.int64):  # too small for the columns of unknown assets, or for -1
+        universes = universes.astype(np.int64)
     used = universes != PADDING
     sizes = np.where(used.any(axis=1), used.shape[1] - np.argmax(used[:, ::-1], axis=1), 0)
     widest = int(np.argmax(sizes))
@@ -236,9 +238,12 @@ def _columns(universes: np.ndarray, n_columns: int) -> tuple[Names, np.ndarray, 
     position = np.arange(universes.shape[1])
     inside = position < sizes[:, None]
     wrong = inside & ((universes < 0) | (universes >= n_columns))
-    encoded = np.where(wrong, n_columns + position, np.where(inside, universes, PADDING)).astype(np.int32)
-    unknown: dict[tuple[int, int], Hashable] = {(u, i): int(universes[u, i]) for u, i in np.argwhere(wrong).tolist()}
-    return tuple(range(len(universes))), encoded, unknown
+    encoded = np.where(inside, universes, PADDING)
+    rows, positions = np.nonzero(wrong)
+    encoded[rows, positions] = n_columns + positions
+    places = zip(rows.tolist(), positions.tolist(), strict=True)
+    unknown: dict[tuple[int, int], Hashable] = {place: int(universes[place]) for place in places}
+    return tuple(range(len(universes))), encoded.astype(np.int32, copy=False), unknown
 
 
 def _check_size(name: Hashable, size: int) -> None:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sigmahat_kernels.backend import array_namespace, to_numpy
+from sigmahat_kernels import missing, regime, temporal
+from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.correlation import CORRELATION, correlation_features
 from sigmahat_kernels.groups import (
     WindowGroup,
@@ -16,15 +17,26 @@ from sigmahat_kernels.groups import (
     group_by_window,
     group_returns,
     membership_of,
+    parts_of,
     refuse_columns,
 )
 from sigmahat_kernels.market import MARKET, market_features
-from sigmahat_kernels.missing import MISSING, missing_features
-from sigmahat_kernels.panel import FAST_HALFLIFE, correlation_factor, prepare_window
+from sigmahat_kernels.missing import MISSING
+from sigmahat_kernels.pairs import PairStatistics
+from sigmahat_kernels.panel import (
+    FAST_HALFLIFE,
+    Products,
+    Window,
+    correlation_factor,
+    correlation_products,
+    prepare_window,
+)
 from sigmahat_kernels.parallel import available_threads, for_each, for_each_group
-from sigmahat_kernels.regime import REGIME, market_series, regime_features
+from sigmahat_kernels.regime import REGIME, SPREADS, asset_series, market_series, regime_features
 from sigmahat_kernels.request import Request, check_universes
-from sigmahat_kernels.spectrum import SPECTRUM, correlation_spectrum, dual_spectrum, spectrum_features
+from sigmahat_kernels.scratch import Scratch
+from sigmahat_kernels.solvers import Solver, choose_solver
+from sigmahat_kernels.spectrum import SPECTRUM, spectrum_features
 from sigmahat_kernels.status import Status
 from sigmahat_kernels.temporal import SEASON, TEMPORAL, season_features, temporal_features
 
@@ -41,9 +53,10 @@ class FeatureTable(NamedTuple):
     features: np.ndarray  # (n, N_FEATURES) float32; NaN rows where the status is not GOOD
     status: np.ndarray  # (n,) int32, `Status` codes
     status_asset: np.ndarray  # (n,) int32, the offending entry of UNIVERSES, -1 where there is none
+    solvers: tuple[str, ...]  # who computed the spectra: "lapack", "kernels-float64" ...
 
 
-def compute_features(request: Request, *, threads: int | None = None) -> FeatureTable:
+def compute_features(request: Request, *, threads: int | None = None, solver: str | None = None) -> FeatureTable:
     """Compute all features of all universes; one that cannot be read gets a status, its neighbours their answers.
 
     The panel is standardised and multiplied out once per window, and every universe gathers its block.
@@ -53,68 +66,121 @@ def compute_features(request: Request, *, threads: int | None = None) -> Feature
     request : Request
         As checked by `request.read_request`; on a GPU with a CuPy panel.
     threads : int, optional
-        Python threads; default one per available core.
+        Python threads; default one per available core, on a GPU one: its work is not on this side.
+    solver : str, optional
+        One of `solvers.SOLVERS`, who computes the spectra; default the best that there is for where the panel lies.
+
+    Raises
+    ------
+    SolverError
+        If that solver cannot run.
     """
-    threads = threads or available_threads()
+    chosen = choose_solver(request.panel, solver)
+    threads = threads or (available_threads() if array_namespace(request.panel) is np else 1)
     status, status_asset = check_universes(request)
     features = np.full((len(status), N_FEATURES), np.nan, np.float32)
-    table = FeatureTable(features, status, status_asset)
+    table = FeatureTable(features, status, status_asset, ())
     groups = list(group_by_window(request, np.flatnonzero(status == Status.GOOD)))
-    for_each_group(lambda group, threads: _fill_group(table, request, group, threads), groups, threads)
-    return table
+    for_each_group(lambda group, threads: _fill_group(table, request, group, chosen, threads), groups, threads)
+    return table._replace(solvers=tuple(sorted(chosen.used)))
 
 
-def _fill_group(table: FeatureTable, request: Request, group: WindowGroup, threads: int) -> None:
+class _Shared(NamedTuple):
+    """What all universes of a window share; m columns, T rows."""
+
+    n_obs: int
+    products: Products
+    factor: Array  # (m, T) Z' with Z'Z the correlation
+    series: Array  # (k, T, m), see `asset_series`
+    averages: dict[str, Array]  # name -> (m,), what is averaged over a universe's assets
+
+
+def _share(window: Window) -> _Shared:
+    slow, fast = correlation_factor(window), correlation_factor(window, halflife=FAST_HALFLIFE)
+    averages = {
+        **regime.asset_averages(window),
+        **temporal.asset_averages(window),
+        **missing.asset_averages(window),
+        "n_observed": window.n_observed,
+        "fourth_moment": (slow**2 * slow**2).sum(axis=0),
+    }
+    for spread, of in SPREADS.items():
+        # Around a common centre first: the difference of two large numbers would lose the digits.
+        averages[spread] = averages[of] - averages[of].mean()
+        averages[f"{spread}_square"] = averages[spread] ** 2
+    xp = array_namespace(slow)
+    return _Shared(
+        len(slow),
+        correlation_products(slow, fast),
+        xp.ascontiguousarray(slow.T),
+        asset_series(window, slow),
+        averages,
+    )
+
+
+def _fill_group(table: FeatureTable, request: Request, group: WindowGroup, solver: Solver, threads: int) -> None:
     """Compute the features of the universes of one window, in place."""
     group = refuse_columns(request, group, table.status, table.status_asset)
     if not len(group.universes):
         return
-    window = prepare_window(group_returns(request, group))
-    xp = array_namespace(window.returns)
-    slow = correlation_factor(window)
-    fast = correlation_factor(window, halflife=FAST_HALFLIFE)
-    slow_product, fast_product = slow.T @ slow, fast.T @ fast
-    n_obs = len(slow)
+    shared = _share(prepare_window(group_returns(request, group)))
+    of_window = {**season_features(request.dates, group.stop), **market_features(request.market, group.stop)}
 
-    membership = xp.asarray(membership_of(request, group))
-    n_assets = membership.sum(axis=0)
-    n_effective = window.n_observed @ membership / n_assets - 1.0
-    series = market_series(window, slow, membership)
+    def fill_part(part: WindowGroup) -> None:
+        values = _measure_part(request, part, shared, solver)
+        of_universe = to_numpy(array_namespace(request.panel).stack(list(values.values()), axis=1))
+        table.features[part.universes[:, None], [_COLUMN[name] for name in values]] = of_universe
+        for name, value in of_window.items():
+            table.features[part.universes, _COLUMN[name]] = value
+
+    for_each(fill_part, parts_of(request, group), threads)
+
+
+def _measure_part(request: Request, part: WindowGroup, shared: _Shared, solver: Solver) -> dict[str, Array]:
+    """All features that depend on the universe's returns: name -> (n,)."""
+    xp = array_namespace(shared.factor)
+    membership = membership_of(request, part)
+    n_assets = membership.sum(axis=0).astype(xp.int64)
+    sums = xp.stack(list(shared.averages.values())) @ membership
+    averages = dict(zip(shared.averages, sums / n_assets, strict=True))
+    for spread in SPREADS:
+        averages[spread] = xp.sqrt(xp.maximum(averages.pop(f"{spread}_square") - averages[spread] ** 2, 0.0))
+    n_effective = averages.pop("n_observed") - 1.0
+    series = market_series(shared.series, membership)
     # Ledoit and Wolf's pi-hat over pairs i != j on the correlation scale, before the squared correlations are taken
     # off: (1/n) sum_t (sum_i x_ti^2)^2 less the terms i = j, with x = sqrt(n) z; the double sum over assets factors.
-    own = (slow**4).sum(axis=0) @ membership
+    own = averages.pop("fourth_moment") * n_assets
     sampling_noise = n_effective * ((series.slow_norm**2).sum(axis=0) - own)
 
-    shared = {
-        **regime_features(window, series, membership),
+    eigenvalues, pairs = _solve_part(request, part, shared, solver)
+    return {
+        **spectrum_features(eigenvalues, n_assets, shared.n_obs, n_effective),
+        **correlation_features(pairs, n_assets, sampling_noise, n_effective),
+        **averages,
+        **regime_features(series),
         **temporal_features(series, n_assets),
-        **missing_features(window, membership),
     }
-    _store(table, group.universes, {name: to_numpy(values) for name, values in shared.items()})
-    _store(table, group.universes, season_features(request.dates, group.stop))
-    _store(table, group.universes, market_features(request.market, group.stop))
 
-    def fill_chunk(chunk: np.ndarray) -> None:
-        index = xp.asarray(gather_index(request, group, chunk))
-        rows = (index[:, :, None], index[:, None, :])
+
+def _solve_part(request: Request, part: WindowGroup, shared: _Shared, solver: Solver) -> tuple[Array, PairStatistics]:
+    """Eigenvalues, zeros in front, and pair statistics, row sums with zeros behind, of a part's universes."""
+    xp = array_namespace(shared.factor)
+    chunks = list(chunks_by_size(request, part))
+    indices = [xp.asarray(gather_index(request, part, chunk)) for chunk in chunks]
+    width = max(index.shape[1] for index in indices)
+    scratch = Scratch(xp)
+    eigenvalues = xp.zeros((len(part.universes), width))
+    collected: dict[str, Array] = {}
+    for chunk, index in zip(chunks, indices, strict=True):
         where = xp.asarray(chunk)
-        correlation = slow_product[rows]
-        if n_obs - 1 < index.shape[1]:
-            eigenvalues = dual_spectrum(slow[:, index].transpose(1, 0, 2))
-        else:
-            eigenvalues = correlation_spectrum(correlation)
-        values = {
-            **spectrum_features(eigenvalues, n_obs, n_effective[where]),
-            **correlation_features(correlation, fast_product[rows], sampling_noise[where], n_effective[where]),
-        }
-        _store(table, group.universes[chunk], {name: to_numpy(value) for name, value in values.items()})
-
-    for_each(fill_chunk, chunks_by_size(request, group), threads)
+        n_assets = index.shape[1]
+        values, pairs = solver.measure(shared.products, shared.factor, index, scratch)
+        eigenvalues[where, width - n_assets :] = values
+        for name, value in pairs._asdict().items():
+            full_shape = (len(eigenvalues), *((width,) if name == "row_sum" else value.shape[1:]))
+            target = collected.setdefault(name, xp.zeros(full_shape))
+            target[(where, slice(value.shape[1])) if value.ndim == 2 else where] = value
+    return eigenvalues, PairStatistics(**collected)
 
 
 _COLUMN = {name: column for column, name in enumerate(FEATURE_NAMES)}
-
-
-def _store(table: FeatureTable, universes: np.ndarray, values: dict[str, np.ndarray] | dict[str, float]) -> None:
-    for name, value in values.items():
-        table.features[universes, _COLUMN[name]] = value

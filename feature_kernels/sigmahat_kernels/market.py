@@ -15,6 +15,7 @@ MARKET = {
     "has_turnover": "1 if there is a turnover value",
     "turnover_change": "ln(average of the last 21 turnover values / average of the last 252)",
     "turnover_percentile": "share of all turnover values so far that are at most the last one",
+    "turnover_volatility": "standard deviation of ln turnover over its last 63 values",
     "has_illiquidity": "1 if there is an illiquidity value",
     "illiquidity_change": "ln(average of the last 21 illiquidity values / average of the last 252)",
     "illiquidity_percentile": "share of all illiquidity values so far that are at most the last one",
@@ -24,7 +25,7 @@ MARKET = {
 """Feature name -> definition. All are 0 where the indicator is missing; a VIX, turnover or illiquidity that is not
 positive counts as missing. Only rows before the window's end are read, from the first row sent on."""
 
-_SHORT, _LONG = 21, 252
+_SHORT, _QUARTER, _LONG = 21, 63, 252
 _EVENT_SCALE = 5.0
 
 
@@ -55,6 +56,8 @@ def market_features(market: np.ndarray | None, stop: int) -> dict[str, float]:
             features[f"{name}_change"] = float(np.log(recent / usual))
             if name == "vix":
                 features["log_vix"] = float(np.log(values[-1] / 20.0))
+            if name == "turnover":
+                features["turnover_volatility"] = float(np.log(values[-_QUARTER:]).std())
     # A count of days grows stale within a day, so it is not carried forward.
     if "days_to_event" in known and np.isfinite(market[stop - 1, MARKET_COLUMNS.index("days_to_event")]):
         features["has_event"] = 1.0

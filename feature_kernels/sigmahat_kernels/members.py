@@ -11,6 +11,10 @@ from sigmahat_kernels.features import FEATURE_NAMES
 from sigmahat_kernels.manifest import read_verified
 from sigmahat_kernels.parameters import N_PARAMETERS
 
+MEMBER_FILES = {"int8": "model.onnx", "int8-fp16": "model_int8_fp16.onnx", "fp16": "model_fp16.onnx"}
+"""Precision -> file in a member's version folder. The first runs everywhere; the others are for engines on a GPU: the
+same int8 products with float16 between them, and float16 throughout."""
+
 
 class MemberError(RuntimeError):
     """A member's file cannot be used with these kernels."""

@@ -38,6 +38,11 @@ class Window(NamedTuple):
     kurtosis: Array  # (m,) fourth moment of the standardised returns before the cut; 3 if normal
     tail_share: Array  # (m,) share of returns that the cut moved
 
+    @property
+    def complete(self) -> bool:
+        """Whether no return is missing."""
+        return bool(self.n_observed.min() == len(self.returns))
+
 
 def column_status(returns: Array) -> Array:
     """Status code of each column of a window, looking at its returns; shape (T, m) -> (m,) int32.
@@ -97,13 +102,14 @@ def prepare_window(returns: Array, *, winsor_limit: float | None = WINSOR_LIMIT)
         volatilities.append(xp.maximum(xp.sqrt(variance), VOLATILITY_FLOOR * window_volatility))
 
     standardised = deviations / window_volatility
-    kurtosis = (standardised**4).sum(axis=0) / n_observed
+    kurtosis = ((standardised**2) ** 2).sum(axis=0) / n_observed  # a power of 4 is ten times as slow
     tail_share = xp.zeros_like(window_volatility)
     if winsor_limit is not None:
         tail_share = (xp.abs(standardised) > winsor_limit).sum(axis=0) / n_observed
         standardised = xp.clip(standardised, -winsor_limit, winsor_limit)
         standardised = (standardised - standardised.sum(axis=0) / n_observed) * observed
-    return Window(filled, observed, standardised, xp.stack(volatilities), n_observed, kurtosis, tail_share)
+    volatility = xp.stack(volatilities)
+    return Window(filled, observed, standardised, volatility, n_observed, kurtosis, tail_share)
 
 
 def exponential_weights(xp: ModuleType, n_obs: int, halflife: float) -> Array:
@@ -124,3 +130,18 @@ def correlation_factor(window: Window, *, halflife: float | None = None) -> Arra
     if halflife is not None:
         z = z * xp.sqrt(exponential_weights(xp, len(z), halflife))[:, None]
     return z / xp.sqrt((z**2).sum(axis=0))
+
+
+class Products(NamedTuple):
+    """Sums over rows of products of standardised returns, for all pairs of a window's columns; float64."""
+
+    slow: Array  # (m, m) equal-weighted correlation
+    fast: Array  # (m, m) exponentially weighted correlation
+    first_half: Array  # (m, m) what the first half of the rows adds to `slow`
+
+
+def correlation_products(slow_factor: Array, fast_factor: Array) -> Products:
+    """Multiply out the factors of a window, both of shape (T, m), so that every universe only gathers its block."""
+    early, late = slow_factor[: len(slow_factor) // 2], slow_factor[len(slow_factor) // 2 :]
+    first_half = early.T @ early
+    return Products(first_half + late.T @ late, fast_factor.T @ fast_factor, first_half)

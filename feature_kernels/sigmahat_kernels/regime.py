@@ -52,48 +52,64 @@ class MarketSeries(NamedTuple):
     slow_norm: Array  # (T, n) sum over assets of its squares
 
 
-def market_series(window: Window, slow_factor: Array, membership: Array) -> MarketSeries:
-    """Sums over assets for all universes of a window at once, each one matrix product.
+def asset_series(window: Window, slow_factor: Array) -> Array:
+    """What `market_series` sums over assets, for all columns of a window: (4, T, m), or (5, T, m) with gaps.
+
+    `slow_factor` is Z of shape (T, m) with Z'Z the equal-weighted correlation.
+    """
+    xp = array_namespace(slow_factor)
+    series = [window.returns, window.returns**2, slow_factor, slow_factor**2]
+    # Without a gap the number of assets observed is the same on all rows.
+    return xp.stack(series if window.complete else [*series, window.observed])
+
+
+def market_series(series: Array, membership: Array) -> MarketSeries:
+    """Sums over the assets of all universes at once, in one matrix product.
 
     Parameters
     ----------
-    window : Window
-        With m columns and T rows.
-    slow_factor : array of shape (T, m)
-        Z with Z'Z the equal-weighted correlation.
+    series : array of shape (4 or 5, T, m)
+        Of `asset_series`.
     membership : array of shape (m, n)
         1.0 where universe n holds column m.
     """
     xp = array_namespace(membership)
-    count = xp.maximum(window.observed @ membership, 1.0)
-    mean = window.returns @ membership / count
-    second = window.returns**2 @ membership / count
+    n_series, n_obs, n_columns = series.shape
+    sums = (series.reshape(-1, n_columns) @ membership).reshape(n_series, n_obs, -1)
+    count = xp.maximum(sums[4], 1.0) if n_series == 5 else membership.sum(axis=0)
+    mean = sums[0] / count
+    mean_return = mean.mean(axis=0)
     return MarketSeries(
-        market=mean - mean.mean(axis=0),
-        mean_return=mean.mean(axis=0),
-        dispersion=xp.maximum(second - mean**2, 0.0),
-        slow_sum=slow_factor @ membership,
-        slow_norm=slow_factor**2 @ membership,
+        market=mean - mean_return,
+        mean_return=mean_return,
+        dispersion=xp.maximum(sums[1] / count - mean**2, 0.0),
+        slow_sum=sums[2],
+        slow_norm=sums[3],
     )
 
 
-def regime_features(window: Window, series: MarketSeries, membership: Array) -> dict[str, Array]:
-    """The features listed in `REGIME`, each of shape (n,); arguments as for `market_series`."""
-    xp = array_namespace(membership)
-    n_assets = membership.sum(axis=0)
-
-    def over_assets(statistic: Array) -> Array:
-        return statistic @ membership / n_assets
-
-    def spread_over_assets(statistic: Array) -> Array:
-        # Around a common centre first: the difference of two large numbers would lose the digits.
-        centred = statistic - statistic.mean()
-        return xp.sqrt(xp.maximum(over_assets(centred**2) - over_assets(centred) ** 2, 0.0))
-
+def asset_averages(window: Window) -> dict[str, Array]:
+    """Those features of `REGIME` that are averages over assets: name -> one value a column, (m,)."""
+    xp = array_namespace(window.volatilities)
     log_volatility = xp.log(window.volatilities)
-    ratio_63 = log_volatility[1] - log_volatility[0]
     ratio_21 = log_volatility[2] - log_volatility[0]
+    return {
+        "log_asset_volatility": log_volatility[0] + 0.5 * math.log(_PERIODS_PER_YEAR),
+        "asset_volatility_ratio_63": log_volatility[1] - log_volatility[0],
+        "asset_volatility_ratio_21": ratio_21,
+        "asset_kurtosis": xp.log(window.kurtosis / 3.0),
+        "tail_share": window.tail_share,
+        "stress_share": (ratio_21 > math.log(_STRESS)).astype(xp.float64),
+    }
 
+
+SPREADS = {"volatility_dispersion": "log_asset_volatility", "volatility_ratio_dispersion": "asset_volatility_ratio_21"}
+"""Features that are the standard deviation over assets of what another one averages."""
+
+
+def regime_features(series: MarketSeries) -> dict[str, Array]:
+    """Those features of `REGIME` that are statistics of the universe's series, each of shape (n,)."""
+    xp = array_namespace(series.market)
     squares = series.market**2
     variance = xp.maximum(squares.mean(axis=0), _TINY)
     dispersion = xp.maximum(series.dispersion.mean(axis=0), _TINY)
@@ -107,23 +123,15 @@ def regime_features(window: Window, series: MarketSeries, membership: Array) -> 
     peak = xp.maximum(path.max(axis=0), 0.0)
     return {
         "log_market_volatility": 0.5 * xp.log(variance * _PERIODS_PER_YEAR),
-        "log_asset_volatility": over_assets(log_volatility[0]) + 0.5 * math.log(_PERIODS_PER_YEAR),
-        "volatility_dispersion": spread_over_assets(log_volatility[0]),
         "market_volatility_ratio_63": fast_ratio(squares, variance, 63.0),
         "market_volatility_ratio_21": fast_ratio(squares, variance, 21.0),
         "market_volatility_ratio_5": fast_ratio(squares, variance, 5.0),
-        "asset_volatility_ratio_63": over_assets(ratio_63),
-        "asset_volatility_ratio_21": over_assets(ratio_21),
-        "volatility_ratio_dispersion": spread_over_assets(ratio_21),
         "volatility_of_volatility": _volatility_of_volatility(squares, variance),
         "dispersion_share": dispersion / (dispersion + variance),
         "dispersion_ratio_21": fast_ratio(series.dispersion, dispersion, 21.0),
         # A kurtosis is at least 1; assets that hedge each other exactly leave a market that does not move: 0 / 0.
         "market_kurtosis": xp.log(xp.maximum(((squares / variance) ** 2).mean(axis=0), 1.0) / 3.0),
-        "asset_kurtosis": over_assets(xp.log(window.kurtosis / 3.0)),
-        "tail_share": over_assets(window.tail_share),
         "drawdown": (peak - path[-1]) / xp.sqrt(variance * len(path)),
-        "stress_share": over_assets((ratio_21 > math.log(_STRESS)).astype(xp.float64)),
     }
 
 

@@ -4,6 +4,10 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
+from types import ModuleType
+
+import numpy as np
 
 from sigmahat_kernels.backend import Array, array_namespace
 
@@ -14,9 +18,11 @@ SPECTRUM = {
     "null_share": "share of eigenvalues that are exactly zero because T - 1 < N; [0, 1)",
     "top_share": "lambda_1 / N, share of variance of the first principal component; (0, 1]",
     "top3_share": "(lambda_1 + lambda_2 + lambda_3) / N; (0, 1]",
+    "top10_share": "share of the ten largest; (0, 1]",
     "effective_rank": "exp(entropy of lambda / N) / N (Roy, Vetterli 2007); (0, 1]",
     "participation": "N / sum lambda^2, participation ratio over N; (0, 1]",
     "stable_rank": "ln(sum lambda^2 / lambda_1^2), stable rank of R; >= 0",
+    "numerical_rank": "share of eigenvalues above lambda_1 max(N, T) eps, eps = 2.2e-16; (0, 1]",
     "log_condition": "log10(lambda_1 / smallest non-null eigenvalue), capped at 10",
     "log_determinant": "mean ln(lambda) over the non-null eigenvalues, each floored at 1e-6",
     "log_gap": "ln(lambda_1 / lambda_2), lambda_2 floored at 1e-6",
@@ -29,12 +35,36 @@ SPECTRUM = {
     "bulk_q10": "ln of the 10 % quantile (nearest rank) of the non-null eigenvalues up to lambda_+ over their mean",
     "bulk_q50": "the same for the median",
     "bulk_q90": "the same for the 90 % quantile",
+    "mp_q10": "(x - lambda_-) / (lambda_+ - lambda_-), lambda_- = (1 - sqrt q)^2, x = 10 % quantile of the non-null",
+    "mp_q50": "the same for the median",
+    "mp_q90": "the same for the 90 % quantile",
+    **{
+        f"sketch_{k}": f"random projection {k} of the non-null eigenvalues' 32 quantiles, see `SKETCH_SIGNS`"
+        for k in range(1, 9)
+    },
 }
 """Feature name -> definition. lambda_1 >= lambda_2 >= ... are the eigenvalues of the correlation matrix; sum N."""
 
+SKETCH_SIGNS = (
+    0x243F6A88,
+    0x85A308D3,
+    0x13198A2E,
+    0x03707344,
+    0xA4093822,
+    0x299F31D0,
+    0x082EFA98,
+    0xEC4E6C89,
+)
+"""The random projections (Achlioptas 2003: entries +1 or -1), one a row: the digits of pi, so that anyone can redraw
+them. sketch_k is the sum over i of +-ln(x_i) / sqrt 32, + where bit i of the k-th word is set (bit 0 is the lowest) and
+x_i the (i + 1/2) / 32 quantile (nearest rank, floored at 1e-6) of the non-null eigenvalues: 32 numbers in 8 that keep
+their distances, whatever the order of the assets."""
+
+_SKETCH_LEVELS = 32
 _FLOOR = 1e-6
 _CONDITION_CAP = 10.0
 _MAX_FACTORS = 10
+_EPSILON = float(np.finfo(np.float64).eps)
 
 
 def correlation_spectrum(correlation: Array) -> Array:
@@ -51,7 +81,8 @@ def dual_spectrum(factor: Array) -> Array:
 
     Parameters
     ----------
-    factor : array of shape (n, T, N)
+    factor : array of shape (n, N, T)
+        Z', one row an asset.
 
     Returns
     -------
@@ -59,71 +90,99 @@ def dual_spectrum(factor: Array) -> Array:
         Ascending, none negative.
     """
     xp = array_namespace(factor)
-    n, n_obs, n_assets = factor.shape
+    n, n_assets, n_obs = factor.shape
     eigenvalues = xp.zeros((n, n_assets))
-    gram = factor @ factor.transpose(0, 2, 1)
+    gram = factor.transpose(0, 2, 1) @ factor
     eigenvalues[:, n_assets - n_obs + 1 :] = correlation_spectrum(gram)[:, 1:]
     return eigenvalues
 
 
-def spectrum_features(eigenvalues: Array, n_obs: int, n_effective: Array) -> dict[str, Array]:
+def spectrum_features(eigenvalues: Array, n_assets: Array, n_obs: int, n_effective: Array) -> dict[str, Array]:
     """The features listed in `SPECTRUM`, each of shape (n,).
 
     Parameters
     ----------
-    eigenvalues : array of shape (n, N)
-        Ascending, as `correlation_spectrum` and `dual_spectrum` return them.
+    eigenvalues : array of shape (n, width)
+        Ascending, as `correlation_spectrum` and `dual_spectrum` return them; a universe of fewer assets than `width`
+        has zeros in front.
+    n_assets : integer array of shape (n,)
     n_obs : int
         Rows of the window; sets how many eigenvalues are null.
     n_effective : array of shape (n,)
         Average number of returns of a universe's assets, less one.
     """
     xp = array_namespace(eigenvalues)
-    n_assets = eigenvalues.shape[1]
-    n_kept = min(n_assets, n_obs - 1)
-    kept = eigenvalues[:, n_assets - n_kept :]
-    descending = kept[:, ::-1]
+    width = eigenvalues.shape[1]
+    n_kept = xp.minimum(n_assets, n_obs - 1)
+    first_kept = width - n_kept
+    kept = xp.arange(width) >= first_kept[:, None]
+    descending = eigenvalues[:, ::-1]
     first = descending[:, 0]
-    second = xp.maximum(descending[:, min(1, n_kept - 1)], _FLOOR)
-    floored = xp.maximum(kept, _FLOOR)
+    second = xp.maximum(descending[:, 1], _FLOOR)
+    floored = xp.maximum(eigenvalues, _FLOOR)
+    log_floored = xp.log(floored)
     concentration = n_assets / n_effective
-    edge = (1.0 + xp.sqrt(concentration)) ** 2
+    lower, upper = ((1.0 + sign * xp.sqrt(concentration)) ** 2 for sign in (-1.0, 1.0))
 
-    shares = kept / n_assets
+    shares = eigenvalues / n_assets[:, None]
     entropy = -(shares * xp.log(xp.maximum(shares, 1e-300))).sum(axis=1)
-    sum_squares = (kept**2).sum(axis=1)
+    sum_squares = (eigenvalues**2).sum(axis=1)
+    rank = (eigenvalues > (first * xp.maximum(n_assets, n_obs) * _EPSILON)[:, None]).sum(axis=1)
 
-    above = kept > edge[:, None]
+    above = eigenvalues > upper[:, None]
     n_above = above.sum(axis=1)
     # The bulk: non-null eigenvalues below the edge, in ascending order the first n_kept - n_above ones.
     n_bulk = xp.maximum(n_kept - n_above, 1)
-    bulk_mean = xp.maximum((kept * ~above).sum(axis=1) / n_bulk, _FLOOR)
+    bulk_mean = xp.maximum((eigenvalues * ~above).sum(axis=1) / n_bulk, _FLOOR)
 
-    n_ratios = max(1, min(_MAX_FACTORS, n_assets // 2, n_kept - 1))
-    logs = xp.log(xp.maximum(descending[:, : n_ratios + 1], _FLOOR))
+    logs = log_floored[:, ::-1][:, : _MAX_FACTORS + 1]
+    n_ratios = xp.maximum(xp.minimum(xp.minimum(_MAX_FACTORS, n_assets // 2), n_kept - 1), 1)
     ratios = logs[:, :-1] - logs[:, 1:]
+    ratios = xp.where(xp.arange(ratios.shape[1]) < n_ratios[:, None], ratios, -1.0)  # a ratio's logarithm is >= 0
 
-    features = {
-        "log_assets": xp.full_like(first, math.log(n_assets)),
+    def quantiles(values: Array, levels: Array, count: Array) -> Array:
+        """Of the `count` smallest non-null ones, by nearest rank; (n, len(levels))."""
+        rank = xp.rint(levels * (count - 1)[:, None]).astype(xp.int64)
+        return xp.take_along_axis(values, first_kept[:, None] + rank, axis=1)
+
+    deciles = 0.1 + 0.4 * xp.arange(3)
+    bulk = xp.log(quantiles(floored, deciles, n_bulk) / bulk_mean[:, None])
+    position = (quantiles(eigenvalues, deciles, n_kept) - lower[:, None]) / (upper - lower)[:, None]
+    levels, projections = _sketch(xp)
+    sketch = quantiles(log_floored, levels, n_kept) @ projections
+
+    return {
+        "log_assets": xp.log(n_assets),
         "log_observations": xp.log(n_effective),
         "log_concentration": xp.log(concentration),
-        "null_share": xp.full_like(first, 1.0 - n_kept / n_assets),
+        "null_share": 1.0 - n_kept / n_assets,
         "top_share": first / n_assets,
         "top3_share": descending[:, :3].sum(axis=1) / n_assets,
+        "top10_share": descending[:, :10].sum(axis=1) / n_assets,
         "effective_rank": xp.exp(entropy) / n_assets,
         "participation": n_assets / sum_squares,
         "stable_rank": xp.log(sum_squares / first**2),
-        "log_condition": xp.minimum(xp.log10(first / xp.maximum(kept[:, 0], 1e-300)), _CONDITION_CAP),
-        "log_determinant": xp.log(floored).mean(axis=1),
+        "numerical_rank": rank / n_assets,
+        "log_condition": xp.minimum(
+            xp.log10(first / xp.maximum(quantiles(eigenvalues, xp.zeros(1), n_kept)[:, 0], 1e-300)), _CONDITION_CAP
+        ),
+        "log_determinant": (log_floored * kept).sum(axis=1) / n_kept,
         "log_gap": xp.log(first / second),
-        "edge_ratio": xp.log(first / edge),
-        "second_edge_ratio": xp.log(second / edge),
+        "edge_ratio": xp.log(first / upper),
+        "second_edge_ratio": xp.log(second / upper),
         "factors": xp.log1p(n_above),
-        "factor_share": (kept * above).sum(axis=1) / n_assets,
+        "factor_share": (eigenvalues * above).sum(axis=1) / n_assets,
         "eigenvalue_ratio": ratios.max(axis=1),
         "eigenvalue_ratio_k": xp.log(1.0 + ratios.argmax(axis=1)),
+        **{name: bulk[:, k] for k, name in enumerate(("bulk_q10", "bulk_q50", "bulk_q90"))},
+        **{name: position[:, k] for k, name in enumerate(("mp_q10", "mp_q50", "mp_q90"))},
+        **{f"sketch_{k + 1}": sketch[:, k] for k in range(len(SKETCH_SIGNS))},
     }
-    for name, level in (("bulk_q10", 0.1), ("bulk_q50", 0.5), ("bulk_q90", 0.9)):
-        position = xp.rint(level * (n_bulk - 1)).astype(xp.int64)
-        features[name] = xp.log(xp.take_along_axis(floored, position[:, None], axis=1)[:, 0] / bulk_mean)
-    return features
+
+
+@lru_cache(maxsize=2)
+def _sketch(xp: ModuleType) -> tuple[Array, Array]:
+    """Quantile levels, and the projections of these quantiles, shape (levels, projections)."""
+    levels = (xp.arange(_SKETCH_LEVELS) + 0.5) / _SKETCH_LEVELS
+    signs = [[1.0 if word >> i & 1 else -1.0 for word in SKETCH_SIGNS] for i in range(_SKETCH_LEVELS)]
+    return levels, xp.asarray(signs) / math.sqrt(_SKETCH_LEVELS)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from sigmahat_kernels.backend import Array, array_namespace
-from sigmahat_kernels.panel import FAST_HALFLIFE, exponential_weights
+from sigmahat_kernels.panel import FAST_HALFLIFE, Window, exponential_weights
 from sigmahat_kernels.regime import MarketSeries
 
 TEMPORAL = {
@@ -14,7 +14,10 @@ TEMPORAL = {
     "trend_63": "mean of the last 63 rows over the window's volatility, times sqrt min(T, 63)",
     "market_autocorrelation": "first-order autocorrelation of the market; [-1, 1]",
     "volatility_clustering": "first-order autocorrelation of the absolute value of the market less its mean; [-1, 1]",
-    "mean_correlation_fast": "average correlation of rows weighted with half-life 63, less that of the window",
+    "squared_autocorrelation": "average over assets of the first-order autocorrelation of the squared standardised "
+    "returns, cut at 3; a missing one counts as the average; [-1, 1]",
+    "mean_correlation_fast": "average correlation of rows weighted with half-life 63, less that of the window: N/(N-1) "
+    "times the change of the share of variance that the equal-weighted mode absorbs (Kritzman, Li, Page, Rigobon 2011)",
     "mean_correlation_change": "average correlation of the window's second half, less that of its first",
 }
 """Feature name -> definition."""
@@ -31,8 +34,15 @@ _RECENT = 63
 _DAYS_PER_YEAR = 365.2425
 
 
+def asset_averages(window: Window) -> dict[str, Array]:
+    """Those features of `TEMPORAL` that are averages over assets: name -> one value a column, (m,)."""
+    squares = window.standardised**2
+    squares = (squares - squares.sum(axis=0) / window.n_observed) * window.observed
+    return {"squared_autocorrelation": _lagged(squares)}
+
+
 def temporal_features(series: MarketSeries, n_assets: Array) -> dict[str, Array]:
-    """The features listed in `TEMPORAL`, each of shape (n,).
+    """Those features of `TEMPORAL` that are statistics of the universe's series, each of shape (n,).
 
     Parameters
     ----------
@@ -76,6 +86,9 @@ def season_features(dates: np.ndarray | None, stop: int) -> dict[str, float]:
 
 
 def _autocorrelation(x: Array) -> Array:
+    return _lagged(x - x.mean(axis=0))
+
+
+def _lagged(x: Array) -> Array:
     xp = array_namespace(x)
-    x = x - x.mean(axis=0)
     return (x[1:] * x[:-1]).sum(axis=0) / xp.maximum((x**2).sum(axis=0), _TINY)

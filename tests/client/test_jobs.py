@@ -95,13 +95,21 @@ def test_the_deadline_ends_retries_and_says_what_failed():
 
 
 def test_a_large_request_is_tried_again_by_grpc_itself():
-    """gRPC's own buffer for retries holds 256 KB; this panel has 2 MB."""
+    """gRPC's own buffer for retries holds 256 KB; this panel has 2 MB. The client itself has no patience here."""
     panel = np.tile(RETURNS, (40, 1))
-    with fake_server(fail(("UNAVAILABLE", "no"))) as server, ShrinkageClient(server.url) as client:
-        begin = time.monotonic()
+    with fake_server(fail(("UNAVAILABLE", "no"))) as server, ShrinkageClient(server.url, retry_s=1e-300) as client:
         client.estimate(panel)
         assert len(server.received) == 2
-        assert time.monotonic() - begin < 10
+
+
+def test_a_client_without_patience_asks_once():
+    with (
+        fake_server(fail(("UNAVAILABLE", "no"))) as server,
+        ShrinkageClient(server.url, retry_s=0) as client,
+        pytest.raises(ServerUnavailable),
+    ):
+        client.estimate(RETURNS)
+    assert len(server.received) == 1
 
 
 def too_large(most: int) -> Callable[[FakeServer, int, Any], None]:
@@ -153,6 +161,29 @@ def test_an_error_gives_what_there_is():
     assert estimates.covariance_of(3).shape == (500, 500)
 
 
+def test_what_came_behind_the_failure_is_kept():
+    others = threading.Semaphore(0)
+
+    def first_fails_last(server: FakeServer, number: int, context: Any) -> None:
+        if server.received[number].tensors["UNIVERSES"][0, 0] != 32:
+            others.release()
+            return
+        for _ in range(3):
+            others.acquire(timeout=10)
+        time.sleep(0.3)
+        context.abort(grpc.StatusCode.INTERNAL, "boom")
+
+    with (
+        fake_server(first_fails_last) as server,
+        ShrinkageClient(server.url) as client,
+        pytest.raises(ServerError, match="boom") as raised,
+    ):
+        client.estimate(RETURNS, TEN_REQUESTS[:128])
+    assert raised.value.estimates is not None
+    assert [failure.universe for failure in raised.value.estimates.failures] == list(range(32, 64))
+    assert first_assets(raised.value.estimates)[64:] == list(range(64, 128))
+
+
 def test_a_stream_is_in_order_and_asks_for_few_at_a_time():
     late = threading.Event()
 
@@ -161,8 +192,8 @@ def test_a_stream_is_in_order_and_asks_for_few_at_a_time():
             late.wait(10)
 
     with fake_server(first_is_last) as server, ShrinkageClient(server.url, in_flight=2) as client:
-        stream = client.stream(RETURNS, TEN_REQUESTS, covariance=True)
-        threading.Timer(0.5, late.set).start()
+        stream = client.stream(RETURNS, TEN_REQUESTS)
+        threading.Timer(2.0, late.set).start()  # time for all others, if nothing held them back
         begin, found = 0, []
         for part in stream:
             assert part.universes == tuple(range(begin, begin + 32))
@@ -325,3 +356,30 @@ def test_any_order_of_answers_splits_and_failures_gives_all_in_order(order: int,
     chunks = [slice(start, start + 8) for start in range(0, 64, 8)]
     found = [result for _, result in run(chunks, answer, in_flight, order)]
     assert [u for chunk in found for u in range(chunk.start, chunk.stop)] == list(range(64))
+
+
+def steps_of(in_flight: int, deadline: float) -> tuple[list[slice], Generator[Any, Any, None]]:
+    sent: list[slice] = []
+    chunks = [slice(start, start + 8) for start in range(0, 80, 8)]
+    return sent, results(
+        chunks, sent.append, lambda chunk, result: None, in_flight=in_flight, deadline=deadline, retry_s=9.0
+    )
+
+
+def test_halves_that_cannot_be_sent_yet_do_not_keep_the_caller_busy():
+    sent, steps = steps_of(in_flight=2, deadline=time.monotonic() + 1000)
+    assert next(steps).seconds > 900
+    assert steps.send(Arrival(slice(0, 8), RequestTooLarge(""))).seconds > 900
+    assert sent == [slice(0, 8), slice(8, 16), slice(0, 4)]  # and 4 to 8 has to wait
+
+
+def test_nothing_is_sent_after_the_deadline():
+    """However fast answers come: a caller who takes his time between results is held to it too."""
+    sent, steps = steps_of(in_flight=1, deadline=time.monotonic() + 0.1)
+    next(steps)
+    time.sleep(0.15)
+    assert steps.send(Arrival(slice(0, 8), "first")) == "first"
+    assert steps.send(None) == Wait(0.0)
+    with pytest.raises(DeadlineExceeded):
+        steps.send(None)
+    assert sent == [slice(0, 8)]

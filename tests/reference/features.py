@@ -73,9 +73,29 @@ def spectrum(returns):
 
     bulk = sorted(value for value in eigenvalues if value <= edge)
 
-    def bulk_quantile(level):
+    def nearest_rank(values, level):
         # The nearest of the ordered values, the even one of two that are equally near.
-        return math.log(max(bulk[round(level * (len(bulk) - 1))], 1e-6) / max(mean(bulk), 1e-6))
+        return values[round(level * (len(values) - 1))]
+
+    def bulk_quantile(level):
+        return math.log(max(nearest_rank(bulk, level), 1e-6) / max(mean(bulk), 1e-6))
+
+    ascending = eigenvalues[::-1]
+    lower_edge = (1 - math.sqrt(q)) ** 2
+
+    def on_marchenko_pastur_scale(level):
+        return (nearest_rank(ascending, level) - lower_edge) / (edge - lower_edge)
+
+    # The digits of pi behind the point, in hexadecimal.
+    pi_digits = "243F6A8885A308D313198A2E03707344A4093822299F31D0082EFA98EC4E6C89"
+    sketch = []
+    for k in range(8):
+        word = int(pi_digits[8 * k : 8 * k + 8], 16)
+        total = 0.0
+        for i in range(32):
+            value = math.log(max(1e-6, nearest_rank(ascending, (2 * i + 1) / 64)))
+            total += value if (word // 2**i) % 2 == 1 else -value
+        sketch.append(total / math.sqrt(32))
 
     return {
         "log_assets": math.log(n_assets),
@@ -84,9 +104,14 @@ def spectrum(returns):
         "null_share": (n_assets - rank) / n_assets,
         "top_share": first / n_assets,
         "top3_share": sum(eigenvalues[:3]) / n_assets,
+        "top10_share": sum(eigenvalues[:10]) / n_assets,
         "effective_rank": math.exp(-sum(share * math.log(share) for share in shares if share > 0)) / n_assets,
         "participation": sum(eigenvalues) ** 2 / square_sum / n_assets,
         "stable_rank": math.log(square_sum / first**2),
+        "numerical_rank": mean(
+            [1.0 if value > first * max(n_assets, n_obs) * 2.0**-52 else 0.0 for value in eigenvalues]
+            + [0.0] * (n_assets - rank)
+        ),
         "log_condition": min(10.0, math.log10(first / max(eigenvalues[-1], 1e-300))),
         "log_determinant": mean(math.log(max(value, 1e-6)) for value in eigenvalues),
         "log_gap": math.log(first / second),
@@ -99,6 +124,10 @@ def spectrum(returns):
         "bulk_q10": bulk_quantile(0.1),
         "bulk_q50": bulk_quantile(0.5),
         "bulk_q90": bulk_quantile(0.9),
+        "mp_q10": on_marchenko_pastur_scale(0.1),
+        "mp_q50": on_marchenko_pastur_scale(0.5),
+        "mp_q90": on_marchenko_pastur_scale(0.9),
+        **{f"sketch_{k + 1}": value for k, value in enumerate(sketch)},
     }
 
 
@@ -124,11 +153,25 @@ def correlations(returns):
         fourth = sum((n * columns[t, i] ** 2) * (n * columns[t, j] ** 2) for t in range(len(z))) / n
         noise += fourth - R[i, j] ** 2
 
+    half = len(z) // 2
+    early, late = {}, {}
+    for i, j in pairs:
+        early[i, j] = sum(columns[t, i] * columns[t, j] for t in range(half))
+        late[i, j] = sum(columns[t, i] * columns[t, j] for t in range(half, len(z)))
+
+    norms = [math.sqrt(sum(part[pair] ** 2 for pair in pairs)) for part in (early, late, R)]
+    stability = 0.0
+    if min(norms[:2]) > 1e-4 * norms[2]:
+        stability = sum(early[pair] * late[pair] for pair in pairs) / norms[0] / norms[1]
+
     from_identity = sum(R[i, j] ** 2 for i, j in pairs)
     return {
         "mean_correlation": average,
         "correlation_std": spread,
         "correlation_skewness": skewness,
+        "correlation_q10": histogram_quantile(values, 0.1),
+        "correlation_q50": histogram_quantile(values, 0.5),
+        "correlation_q90": histogram_quantile(values, 0.9),
         "negative_share": mean(1.0 if value < 0 else 0.0 for value in values),
         "asset_correlation_std": deviation(mean(R[i, j] for j in range(n_assets) if j != i) for i in range(n_assets)),
         "nearest_correlation": mean(max(R[i, j] for j in range(n_assets) if j != i) for i in range(n_assets)),
@@ -137,7 +180,22 @@ def correlations(returns):
         "constant_misfit": sum((R[i, j] - average) ** 2 for i, j in pairs) / from_identity,
         "ledoit_wolf_identity": max(0.0, min(1.0, noise / (n * from_identity))),
         "correlation_drift": sum((fast[i, j] - R[i, j]) ** 2 for i, j in pairs) / from_identity,
+        "correlation_stability": stability,
     }
+
+
+def histogram_quantile(values, level):
+    """Where the share of values below reaches the level, if those in one of 32 bins of [-1, 1] lie evenly in it."""
+    width = 2 / 32
+    bins = [0] * 32
+    for value in values:
+        bins[max(0, min(31, math.floor((value + 1) / width)))] += 1
+    below = 0
+    for k, count in enumerate(bins):
+        if below + count >= level * len(values):
+            return -1 + width * (k + (level * len(values) - below) / count)
+        below += count
+    raise AssertionError
 
 
 # ------------------------------------------------------------------------------------------------------ the regime
@@ -240,6 +298,14 @@ def temporal(returns):
                         products += weights[t] * columns[t, i] * columns[t, j] / (n_assets * (n_assets - 1))
         return products / own
 
+    own_memory = []
+    z = covariance.standardised(returns)
+    for i in range(n_assets):
+        rows = covariance.observed(returns, i)
+        centre = mean(z[t, i] ** 2 for t in rows)
+        squares = [z[t, i] ** 2 if t in rows else centre for t in range(n_obs)]
+        own_memory.append(autocorrelation_around(squares, centre))
+
     fast = [covariance.weight(n_obs, t, 63.0) for t in range(n_obs)]
     second_half = [1.0 if t >= n_obs // 2 else 0.0 for t in range(n_obs)]
     first_half = [1.0 - weight for weight in second_half]
@@ -249,13 +315,17 @@ def temporal(returns):
         "trend_63": mean(recent) / volatility * math.sqrt(len(recent)),
         "market_autocorrelation": autocorrelation(series),
         "volatility_clustering": autocorrelation([abs(value - average) for value in series]),
+        "squared_autocorrelation": mean(own_memory),
         "mean_correlation_fast": average_correlation(fast) - average_correlation([1.0] * n_obs),
         "mean_correlation_change": average_correlation(second_half) - average_correlation(first_half),
     }
 
 
 def autocorrelation(values):
-    centre = mean(values)
+    return autocorrelation_around(values, mean(values))
+
+
+def autocorrelation_around(values, centre):
     total = sum((value - centre) ** 2 for value in values)
     if total < 1e-300:
         return 0.0
@@ -297,6 +367,8 @@ def indicators(market):
         answer[f"has_{name}"] = 1.0 if values else 0.0
         answer[f"{name}_change"] = math.log(mean(values[-21:]) / mean(values[-252:])) if values else 0.0
         answer[f"{name}_percentile"] = share_at_most_the_last(values) if values else 0.0
+        if name == "turnover":
+            answer["turnover_volatility"] = deviation(math.log(v) for v in values[-63:]) if values else 0.0
     answer["has_event"] = answer["event_proximity"] = 0.0
     if market is not None and market.shape[1] > 3 and math.isfinite(market[-1, 3]):
         answer["has_event"] = 1.0
@@ -311,5 +383,10 @@ def missing(returns):
     return {
         "missing_share": 1 - sum(counts) / (n_obs * n_assets),
         "short_history_share": mean(1.0 if count / n_obs < 0.9 else 0.0 for count in counts),
+        "recent_missing_share": mean(
+            1.0 if math.isnan(returns[t, i]) else 0.0
+            for t in range(n_obs - min(21, n_obs), n_obs)
+            for i in range(n_assets)
+        ),
         "zero_share": sum(zeros) / (n_obs * n_assets),
     }

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -81,9 +82,9 @@ def test_every_way_gives_the_same(
 
     with ShrinkageClient(served) as shared:
         assert_equal(shared.estimate(panel, universes, covariance=True), expected)
-        assert 1 <= len(regions_of_this_process(served)) <= 4  # so it was shared memory
         parts = list(shared.stream(panel, universes, covariance=True))
         assert len(parts) == 4
+        assert 1 <= len(regions_of_this_process(served)) <= 4  # so it was shared memory, used again
         assert_equal(Estimates.joined(parts), expected)
         assert not list(Path("/dev/shm").glob(f"sigmahat_client_{os.getpid()}_*"))
     assert regions_of_this_process(served) == []
@@ -125,6 +126,30 @@ def test_without_shared_memory_answers_come_through_grpc(
             client.estimate(panel, universes, covariance=True), in_process.estimate(panel, universes, covariance=True)
         )
     assert not list(Path("/dev/shm").glob(f"sigmahat_client_{os.getpid()}_*"))
+
+
+def test_what_the_caller_gave_up_is_dropped_in_the_queue(served: str, panel: np.ndarray, universes: np.ndarray) -> None:
+    """Its deadline goes along as Triton's own timeout: refused there, not cancelled, which could crash the server."""
+    many = np.tile(universes, (10, 1))
+
+    def inputs(rows: np.ndarray) -> list[Any]:
+        tensors = {"PANEL": (panel, "FP32"), "UNIVERSES": (rows, "INT32")}
+        return [triton.InferInput(n, t.shape, kind).set_data_from_numpy(t) for n, (t, kind) in tensors.items()]
+
+    answers: SimpleQueue[Any] = SimpleQueue()
+    with triton.InferenceServerClient(served) as client:
+        client.async_infer("shrinkage", inputs(many), lambda result, error: answers.put(("long", error)))
+        for _ in range(20):
+            client.async_infer(
+                "shrinkage", inputs(universes[:2]), lambda result, error: answers.put(("short", error)), timeout=1_000
+            )
+        found = [answers.get(timeout=60) for _ in range(21)]
+    refused = [str(error) for kind, error in found if kind == "short" and error is not None]
+    assert len(refused) > 10
+    assert all("StatusCode.UNAVAILABLE" in text and "Request timeout expired" in text for text in refused)
+    assert [error for kind, error in found if kind == "long"] == [None]
+    with ShrinkageClient(served) as client:
+        assert not client.estimate(panel, universes).failures
 
 
 def write_inputs(folder: Path, panel: np.ndarray) -> list[list[str]]:

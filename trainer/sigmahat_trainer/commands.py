@@ -53,9 +53,11 @@ def _apply_preset(context: click.Context, _: click.Parameter, name: str | None) 
 @click_options(TrainConfig)
 def train(data: Path, out: Path, train_until: str, validate_until: str, config: TrainConfig) -> None:
     """Train the ensemble on real and simulated returns."""
+    from sigmahat_kernels.scratch import keep_freed_memory
     from sigmahat_trainer.ensemble import train_ensemble
     from sigmahat_trainer.panels import load_panels
 
+    keep_freed_memory()
     console = Console(stderr=True)
     try:
         panels = load_panels(data)
