@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,13 @@ from rich.table import Table
 from sklearn.covariance import LedoitWolf
 from threadpoolctl import threadpool_limits
 
-from sigmahat_kernels.features import compute_features
-from sigmahat_kernels.groups import CHUNK_CELLS
-from sigmahat_kernels.request import Request, read_request
+from sigmahat_kernels.features import _measure_part, _share, compute_features
+from sigmahat_kernels.groups import group_by_window, group_returns, parts_of
+from sigmahat_kernels.panel import correlation_factor, prepare_window
+from sigmahat_kernels.request import PADDING, Request, read_request
+from sigmahat_kernels.scratch import Scratch, keep_freed_memory, take_blocks
+from sigmahat_kernels.solvers import choose_solver
+from sigmahat_kernels.spectrum import correlation_spectrum, dual_spectrum
 from sigmahat_trainer.provenance import provenance
 from sigmahat_trainer.simulate import sector_design
 
@@ -28,6 +31,7 @@ N_COLUMNS, N_OBS, N_UNIVERSES, ROUNDS = 500, 252, 1_000, 5
 
 def main() -> None:
     """Measure, print, write."""
+    keep_freed_memory()  # as the server does
     figures: dict[str, float] = {}
     for n_assets in (100, 250):
         request = draw_request(n_assets, N_OBS)
@@ -42,20 +46,34 @@ def main() -> None:
         del stacks
 
     request = draw_request(100, N_OBS)
+    mixed = draw_request(range(20, 201), N_OBS)
     few = request.universes[:100]
     one, loop = paired(
         lambda: compute_features(request, threads=1), lambda: [LedoitWolf().fit(request.panel[:, u]) for u in few]
     )
     figures["features_over_sklearn_lw_n100"] = (loop / len(few)) / (one / N_UNIVERSES)
-    two, one = paired(lambda: compute_features(request, threads=2), lambda: compute_features(request, threads=1))
-    figures["two_threads_over_one"] = one / two
+    for name, work in (("two_threads_over_one", request), ("two_threads_over_one_mixed_sizes", mixed)):
+        two, one = paired(
+            lambda work=work: compute_features(work, threads=2), lambda work=work: compute_features(work, threads=1)
+        )
+        figures[name] = one / two
 
-    # T - 1 < N takes the dual form; one more row than assets, and the same universes are solved directly.
+    # T - 1 < N takes the dual form: alone, and with everything else that the features of such universes need. For the
+    # latter, one more row than assets: the same universes are solved directly.
     dual_request, direct_request = draw_request(500, 60, n_universes=60), draw_request(500, 501, n_universes=60)
+    factor = correlation_factor(prepare_window(dual_request.panel))
+    product, transposed = factor.T @ factor, np.ascontiguousarray(factor.T)
+    blocks = [universes.astype(np.int64) for universes in np.array_split(dual_request.universes, 30)]
+    scratch = Scratch(np)
+    dual, direct = paired(
+        lambda: [dual_spectrum(transposed[index]) for index in blocks],
+        lambda: [correlation_spectrum(take_blocks(product, index, scratch, "blocks")) for index in blocks],
+    )
+    figures["dual_over_direct_n500_t60"] = direct / dual
     dual, direct = paired(
         lambda: compute_features(dual_request, threads=1), lambda: compute_features(direct_request, threads=1)
     )
-    figures["dual_over_direct_n500_t60"] = direct / dual
+    figures["features_dual_over_direct_n500_t60"] = direct / dual
     figures["peak_memory_ratio"] = peak_memory_ratio()
 
     RESULT.parent.mkdir(exist_ok=True)
@@ -67,12 +85,15 @@ def main() -> None:
     Console().print(table)
 
 
-def draw_request(n_assets: int, n_obs: int, n_universes: int = N_UNIVERSES) -> Request:
-    """Random universes of one size from a panel of sectors with fat tails; the widest take every column."""
+def draw_request(sizes: int | Sequence[int], n_obs: int, n_universes: int = N_UNIVERSES) -> Request:
+    """Random universes of the given sizes from a panel of sectors with fat tails; the widest take every column."""
     rng = np.random.default_rng(0)
     panel = sector_design(rng, n_obs, N_COLUMNS).astype(np.float32)
-    rows = [np.sort(rng.choice(N_COLUMNS, n_assets, replace=False)) for _ in range(n_universes)]
-    return read_request(panel, np.array(rows, np.int32))
+    drawn = rng.choice([sizes] if isinstance(sizes, int) else sizes, n_universes)
+    rows = np.full((n_universes, drawn.max()), PADDING, np.int32)
+    for row, size in zip(rows, drawn, strict=True):
+        row[:size] = np.sort(rng.choice(N_COLUMNS, size, replace=False))
+    return read_request(panel, rows)
 
 
 def paired(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, float]:
@@ -89,25 +110,25 @@ def paired(first: Callable[[], object], second: Callable[[], object]) -> tuple[f
 
 
 def peak_memory_ratio() -> float:
-    """Growth of a fresh process's peak memory over the features of 1,000 universes, over panel + 2 chunks."""
-    output = subprocess.run([sys.executable, __file__, "--memory"], capture_output=True, text=True, check=True).stdout
-    return float(output) / (N_OBS * N_COLUMNS * 4 + 2 * CHUNK_CELLS * 8)
+    """Peak of the features of 1,000 universes over what they share plus twice the peak of one part of them.
 
-
-def print_memory_growth() -> None:
-    """Bytes of resident memory that the features of 1,000 universes add at their peak."""
+    Bytes of arrays, as NumPy reports them to `tracemalloc`; one thread.
+    """
     request = draw_request(100, N_OBS)
-    compute_features(request._replace(universes=request.universes[:2], windows=request.windows[:2]), threads=1)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before = _resident("VmHWM")
+    group = next(group_by_window(request, np.arange(N_UNIVERSES)))
+    tracemalloc.start()
+    shared = _share(prepare_window(group_returns(request, group)))
+    panel, _ = tracemalloc.get_traced_memory()
+    tracemalloc.reset_peak()
+    _measure_part(request, next(parts_of(request, group)), shared, choose_solver(request.panel))
+    _, with_part = tracemalloc.get_traced_memory()
+    del shared
+    tracemalloc.reset_peak()
     compute_features(request, threads=1)
-    print(_resident("VmHWM") - before)
-
-
-def _resident(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak / (panel + 2 * (with_part - panel))
 
 
 if __name__ == "__main__":
-    print_memory_growth() if "--memory" in sys.argv else main()
+    main()

@@ -3,16 +3,23 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from sigmahat_deploy.engines.build import add_model
+from sigmahat_deploy.engines.builders import Profile
+from sigmahat_kernels.covariance import assemble
 from sigmahat_kernels.features import FEATURE_NAMES, N_FEATURES
+from sigmahat_kernels.manifest import ManifestError, write_manifest
 from sigmahat_kernels.members import Member
-from sigmahat_kernels.parameters import N_PARAMETERS
-from sigmahat_kernels.request import MAX_UNIVERSES
+from sigmahat_kernels.parameters import N_PARAMETERS, split_parameters
+from sigmahat_kernels.pipeline import features_and_status
+from sigmahat_kernels.request import MAX_UNIVERSES, read_request
 
 REPOSITORY = Path(__file__).parents[1] / "model_repository"
 MODELS = ("features", "member_1", "member_2", "member_3", "combine", "assemble", "shrinkage", "covariance")
@@ -25,6 +32,20 @@ def read(model: str, form: str = "config.pbtxt") -> model_config_pb2.ModelConfig
 
 def signature(tensors: object) -> list[tuple[object, ...]]:
     return [(t.name, t.data_type, tuple(t.dims), getattr(t, "optional", False)) for t in tensors]  # type: ignore[attr-defined]
+
+
+def warm_up_tensors(model: str, warm_up: model_config_pb2.ModelWarmup) -> dict[str, np.ndarray]:
+    """The tensors that Triton makes of a warm-up; those from files must fill their shape exactly."""
+    types = {model_config_pb2.TYPE_FP32: np.float32, model_config_pb2.TYPE_INT32: np.int32}
+    tensors = {}
+    for name, source in warm_up.inputs.items():
+        tensors[name] = np.zeros(source.dims, types[source.data_type])
+        if source.input_data_file:
+            values = np.fromfile(REPOSITORY / model / "warmup" / source.input_data_file, types[source.data_type])
+            tensors[name] = values.reshape(source.dims)
+        else:
+            assert source.zero_data  # random data are random bytes, so NaN and worse
+    return tensors
 
 
 def test_all_models_are_there() -> None:
@@ -41,8 +62,43 @@ def test_both_kinds_of_hardware_have_one_signature(model: str) -> None:
     assert cpu.ensemble_scheduling == gpu.ensemble_scheduling
 
 
+@pytest.fixture(scope="module")
+def with_fused(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository to which `sigmahat engines build --fused` has added its model."""
+    copy = tmp_path_factory.mktemp("fused") / "model_repository"
+    shutil.copytree(REPOSITORY, copy)
+    add_model(copy)
+    return copy
+
+
+def test_one_engine_for_all_members_keeps_the_signature(with_fused: Path) -> None:
+    """Ensembles answer alike; what has no form of its own for the one engine is not part of them."""
+    for model in ("features", "assemble"):
+        assert read(model, "configs/gpu_fused.pbtxt") == read(model, "configs/gpu.pbtxt")
+    for ensemble in ("shrinkage", "covariance"):
+        three, one = read(ensemble, "configs/gpu.pbtxt"), read(ensemble, "configs/gpu_fused.pbtxt")
+        assert signature(three.input) == signature(one.input)
+        assert signature(three.output) == signature(one.output)
+        steps = [step.model_name for step in one.ensemble_scheduling.step]
+        assert steps == ["features", "fused", "combine", "assemble"][: len(steps)]
+    three, one = read("combine", "configs/gpu.pbtxt"), read("combine", "configs/gpu_fused.pbtxt")
+    assert signature(three.output) == signature(one.output)
+    assert [t.name for t in one.input] == ["WEIGHTED", "ROW_STATUS", "ROW_ASSET"]
+    added = text_format.Parse((with_fused / "fused" / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+    member = read("member_1", "configs/gpu.pbtxt")
+    assert added.name == "fused"
+    assert signature(added.input) == signature(member.input)
+    assert signature(added.output) == [("WEIGHTED", model_config_pb2.TYPE_FP32, (N_PARAMETERS + 1,), False)]
+    assert (added.optimization, added.max_batch_size) == (member.optimization, member.max_batch_size)
+
+
+@pytest.mark.parametrize("form", ["config.pbtxt", "configs/gpu.pbtxt", "configs/gpu_fused.pbtxt"])
 @pytest.mark.parametrize("ensemble", ["shrinkage", "covariance"])
-def test_ensemble_maps_every_tensor_of_its_steps(ensemble: str) -> None:
+def test_ensemble_maps_every_tensor_of_its_steps(ensemble: str, form: str, with_fused: Path) -> None:
+    def read(model: str) -> model_config_pb2.ModelConfig:
+        path = with_fused / model / (form if (with_fused / model / form).exists() else "config.pbtxt")  # as Triton does
+        return text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+
     config = read(ensemble)
     assert [tensor.name for tensor in config.input] == INPUTS
     assert [t.name for t in config.input if not t.optional] == ["PANEL", "UNIVERSES"]
@@ -78,3 +134,84 @@ def test_committed_members_read_the_published_features() -> None:
         assert Member(path).metadata["features"] == ",".join(FEATURE_NAMES)
         digests.add(path.read_bytes())
     assert len(digests) == 3
+
+
+def test_a_member_that_was_changed_or_comes_from_another_export_is_refused(tmp_path: Path) -> None:
+    repository = tmp_path / "models"
+    shutil.copytree(REPOSITORY, repository)
+    members = [repository / f"member_{k}" / "1" / "model.onnx" for k in (1, 2, 3)]
+    first, second = members[0].read_bytes(), members[1].read_bytes()
+    members[0].write_bytes(first[:-1] + bytes([first[-1] ^ 1]))
+    with pytest.raises(ManifestError, match=r"member_1/1/model.onnx is not the file that .*manifest.json names"):
+        Member(members[0])
+    members[0].write_bytes(second)
+    with pytest.raises(ManifestError, match="is not the file"):
+        Member(members[0])
+    Member(members[2])
+    write_manifest(repository, members[:2])
+    Member(members[0])
+    with pytest.raises(ManifestError, match=r"does not name member_3/1/model.onnx"):
+        Member(members[2])
+    (repository / "manifest.json").unlink()
+    with pytest.raises(ManifestError, match=r"there is no .*manifest.json"):
+        Member(members[1])
+
+
+# --------------------------------------------------------------------------------------------- the form for a GPU
+
+
+@pytest.mark.parametrize("member", ["member_1", "member_2", "member_3"])
+def test_every_batch_of_a_member_has_its_cuda_graph(member: str) -> None:
+    gpu = read(member, "configs/gpu.pbtxt")
+    assert (gpu.backend, gpu.default_model_filename) == ("tensorrt", "model.plan")
+    assert [group.kind for group in gpu.instance_group] == [model_config_pb2.ModelInstanceGroup.KIND_GPU]
+    assert gpu.optimization.cuda.graphs
+    next_batch = 1
+    for spec in gpu.optimization.cuda.graph_spec:
+        lowest = spec.graph_lower_bound.batch_size or spec.batch_size
+        assert lowest == next_batch <= spec.batch_size
+        next_batch = spec.batch_size + 1
+    assert next_batch == gpu.max_batch_size + 1
+    assert gpu.max_batch_size <= Profile().largest
+    assert [warm_up.batch_size for warm_up in gpu.model_warmup] == [1, gpu.max_batch_size]
+    for warm_up in gpu.model_warmup:
+        assert {name: value.shape for name, value in warm_up_tensors(member, warm_up).items()} == {
+            "FEATURES": tuple(gpu.input[0].dims)
+        }
+
+
+def test_warm_up_runs_what_requests_run() -> None:
+    """On the CPU: the same tensors through the same functions; the universes are good, so that nothing is left out."""
+    (features,) = read("features", "configs/gpu.pbtxt").model_warmup
+    tensors = {name.lower(): values for name, values in warm_up_tensors("features", features).items()}
+    table, status, _ = features_and_status(read_request(**tensors))
+    assert status.tolist() == [[0]]
+    assert np.isfinite(table.features).all()
+    (assembly,) = read("assemble", "configs/gpu.pbtxt").model_warmup
+    tensors = warm_up_tensors("assemble", assembly)
+    given = {t.name: tuple(t.dims) for t in read("assemble", "configs/gpu.pbtxt").input}
+    assert tensors.keys() == given.keys()
+    for name, values in tensors.items():
+        assert len(values.shape) == len(given[name])
+        assert all(wanted in (-1, got) for got, wanted in zip(values.shape, given[name], strict=True)), name
+    internal = ("PARAMETERS_INTERNAL", "BLOCK_INTENSITY_INTERNAL", "STATUS_INTERNAL")
+    parameters, blocks, status = (tensors.pop(name) for name in internal)
+    request = read_request(**{name.lower(): values for name, values in tensors.items()})
+    covariance = assemble(request, split_parameters(parameters), status, block_intensity=blocks)
+    assert np.isfinite(covariance).all()
+    assert covariance.any()
+
+
+@pytest.mark.parametrize("model", ["features", "assemble"])
+def test_tensors_on_the_device_may_stay_there(model: str) -> None:
+    gpu = read(model, "configs/gpu.pbtxt")
+    assert gpu.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value == "no"
+    assert [group.kind for group in gpu.instance_group] == [model_config_pb2.ModelInstanceGroup.KIND_GPU]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_both_forms_queue_alike(model: str) -> None:
+    cpu, gpu = read(model), read(model, "configs/gpu.pbtxt")
+    assert cpu.HasField("dynamic_batching") == gpu.HasField("dynamic_batching")
+    assert cpu.dynamic_batching == gpu.dynamic_batching
+    assert sum(group.count for group in cpu.instance_group) == sum(group.count for group in gpu.instance_group)

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Client of the covariance service: returns and universes in, shrinkage parameters and covariance matrices out."""
 
+from typing import TYPE_CHECKING, Any
+
 from sigmahat_client.client import ShrinkageClient
+from sigmahat_client.endpoints import Tls
 from sigmahat_client.errors import (
     DeadlineExceeded,
     InvalidRequest,
+    RequestTooLarge,
     ServerError,
     ServerUnavailable,
     SigmahatError,
@@ -12,13 +16,27 @@ from sigmahat_client.errors import (
 )
 from sigmahat_client.estimates import Estimates
 
+if TYPE_CHECKING:
+    from sigmahat_client.aio import AsyncShrinkageClient
+
 __all__ = [
+    "AsyncShrinkageClient",
     "DeadlineExceeded",
     "Estimates",
     "InvalidRequest",
+    "RequestTooLarge",
     "ServerError",
     "ServerUnavailable",
     "ShrinkageClient",
     "SigmahatError",
+    "Tls",
     "UniverseError",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "AsyncShrinkageClient":  # asyncio takes as long to import as all of this
+        from sigmahat_client.aio import AsyncShrinkageClient
+
+        return AsyncShrinkageClient
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

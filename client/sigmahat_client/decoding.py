@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The answers of a job's requests, in whatever order they arrive -> `Estimates`."""
+"""The answer to one request -> `Estimates` of its universes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Hashable, Mapping
 import numpy as np
 
 from sigmahat_client.encoding import Job, chunk_tensors
-from sigmahat_client.errors import ServerError
+from sigmahat_client.errors import UNANSWERED, ServerError
 from sigmahat_client.estimates import Estimates
 from sigmahat_kernels.parameters import HEADS, REGIMES, TARGETS
 from sigmahat_kernels.request import PADDING, block_ids
@@ -27,69 +27,80 @@ _COLUMNS: dict[str, tuple[int, ...]] = {
     "STATUS": (),
     "STATUS_ASSET": (),
 }
-_INTEGERS = {"STATUS", "STATUS_ASSET"}
 
 
-class Collector:
-    """Answers as they come in, under the names of the protocol."""
+def output_names(job: Job, *, covariance: bool) -> list[str]:
+    """What to ask for."""
+    return [*_COLUMNS, *["BLOCK_INTENSITY"] * (job.blocks is not None), *["COVARIANCE"] * covariance]
 
-    def __init__(self, job: Job, *, covariance: bool) -> None:
-        n_universes = len(job.names)
-        self.job = job
-        self.n_done = 0
-        self.outputs = [*_COLUMNS, *["BLOCK_INTENSITY"] * (job.blocks is not None), *["COVARIANCE"] * covariance]
-        self._tensors = {
-            name: np.empty((n_universes, *columns), np.int32 if name in _INTEGERS else np.float32)
-            for name, columns in _COLUMNS.items()
-        }
-        self._block_intensity = np.full((n_universes, len(job.block_names)), np.nan, np.float32)
-        self._covariance = [np.empty((0, 0), np.float32)] * n_universes if covariance else None
 
-    def store(self, chunk: slice, answer: Mapping[str, np.ndarray | None]) -> None:
-        """Put the answer of one request in its place.
+def decode(job: Job, chunk: slice, answer: Mapping[str, np.ndarray | None]) -> Estimates:
+    """Turn the tensors that answer one request into the caller's words. They are copied.
 
-        Raises
-        ------
-        ServerError
-            If a tensor is missing or has another shape than the protocol says.
-        """
-        sent = chunk_tensors(self.job, chunk)
-        n, width = sent["UNIVERSES"].shape
-        for name, tensor in self._tensors.items():
-            tensor[chunk] = _received(answer, name, (n, *_COLUMNS[name]))
-        if "BLOCK_INTENSITY" in self.outputs:
-            occurring = block_ids(sent["UNIVERSES"], sent["BLOCKS"])
-            intensity = _received(answer, "BLOCK_INTENSITY", (n, len(occurring)))
-            held = (sent["BLOCKS"][:, :, None] == occurring).any(axis=1)
-            self._block_intensity[chunk, occurring] = np.where(held, intensity, np.nan)
-        if self._covariance is not None:
-            matrices = _received(answer, "COVARIANCE", (n, width, width))
-            for u, matrix in enumerate(matrices, chunk.start):
-                size = len(self.job.assets[u])
-                self._covariance[u] = matrix[:size, :size].copy()  # a view would keep the whole answer alive
-        self.n_done += n
+    Raises
+    ------
+    ServerError
+        If a tensor is missing or has another shape than the protocol says.
+    """
+    sent = chunk_tensors(job, chunk)
+    n, width = sent["UNIVERSES"].shape
+    fields = {name: np.array(_received(answer, name, (n, *columns))) for name, columns in _COLUMNS.items()}
+    block_intensity = _no_blocks(job, n)
+    if job.blocks is not None:
+        occurring = block_ids(sent["UNIVERSES"], sent["BLOCKS"])
+        intensity = _received(answer, "BLOCK_INTENSITY", (n, len(occurring)))
+        held = (sent["BLOCKS"][:, :, None] == occurring).any(axis=1)
+        block_intensity[:, occurring] = np.where(held, intensity, np.nan)
+    covariance = None
+    if "COVARIANCE" in answer:
+        matrices = _received(answer, "COVARIANCE", (n, width, width))
+        sizes = job.sizes[chunk].tolist()
+        # Each its own copy: a view would keep the whole answer alive.
+        covariance = tuple(matrix[:size, :size].copy() for matrix, size in zip(matrices, sizes, strict=True))
+    return _estimates(job, chunk, fields, block_intensity, covariance)
 
-    def estimates(self) -> Estimates:
-        """Turn the tensors, once all are there, into the caller's words."""
-        fields = {name.lower(): tensor for name, tensor in self._tensors.items()}
-        codes = fields.pop("status_asset")
-        return Estimates(
-            universes=self.job.names,
-            assets=self.job.assets,
-            labelled=self.job.labelled,
-            memory=fields.pop("memory")[:, 0],
-            block_names=self.job.block_names,
-            block_intensity=self._block_intensity,
-            status_asset=tuple(self._asset(u, code) for u, code in enumerate(codes.tolist())),
-            covariance=None if self._covariance is None else tuple(self._covariance),
-            **fields,
-        )
 
-    def _asset(self, u: int, code: int) -> Hashable | None:
-        if code == PADDING:
-            return None
-        position = self.job.universes[u].tolist().index(code)
-        return self.job.assets[u][position]
+def unanswered(job: Job, chunk: slice, *, covariance: bool) -> Estimates:
+    """Stand in for universes to which no answer came: NaN, with the status `UNANSWERED`."""
+    n = chunk.stop - chunk.start
+    fields = {name: np.full((n, *columns), np.nan, np.float32) for name, columns in _COLUMNS.items()}
+    fields["STATUS"] = np.full(n, UNANSWERED, np.int32)
+    fields["STATUS_ASSET"] = np.full(n, PADDING, np.int32)
+    sizes = job.sizes[chunk].tolist()
+    matrices = tuple(np.broadcast_to(np.float32(np.nan), (size, size)) for size in sizes) if covariance else None
+    return _estimates(job, chunk, fields, _no_blocks(job, n), matrices)
+
+
+def _no_blocks(job: Job, n: int) -> np.ndarray:
+    return np.full((n, len(job.block_names)), np.nan, np.float32)
+
+
+def _estimates(
+    job: Job,
+    chunk: slice,
+    tensors: dict[str, np.ndarray],
+    block_intensity: np.ndarray,
+    covariance: tuple[np.ndarray, ...] | None,
+) -> Estimates:
+    fields = {name.lower(): tensor for name, tensor in tensors.items()}
+    codes = fields.pop("status_asset").tolist()
+    return Estimates(
+        universes=job.names[chunk],
+        assets=tuple(map(job.assets_of, range(chunk.start, chunk.stop))),
+        labelled=job.labelled,
+        memory=fields.pop("memory")[:, 0],
+        block_names=job.block_names,
+        block_intensity=block_intensity,
+        status_asset=tuple(_asset(job, chunk.start + i, code) for i, code in enumerate(codes)),
+        covariance=covariance,
+        **fields,
+    )
+
+
+def _asset(job: Job, u: int, code: int) -> Hashable | None:
+    if code == PADDING:
+        return None
+    return job.assets_of(u)[job.universes[u].tolist().index(code)]
 
 
 def _received(answer: Mapping[str, np.ndarray | None], name: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -20,7 +20,8 @@ Names = tuple[Hashable, ...]
 
 
 class Job(NamedTuple):
-    """One call of the caller's, which becomes one request or many."""
+    """One call of the caller's, which becomes one request or many. Labels stay once, with the columns: a job of 100,000
+    universes holds little more than its array of column numbers."""
 
     panel: np.ndarray  # (n_rows, n_columns) float32
     universes: np.ndarray  # (n_universes, widest) int32; the i-th asset, if unknown, is column n_columns + i
@@ -29,9 +30,22 @@ class Job(NamedTuple):
     dates: np.ndarray | None  # (n_rows,) int32
     blocks: np.ndarray | None  # (n_universes, widest) int32, positions in `block_names`
     names: Names  # of the universes
-    assets: tuple[Names, ...]  # of each universe, as the caller calls them
+    sizes: np.ndarray  # (n_universes,) assets of each
+    labels: Sequence[Hashable]  # of the columns, as the caller calls them
+    unknown: dict[tuple[int, int], Hashable]  # (universe, position) -> what the caller put there
     block_names: Names
     labelled: bool  # assets have labels; otherwise they are column numbers
+
+    @property
+    def assets(self) -> tuple[Names, ...]:
+        """Assets of every universe, as the caller calls them."""
+        return tuple(map(self.assets_of, range(len(self.names))))
+
+    def assets_of(self, u: int) -> Names:
+        """Assets of one universe."""
+        n_columns = len(self.labels)
+        columns = self.universes[u, : self.sizes[u]].tolist()
+        return tuple(self.labels[c] if c < n_columns else self.unknown[u, i] for i, c in enumerate(columns))
 
 
 def encode(
@@ -44,7 +58,7 @@ def encode(
     dates: Any = None,
     blocks: Any = None,
 ) -> Job:
-    """Read the arguments of `ShrinkageClient.estimate`.
+    """Read the arguments of `ShrinkageClient.estimate`. What is no pandas frame but Arrow is read with pyarrow.
 
     Raises
     ------
@@ -52,21 +66,15 @@ def encode(
         If they cannot be read. An asset that is not in the panel is no such case: its universe alone is refused, by the
         server, which gives back the number of the column that does not exist.
     """
+    if hasattr(returns, "__arrow_c_stream__") and not _is_frame(returns):
+        returns, labels_found, dates_found = _arrow_values(returns)
+        assets = labels_found if assets is None else assets
+        dates = dates_found if dates is None else dates
     panel = _panel(returns)
     n_rows, n_columns = panel.shape
     labels = _labels(returns, assets, n_columns)
-    names, rows, is_columns = _universes(universes, labels)
-    columns = {label: column for column, label in enumerate(range(n_columns) if is_columns else labels)}
-    try:
-        codes = [[columns.get(entry, n_columns + i) for i, entry in enumerate(row)] for row in rows]
-    except TypeError as error:
-        raise InvalidRequest(f"universes must hold asset labels or column numbers: {error}") from None
-    used = tuple(
-        tuple(labels[column] if column < n_columns else entry for column, entry in zip(code, row, strict=True))
-        for code, row in zip(codes, rows, strict=True)
-    )
-    encoded = _pad(codes)
-    ids, block_names = (None, ()) if blocks is None else _blocks(blocks, used, encoded, n_columns)
+    names, encoded, unknown = _universes(universes, labels)
+    ids, block_names = (None, ()) if blocks is None else _blocks(blocks, encoded, labels)
     if dates is None and _is_frame(returns) and hasattr(returns.index, "tz"):  # a DatetimeIndex: no other has it
         # An intraday index says nothing of the season that its days do not, and days must not repeat: it is not sent.
         dates = returns.index if returns.index.normalize().is_unique else None
@@ -78,7 +86,9 @@ def encode(
         dates=None if dates is None else _days(dates, n_rows),
         blocks=ids,
         names=names,
-        assets=used,
+        sizes=(encoded != PADDING).sum(axis=1),
+        labels=labels,
+        unknown=unknown,
         block_names=block_names,
         labelled=assets is not None or _is_frame(returns),
     )
@@ -92,13 +102,13 @@ def chunks(job: Job, cells: int = CHUNK_CELLS) -> Iterator[slice]:
     cells = max(cells, job.panel.size)
     most = max(1, MAX_UNIVERSES // (1 + len(job.block_names)))
     start = widest = 0
-    for u, assets in enumerate(job.assets):
-        wider = max(widest, len(assets))
+    for u, size in enumerate(job.sizes.tolist()):
+        wider = max(widest, size)
         if u > start and (u - start == most or (u - start + 1) * wider**2 > cells):
             yield slice(start, u)
-            start, wider = u, len(assets)
+            start, wider = u, size
         widest = wider
-    yield slice(start, len(job.assets))
+    yield slice(start, len(job.sizes))
 
 
 def shared_tensors(job: Job) -> dict[str, np.ndarray]:
@@ -108,7 +118,7 @@ def shared_tensors(job: Job) -> dict[str, np.ndarray]:
 
 def chunk_tensors(job: Job, chunk: slice) -> dict[str, np.ndarray]:
     """Tensors of one request's universes, padded only as far as these need it."""
-    width = max(1, *map(len, job.assets[chunk]))
+    width = max(1, job.sizes[chunk].max())
     return _sent(
         UNIVERSES=job.universes[chunk, :width],
         WINDOWS=None if job.windows is None else job.windows[chunk],
@@ -142,6 +152,24 @@ def _frame_values(frame: Any) -> np.ndarray:
     return values
 
 
+def _arrow_values(returns: Any) -> tuple[np.ndarray, list[str], np.ndarray | None]:
+    """Returns, labels and dates of an Arrow table, or of what exports itself as one, such as polars' frames."""
+    import pyarrow as pa
+
+    table = pa.table(returns)
+    numbers: list[str] = []
+    days: list[str] = []
+    for field in table.schema:
+        is_date = pa.types.is_date(field.type) or pa.types.is_timestamp(field.type)
+        is_number = pa.types.is_floating(field.type) or pa.types.is_integer(field.type)
+        _require(is_date or is_number, f"returns must be numbers and one column of dates, got {field}")
+        (days if is_date else numbers).append(field.name)
+    _require(len(days) <= 1, f"returns must have one column of dates, got {days}")
+    _require(len(numbers) > 0, "returns are empty: they have no column of numbers")
+    values = np.column_stack([table[name].to_numpy() for name in numbers])
+    return values, numbers, table[days[0]].to_numpy().astype("datetime64[D]") if days else None
+
+
 def _labels(returns: Any, assets: Iterable[Hashable] | None, n_columns: int) -> Sequence[Hashable]:
     if assets is None and not _is_frame(returns):
         return range(n_columns)
@@ -159,9 +187,10 @@ def _counts(labels: Iterable[Hashable]) -> dict[Hashable, int]:
     return counts
 
 
-def _universes(universes: Any, labels: Sequence[Hashable]) -> tuple[Names, list[list[Any]], bool]:
-    """Names, assets as they were given, and whether these are column numbers even where columns have labels."""
-    is_columns = isinstance(universes, np.ndarray) and universes.ndim == 2 and universes.dtype.kind in "iu"
+def _universes(universes: Any, labels: Sequence[Hashable]) -> tuple[Names, np.ndarray, dict[tuple[int, int], Hashable]]:
+    """`Job.names`, `Job.universes`, `Job.unknown`."""
+    if isinstance(universes, np.ndarray) and universes.ndim == 2 and universes.dtype.kind in "iu":
+        return _columns(universes, len(labels))
     if universes is None:
         universes = {"all": labels}
     _require(
@@ -171,20 +200,54 @@ def _universes(universes: Any, labels: Sequence[Hashable]) -> tuple[Names, list[
     given = list(universes.values() if isinstance(universes, Mapping) else universes)
     names: Names = tuple(universes if isinstance(universes, Mapping) else range(len(given)))
     _require(len(given) > 0, "universes are empty: there is nothing to estimate")
-    rows = []
-    for name, universe in zip(names, given, strict=True):
+    column_of = {label: column for column, label in enumerate(labels)}
+    rows, unknown = [], {}
+    for u, (name, universe) in enumerate(zip(names, given, strict=True)):
         _require(
             isinstance(universe, Iterable) and not isinstance(universe, str | bytes | Mapping),
             f"universe {name!r} must be a list of assets, got {universe!r}",
         )
-        row = universe.tolist() if isinstance(universe, np.ndarray) else list(universe)
-        while is_columns and row and row[-1] == PADDING:
-            row.pop()
-        _require(
-            len(row) <= MAX_ASSETS, f"universe {name!r} has {len(row)} assets, more than the limit of {MAX_ASSETS}"
-        )
-        rows.append(row)
-    return names, rows, is_columns
+        entries = universe.tolist() if isinstance(universe, np.ndarray) else list(universe)
+        _check_size(name, len(entries))
+        try:
+            row = [column_of.get(entry, PADDING) for entry in entries]
+        except TypeError as error:
+            raise InvalidRequest(f"universes must hold asset labels or column numbers: {error}") from None
+        for i, column in enumerate(row):
+            if column == PADDING:
+                unknown[u, i] = entries[i]
+                row[i] = len(labels) + i
+        rows.append(np.array(row, np.int32))
+    encoded = np.full((len(rows), max(1, *map(len, rows))), PADDING, np.int32)
+    for filled, codes in zip(encoded, rows, strict=True):
+        filled[: len(codes)] = codes
+    return names, encoded, unknown
+
+
+def _columns(universes: np.ndarray, n_columns: int) -> tuple[Names, np.ndarray, dict[tuple[int, int], Hashable]]:
+    """`_universes` of an array, which holds column numbers even where columns have labels; padded at the end."""
+    _require(len(universes) > 0, "universes are empty: there is nothing to estimate")
+    universes = universes if universes.shape[1] else np.full((len(universes), 1), PADDING)
+    if universes.dtype not in (np.int32, np.int64):  # too small for the columns of unknown assets, or for -1
+        universes = universes.astype(np.int64)
+    used = universes != PADDING
+    sizes = np.where(used.any(axis=1), used.shape[1] - np.argmax(used[:, ::-1], axis=1), 0)
+    widest = int(np.argmax(sizes))
+    _check_size(widest, int(sizes[widest]))
+    universes = universes[:, : max(1, sizes[widest])]
+    position = np.arange(universes.shape[1])
+    inside = position < sizes[:, None]
+    wrong = inside & ((universes < 0) | (universes >= n_columns))
+    encoded = np.where(inside, universes, PADDING)
+    rows, positions = np.nonzero(wrong)
+    encoded[rows, positions] = n_columns + positions
+    places = zip(rows.tolist(), positions.tolist(), strict=True)
+    unknown: dict[tuple[int, int], Hashable] = {place: int(universes[place]) for place in places}
+    return tuple(range(len(universes))), encoded.astype(np.int32, copy=False), unknown
+
+
+def _check_size(name: Hashable, size: int) -> None:
+    _require(size <= MAX_ASSETS, f"universe {name!r} has {size} assets, more than the limit of {MAX_ASSETS}")
 
 
 def _windows(windows: Any, names: Names, n_rows: int) -> np.ndarray:
@@ -231,21 +294,22 @@ def _days(dates: Any, n_rows: int) -> np.ndarray:
     return _integers("dates", days.astype(np.int64) if days.dtype.kind == "M" else days, (n_rows,))
 
 
-def _blocks(blocks: Any, assets: Sequence[Names], universes: np.ndarray, n_columns: int) -> tuple[np.ndarray, Names]:
+def _blocks(blocks: Any, universes: np.ndarray, labels: Sequence[Hashable]) -> tuple[np.ndarray, Names]:
     used = universes != PADDING
     if isinstance(blocks, Mapping) or hasattr(blocks, "to_dict"):
         block_of = dict(blocks) if isinstance(blocks, Mapping) else blocks.to_dict()
-        flat = [asset for universe in assets for asset in universe]
-        known = universes[used] < n_columns
-        missing = dict.fromkeys(
-            asset for asset, is_known in zip(flat, known, strict=True) if is_known and _no_block(block_of.get(asset))
-        )
-        _require(not missing, f"blocks must give every asset a block; {list(missing)[:10]} have none")
-        # The universe of an unknown asset is refused whatever its block, so that may be any.
-        ids = {block: i for i, block in enumerate(dict.fromkeys(block_of[a] for a in flat if a in block_of))}
+        columns, first = np.unique(universes[used], return_index=True)
+        columns = columns[np.argsort(first)]
+        known = columns[columns < len(labels)].tolist()
+        missing = [labels[column] for column in known if _no_block(block_of.get(labels[column]))]
+        _require(not missing, f"blocks must give every asset a block; {missing[:10]} have none")
+        ids = {block: i for i, block in enumerate(dict.fromkeys(block_of[labels[column]] for column in known))}
         _require(len(ids) > 0, "blocks must give every asset a block, but they name no asset of any universe")
         names: Names = tuple(ids)
-        values = [ids[block_of[asset]] if asset in block_of else 0 for asset in flat]
+        # The universe of an unknown asset is refused whatever its block, so that may be any.
+        id_of_column = np.zeros(max(universes.max() + 1, len(labels)), np.int32)
+        id_of_column[known] = [ids[block_of[labels[column]]] for column in known]
+        values = id_of_column[universes[used]]
     else:
         given = _integers("blocks", blocks, universes.shape)[used]
         _require(bool((given >= 0).all()), "blocks must give every asset a block id of 0 or more")
@@ -258,13 +322,6 @@ def _blocks(blocks: Any, assets: Sequence[Names], universes: np.ndarray, n_colum
 
 def _no_block(block: Any) -> bool:
     return block is None or block != block  # None, or NaN as pandas has it for a missing one
-
-
-def _pad(rows: Sequence[Sequence[int]]) -> np.ndarray:
-    padded = np.full((len(rows), max(1, *map(len, rows))), PADDING, np.int32)
-    for filled, row in zip(padded, rows, strict=True):
-        filled[: len(row)] = row
-    return padded
 
 
 def _integers(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:

@@ -5,12 +5,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable
+from typing import TYPE_CHECKING
 
 from sigmahat_kernels.status import InvalidRequest, Status
 
+if TYPE_CHECKING:
+    from sigmahat_client.estimates import Estimates
+
 __all__ = [
+    "UNANSWERED",
     "DeadlineExceeded",
     "InvalidRequest",
+    "RequestTooLarge",
     "ServerError",
     "ServerUnavailable",
     "SigmahatError",
@@ -19,8 +25,20 @@ __all__ = [
 ]
 
 
+UNANSWERED = -1
+"""Status of a universe to which no answer came; the client's own, no server sends it."""
+
+
 class SigmahatError(Exception):
-    """Base of what goes wrong with a request that can be read. One that cannot is an `InvalidRequest`, a ValueError."""
+    """Base of what goes wrong with a request that can be read. One that cannot is an `InvalidRequest`, a ValueError.
+
+    Attributes
+    ----------
+    estimates : Estimates or None
+        What `estimate` had when it gave up; the universes without an answer have the status `UNANSWERED`.
+    """
+
+    estimates: Estimates | None = None
 
 
 class UniverseError(SigmahatError):
@@ -57,8 +75,14 @@ class ServerError(SigmahatError):
     """The server failed, or its answer is not what this client's version expects."""
 
 
+class RequestTooLarge(ServerError):
+    """A message or the server's memory had no room for one request; the client splits it, down to one universe."""
+
+
 def explanation(status: int) -> str:
     """What was wanted where a universe has this status."""
+    if status == UNANSWERED:
+        return "no answer came"
     try:
         return Status(status).explanation
     except ValueError:
@@ -77,10 +101,17 @@ def error_from_grpc(code: str, message: str, url: str) -> Exception:
             return InvalidRequest(message)
         case "DEADLINE_EXCEEDED":
             return DeadlineExceeded(message)
-        case "UNAVAILABLE":
+        case "UNAVAILABLE" if "protocol is restricted" not in message:
             return ServerUnavailable(f"{url}: {message}")
         # A server that is shutting down unloads its models before it closes its port.
         case "NOT_FOUND" if "no available versions" in message:
             return ServerUnavailable(f"{url}: {message}")
+        # A model's process died; a supervised server gets a new one.
+        case "INTERNAL" if "Stub process" in message:
+            return ServerUnavailable(f"{url}: {message}")
+        case "RESOURCE_EXHAUSTED" as name:
+            return RequestTooLarge(f"{url}: {name}: {message}")
+        case "INTERNAL" as name if "shared memory" in message:
+            return RequestTooLarge(f"{url}: {name}: {message}")
         case name:
             return ServerError(f"{url}: {name}: {message}")

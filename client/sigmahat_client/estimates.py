@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, fields
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from sigmahat_kernels.status import Status
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -56,6 +58,20 @@ class Estimates:
     """The asset that the status complains of, or None."""
     covariance: tuple[np.ndarray, ...] | None
     """One (N, N) float32 matrix a universe, of its own size, in squared returns per period; None if not asked for."""
+
+    @classmethod
+    def joined(cls, parts: Sequence[Estimates]) -> Self:
+        """Put estimates of the same panel and blocks one after the other."""
+        joined: dict[str, Any] = {}
+        for name in (field.name for field in fields(cls)):
+            values = [getattr(part, name) for part in parts]
+            if name in {"labelled", "block_names"} or values[0] is None:
+                joined[name] = values[0]
+            elif isinstance(values[0], tuple):
+                joined[name] = tuple(chain.from_iterable(values))
+            else:
+                joined[name] = np.concatenate(values)
+        return cls(**joined)
 
     def __len__(self) -> int:
         return len(self.universes)
@@ -132,6 +148,25 @@ class Estimates:
         }
         index: Any = list(self.universes)
         return pd.DataFrame(columns, index=pd.Index(index, name="universe"))
+
+    def to_arrow(self) -> pa.Table:
+        """Return an Arrow table, to be written as Parquet for instance; needs pandas and pyarrow.
+
+        It has the columns of `to_frame`, before these `universe` and `assets` (a list), and at the end `covariance`, if
+        matrices were asked for: N x N numbers as a list, row by row, null where a universe failed.
+        """
+        import pyarrow as pa
+
+        numbers = pa.Table.from_pandas(self.to_frame(), preserve_index=False)
+        columns = {"universe": pa.array(self.universes), "assets": pa.array(list(map(list, self.assets)))}
+        columns |= dict(zip(numbers.column_names, numbers.columns, strict=True))
+        if self.covariance is not None:
+            rows = [
+                matrix.ravel() if status == Status.GOOD else None
+                for matrix, status in zip(self.covariance, self.status.tolist(), strict=True)
+            ]
+            columns["covariance"] = pa.array(rows, pa.list_(pa.float32()))
+        return pa.table(columns)
 
     def _error(self, u: int) -> UniverseError:
         return UniverseError(self.universes[u], int(self.status[u]), self.status_asset[u])

@@ -1,124 +1,176 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tensors to Triton and back over gRPC, several requests at a time. The only module that imports tritonclient."""
+"""Tensors to Triton and back over gRPC. The only module that imports tritonclient."""
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from functools import partial
-from itertools import islice
-from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import tritonclient.grpc as triton
 from tritonclient.utils import np_to_triton_dtype
 
-from sigmahat_client.errors import DeadlineExceeded, error_from_grpc
+from sigmahat_client.backend import Send, Tensors
+from sigmahat_client.endpoints import Tls, addresses, channel_options, is_loopback, tls_arguments
+from sigmahat_client.errors import ServerUnavailable, error_from_grpc
+from sigmahat_client.shared_memory import Pool
 
-Tensors = Mapping[str, np.ndarray]
-Key = TypeVar("Key")
+SHARED_FROM = 1 << 20
+"""Bytes of COVARIANCE from which shared memory is used: below, the difference cannot be measured."""
 
-_LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}
+_REGISTER_S = 2.0
+_AVOIDED_S = 2.0
+_LOST = "Unable to find shared memory region"
+
+
+@dataclass
+class _Endpoint:
+    address: str
+    client: Any
+    unanswered: int = 0
+    asked: float = 0.0  # when, last
+    refused: float = -math.inf  # when, last
 
 
 class Connection:
-    """A channel to one server; it connects with the first request.
+    """Channels to one server or several; they connect with the first request.
 
     Requests are never cancelled: Triton 2.51 can crash when a request inside an ensemble is. One that nobody waits for
     any more, because a deadline passed or another request failed, is left to finish, and its answer is dropped.
+
+    Parameters
+    ----------
+    retries : bool
+        Whether gRPC sends again what an unavailable server refused.
+    shared_memory : bool
+        Whether one server on this machine may be asked to write matrices into shared memory. Where that turns out not
+        to work, they come through gRPC.
     """
 
-    def __init__(self, url: str) -> None:
-        self._url = url
-        channel_args = [
-            # gRPC's own limit is 4 MB; tritonclient lifts it only where it gets no channel arguments.
-            ("grpc.max_send_message_length", triton.MAX_GRPC_MESSAGE_SIZE),
-            ("grpc.max_receive_message_length", triton.MAX_GRPC_MESSAGE_SIZE),
-            # gRPC would send even loopback through the proxy in `http_proxy`.
-            ("grpc.enable_http_proxy", int(url.rpartition(":")[0] not in _LOOPBACK)),
+    def __init__(
+        self, url: str | Sequence[str], tls: Tls | None = None, *, retries: bool = True, shared_memory: bool = True
+    ) -> None:
+        self._endpoints = [
+            _Endpoint(
+                address,
+                triton.InferenceServerClient(
+                    address, channel_args=channel_options(address, tls, retries=retries), **tls_arguments(tls)
+                ),
+            )
+            for address in addresses(url)
         ]
-        self._client = triton.InferenceServerClient(url, channel_args=channel_args)
+        self.n_endpoints = len(self._endpoints)
+        self._pool = None
+        if shared_memory and self.n_endpoints == 1 and is_loopback(self._endpoints[0].address):
+            self._pool = Pool(self._register, self._unregister)
         self._lock = threading.Lock()
-        self._unanswered = 0
         self._closing = False
 
     def close(self) -> None:
-        """Close the channel, once the last answer is in: closing it earlier would cancel what is under way."""
+        """Close the channels, once the last answer is in: closing them earlier would cancel what is under way."""
         with self._lock:
             self._closing = True
-            idle = self._unanswered == 0
+            idle = self._is_idle()
         if idle:
-            self._client.close()
+            self._close()
 
-    def _answered(self) -> None:
+    def _is_idle(self) -> bool:
+        return not any(endpoint.unanswered for endpoint in self._endpoints)
+
+    def _close(self) -> None:
+        if self._pool is not None:
+            self._pool.close()
+        for endpoint in self._endpoints:
+            endpoint.client.close()
+
+    def _next(self) -> _Endpoint:
+        """Choose whom to ask, and note that he is asked.
+
+        The one with the fewest unanswered requests, in turn among equals: one that has gone silent is left alone, and
+        one that is slow gets less. One that has just refused would always be free, so it comes last for a while.
+        """
         with self._lock:
-            self._unanswered -= 1
-            last = self._closing and self._unanswered == 0
-        if last:  # in a thread of its own: this one is gRPC's, which the channel waits for
-            threading.Thread(target=self._client.close, daemon=True).start()
+            now = time.monotonic()
+            chosen = min(self._endpoints, key=lambda e: (e.refused + _AVOIDED_S > now, e.unanswered, e.asked))
+            chosen.unanswered += 1
+            chosen.asked = now
+            return chosen
 
-    def answers(
+    def _answered(self, endpoint: _Endpoint, refused: bool) -> None:
+        with self._lock:
+            endpoint.unanswered -= 1
+            if refused:
+                endpoint.refused = time.monotonic()
+            last = self._closing and self._is_idle()
+        if last:  # in a thread of its own: this one is gRPC's, which the channel waits for
+            threading.Thread(target=self._close, daemon=True).start()
+
+    def sender(
         self,
         model: str,
         shared: Tensors,
-        requests: Iterable[tuple[Key, Tensors]],
         *,
         outputs: Sequence[str],
         parameters: Mapping[str, bool],
-        in_flight: int,
+        headers: Mapping[str, str],
         deadline: float,
-    ) -> Generator[tuple[Key, Tensors], None, None]:
-        """Yield the answer to each request, in order of arrival; a request is built only when it can be sent.
-
-        Parameters
-        ----------
-        shared : mapping of names to arrays
-            Tensors that go with every request; they are encoded once.
-        requests : iterable of (key, tensors)
-            The key comes back with the answer.
-        in_flight : int
-            How many requests may wait for their answers at a time.
-        deadline : float
-            In seconds of `time.monotonic`, for all requests together.
-
-        Raises
-        ------
-        InvalidRequest, ServerUnavailable, DeadlineExceeded, ServerError
-            As soon as one request fails, or the deadline passes; nobody waits for the others then.
-        """
-        wanted = [triton.InferRequestedOutput(name) for name in outputs]
+    ) -> Send:
+        """See `Backend.sender`; `shared` is encoded once."""
+        wanted = {name: triton.InferRequestedOutput(name) for name in outputs}
         shared_inputs = _inputs(shared)
-        arrived: SimpleQueue[tuple[Key, Any, Any]] = SimpleQueue()
+        pool = self._pool if "COVARIANCE" in wanted else None
 
-        def receive(key: Key, result: Any, error: Any) -> None:  # called by gRPC's threads
-            arrived.put((key, result, error))
-            self._answered()
+        def send(tensors: Tensors, read: Callable[[Tensors], Any], receive: Callable[[Any], object]) -> None:
+            n, width = tensors["UNIVERSES"].shape
+            nbytes = 4 * n * width**2
+            region, requested, inline = None, wanted, set(wanted)
+            if pool is not None and nbytes >= SHARED_FROM:
+                region = pool.take(nbytes)
+            if region is not None:
+                requested = {**wanted, "COVARIANCE": triton.InferRequestedOutput("COVARIANCE")}
+                inline.discard("COVARIANCE")
+                requested["COVARIANCE"].set_shared_memory(region.name, nbytes)
 
-        unsent, waiting = iter(requests), 0
-        while True:
-            for key, tensors in islice(unsent, in_flight - waiting):
-                with self._lock:
-                    self._unanswered += 1
-                waiting += 1
-                self._client.async_infer(
-                    model,
-                    shared_inputs + _inputs(tensors),
-                    partial(receive, key),
-                    outputs=wanted,
-                    parameters=dict(parameters),
-                )
-            if not waiting:
-                return
-            try:
-                key, result, error = arrived.get(timeout=max(deadline - time.monotonic(), 0.0))
-            except Empty:
-                raise DeadlineExceeded(f"{self._url}: {waiting} requests are unanswered") from None
-            waiting -= 1
-            if error is not None:
-                raise error_from_grpc(error.status() or "UNKNOWN", error.message() or "", self._url)
-            yield key, {name: result.as_numpy(name) for name in outputs}
+            endpoint = self._next()
+
+            def callback(result: Any, error: Any) -> None:
+                try:
+                    if error is not None:
+                        if pool is not None and region is not None and _LOST in (error.message() or ""):
+                            pool.forget(region)
+                            raise ServerUnavailable(f"{endpoint.address}: the server was restarted")
+                        raise error_from_grpc(error.status() or "UNKNOWN", error.message() or "", endpoint.address)
+                    answer = {name: result.as_numpy(name) for name in inline}
+                    if region is not None:
+                        answer["COVARIANCE"] = region.array(tuple(result.get_output("COVARIANCE").shape))
+                    arrived = read(answer)
+                except Exception as failure:  # here it would be lost, and the caller wait until the deadline
+                    arrived = failure
+                if pool is not None and region is not None:
+                    pool.give(region)
+                self._answered(endpoint, refused=isinstance(arrived, ServerUnavailable))
+                receive(arrived)
+
+            endpoint.client.async_infer(
+                model,
+                shared_inputs + _inputs(tensors),
+                callback,
+                outputs=list(requested.values()),
+                parameters=dict(parameters),
+                headers=dict(headers),
+                timeout=max(1, int(1e6 * (deadline - time.monotonic()))),
+            )
+
+        return send
+
+    def _register(self, name: str, nbytes: int) -> None:
+        self._endpoints[0].client.register_system_shared_memory(name, f"/{name}", nbytes, client_timeout=_REGISTER_S)
+
+    def _unregister(self, name: str) -> None:
+        self._endpoints[0].client.unregister_system_shared_memory(name, client_timeout=_REGISTER_S)
 
 
 def _inputs(tensors: Tensors) -> list[Any]:

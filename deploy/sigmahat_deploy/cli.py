@@ -23,6 +23,9 @@ class Subcommand(NamedTuple):
 SUBCOMMANDS = {
     "serve": Subcommand("sigmahat_deploy.serve_command:serve", "serve", "Serve the models with Triton, locally."),
     "estimate": Subcommand("sigmahat_deploy.estimate_command:estimate", "cli", "Estimate covariances from a file."),
+    "engines": Subcommand(
+        "sigmahat_deploy.engines.command:engines", "engines", "Build TensorRT engines on a GPU node."
+    ),
     "train": Subcommand("sigmahat_trainer.commands:train", "train", "Train the members of the ensemble."),
     "export": Subcommand("sigmahat_trainer.commands:export", "train", "Quantise the members into the repository."),
     "fit-baselines": Subcommand("sigmahat_trainer.evaluate_command:fit_baselines", "evaluate", "Fit what learns."),

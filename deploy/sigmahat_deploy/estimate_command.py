@@ -14,7 +14,7 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from sigmahat_client import Estimates, InvalidRequest, ShrinkageClient, SigmahatError
+from sigmahat_client import Estimates, InvalidRequest, ShrinkageClient, SigmahatError, Tls
 from sigmahat_deploy.returns_file import Universes, UnreadableFile, read_returns, read_universes
 
 SOME_FAILED = 3
@@ -34,7 +34,14 @@ _OUTPUT = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--covariances", type=_OUTPUT, help="NPZ file to write: covariance/NAME and assets/NAME of each universe."
 )
-@click.option("--url", default="127.0.0.1:8001", show_default=True, help="host:port of the server's gRPC.")
+@click.option(
+    "--url",
+    "urls",
+    multiple=True,
+    default=["127.0.0.1:8001"],
+    show_default=True,
+    help="host:port of a server's gRPC; several share the work.",
+)
 @click.option(
     "--deadline-s",
     default=600.0,
@@ -42,14 +49,28 @@ _OUTPUT = click.Path(dir_okay=False, path_type=Path)
     type=click.FloatRange(min=0, min_open=True),
     help="Seconds that all of it may take on the server.",
 )
+@click.option(
+    "--retry-s",
+    default=30.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Seconds for which a server that is not available is tried again.",
+)
+@click.option("--root-certificates", type=_INPUT, help="PEM file: use TLS, and trust servers that these vouch for.")
+@click.option("--certificate-chain", type=_INPUT, help="PEM file: the client's own certificate, for mutual TLS.")
+@click.option("--private-key", type=_INPUT, help="PEM file: the key of --certificate-chain.")
 @click.option("--classic", is_flag=True, help="Covariances by textbook linear shrinkage of the sample covariance.")
 def estimate(
     returns: Path,
     universes: Path | None,
     out: Path,
     covariances: Path | None,
-    url: str,
+    urls: tuple[str, ...],
     deadline_s: float,
+    retry_s: float,
+    root_certificates: Path | None,
+    certificate_chain: Path | None,
+    private_key: Path | None,
     classic: bool,
 ) -> None:
     """Estimate the universes of RETURNS, a .parquet, .csv or .npz file of simple returns (0.01 is 1 %).
@@ -66,7 +87,10 @@ def estimate(
         asked = Universes({"all": panel.columns.tolist()}, {})
         if universes is not None:
             asked = read_universes(universes, pd.DatetimeIndex(panel.index))
-        with ShrinkageClient(url, deadline_s=deadline_s) as client, _progress_bar() as progress:
+        certificates = root_certificates, certificate_chain, private_key
+        tls = Tls(*certificates) if any(certificates) else None
+        connection = ShrinkageClient(urls, deadline_s=deadline_s, retry_s=retry_s, tls=tls)
+        with connection as client, _progress_bar() as progress:
             estimates = client.estimate(
                 panel,
                 asked.assets,

@@ -3,20 +3,29 @@
 
 from __future__ import annotations
 
+import json
+from http.client import HTTPConnection, HTTPException
+
 import numpy as np
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from sigmahat_deploy.server import DIRECT, ServerError
+from sigmahat_deploy.server import LocalServer, ServerError
+
+_DIRECT = [("grpc.enable_http_proxy", 0)]
+"""gRPC would send even loopback through the proxy in ``http_proxy``."""
+
+_OUTPUTS = ("STATUS", "INTENSITY")
 
 
-def probe_shrinkage(grpc_url: str, timeout_s: float = 10.0) -> None:
+def probe_shrinkage(server: LocalServer | str, timeout_s: float = 10.0) -> None:
     """Ask the model `shrinkage` for two small universes and check the answer.
 
     Parameters
     ----------
-    grpc_url : str
-        host:port of the server.
+    server : LocalServer or str
+        A server of this machine, or host:port of any server's gRPC without TLS. A server with TLS is asked over HTTP,
+        which it has on loopback: this process has no certificate that it would take.
     timeout_s : float
         Seconds that the answer may take.
 
@@ -27,7 +36,11 @@ def probe_shrinkage(grpc_url: str, timeout_s: float = 10.0) -> None:
     """
     panel = (0.01 * np.random.default_rng(0).standard_normal((64, 5))).astype(np.float32)
     universes = np.array([[0, 1, 2, 3], [1, 2, 4, -1]], dtype=np.int32)  # the second is smaller, so padded
-    status, intensity = _infer(grpc_url, panel, universes, timeout_s)
+    if isinstance(server, LocalServer) and server.tls is not None:
+        status, intensity = _infer_over_http(server.http_url, panel, universes, timeout_s)
+    else:
+        grpc_url = server.grpc_url if isinstance(server, LocalServer) else server
+        status, intensity = _infer(grpc_url, panel, universes, timeout_s)
 
     n_universes = len(universes)
     if status.shape != (n_universes,) or status.any():
@@ -43,9 +56,9 @@ def _infer(grpc_url: str, panel: np.ndarray, universes: np.ndarray, timeout_s: f
     inputs = [triton.InferInput("PANEL", panel.shape, "FP32"), triton.InferInput("UNIVERSES", universes.shape, "INT32")]
     for tensor, values in zip(inputs, (panel, universes), strict=True):
         tensor.set_data_from_numpy(values)
-    outputs = [triton.InferRequestedOutput(name) for name in ("STATUS", "INTENSITY")]
+    outputs = [triton.InferRequestedOutput(name) for name in _OUTPUTS]
     try:
-        with triton.InferenceServerClient(grpc_url, channel_args=DIRECT) as client:
+        with triton.InferenceServerClient(grpc_url, channel_args=_DIRECT) as client:
             answer = client.infer("shrinkage", inputs, outputs=outputs, client_timeout=timeout_s)
     except InferenceServerException as error:
         raise ServerError(f"shrinkage did not answer the probe: {error.message()}") from error
@@ -53,3 +66,28 @@ def _infer(grpc_url: str, panel: np.ndarray, universes: np.ndarray, timeout_s: f
     if status is None or intensity is None:
         raise ServerError("shrinkage answered the probe without STATUS or without INTENSITY, which it must both give")
     return status, intensity
+
+
+def _infer_over_http(
+    http_url: str, panel: np.ndarray, universes: np.ndarray, timeout_s: float
+) -> tuple[np.ndarray, np.ndarray]:
+    tensors = (("PANEL", "FP32", panel), ("UNIVERSES", "INT32", universes))
+    request = {
+        "inputs": [
+            {"name": name, "datatype": kind, "shape": values.shape, "data": values.ravel().tolist()}
+            for name, kind, values in tensors
+        ],
+        "outputs": [{"name": name} for name in _OUTPUTS],
+    }
+    connection = HTTPConnection(http_url, timeout=timeout_s)
+    try:
+        connection.request("POST", "/v2/models/shrinkage/infer", body=json.dumps(request))
+        answer = json.loads(connection.getresponse().read())
+    except (OSError, HTTPException, ValueError) as error:
+        raise ServerError(f"shrinkage did not answer the probe: {error}") from error
+    finally:
+        connection.close()
+    if "error" in answer:
+        raise ServerError(f"shrinkage did not answer the probe: {answer['error']}")
+    found = {output["name"]: np.array(output["data"]) for output in answer["outputs"]}
+    return found["STATUS"], found["INTENSITY"]

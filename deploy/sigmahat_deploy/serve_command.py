@@ -6,17 +6,23 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
-from sigmahat_deploy.probe import probe_shrinkage
-from sigmahat_deploy.server import LocalServer, ServerError, describe_exit, local_server, on_signals
+from sigmahat_deploy.installation import ServerError
+from sigmahat_deploy.server import LocalServer, Tls, on_signals
+from sigmahat_deploy.supervisor import Address, Endurance, GaveUp, supervise, urls
+
+GAVE_UP = 3
+"""Exit code when the server had been ready but died again and again."""
 
 _PORT = click.IntRange(0, 65535)
+_PEM = click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Path)
 
 
 @click.command()
@@ -43,6 +49,16 @@ _PORT = click.IntRange(0, 65535)
     type=click.FloatRange(min=0, min_open=True),
     help="Seconds until the first inference must have passed.",
 )
+@click.option("--tls-certificate", type=_PEM, help="PEM file that encrypts gRPC; HTTP and metrics stay on loopback.")
+@click.option("--tls-key", type=_PEM, help="PEM file of the certificate's key.")
+@click.option("--tls-client-ca", type=_PEM, help="PEM file; callers must have a certificate that this CA signed.")
+@click.option(
+    "--max-restarts",
+    default=Endurance.max_restarts,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help=f"Restarts within {Endurance.within_s:g} s before giving up.",
+)
 def serve(
     grpc_port: int,
     http_port: int,
@@ -51,33 +67,65 @@ def serve(
     host: str,
     ready_file: Path | None,
     startup_timeout_s: float,
+    tls_certificate: Path | None,
+    tls_key: Path | None,
+    tls_client_ca: Path | None,
+    max_restarts: int,
 ) -> None:
-    """Serve the models with Triton on this machine until SIGTERM or Ctrl-C."""
+    """Serve the models with Triton on this machine until SIGTERM or Ctrl-C.
+
+    A server that dies is started again. SIGHUP takes the files of the model repository anew, without a gap. What
+    happens is written to standard error, one JSON object a line.
+
+    \b
+    Exit codes: 0 ended by a signal, accepted requests answered, 1 could not start,
+    2 wrong options, 3 gave up: the server died again and again.
+    """
     if ready_file is not None:
         _remove_stale(ready_file)
-    try:
-        with (
-            on_signals(lambda signum: sys.exit(0)),
-            local_server(
-                model_repository,
-                grpc_port=grpc_port,
-                http_port=http_port,
-                metrics_port=metrics_port,
-                host=host,
-                probe=probe_shrinkage,
-                startup_timeout_s=startup_timeout_s,
-            ) as server,
-            _published(server, ready_file),
-        ):
+    tls = _tls(tls_certificate, tls_key, tls_client_ca)
+
+    @contextmanager
+    def published(server: LocalServer) -> Iterator[None]:
+        with _published(server, ready_file):
             click.echo(f"ready: gRPC {server.grpc_url}, HTTP {server.http_url}, metrics {server.metrics_url}")
-            # Not process.wait(), which a signal does not always end: see local_server.
-            while (code := server.process.poll()) is None:
-                time.sleep(0.2)
-            raise ServerError(
-                f"Triton ended by itself with {describe_exit(code)}; its log ends with:\n{server.log_tail()}"
+            yield
+
+    _log("starting", pid=os.getpid(), model_repository=str(model_repository.absolute()))
+    try:
+        with on_signals(lambda signum: sys.exit(0)):
+            supervise(
+                model_repository,
+                Address(host, grpc_port, http_port, metrics_port, tls),
+                log=_log,
+                published=published,
+                startup_timeout_s=startup_timeout_s,
+                endurance=Endurance(max_restarts=max_restarts),
             )
+    except SystemExit:
+        _log("stopped")
+        raise
     except ServerError as error:
-        raise click.ClickException(str(error)) from error
+        _log("gave_up" if isinstance(error, GaveUp) else "not_started", level="error", reason=str(error))
+        failure = _TooManyDeaths if isinstance(error, GaveUp) else click.ClickException
+        raise failure(str(error)) from error
+
+
+class _TooManyDeaths(click.ClickException):
+    exit_code = GAVE_UP
+
+
+def _log(event: str, /, level: str = "info", **fields: Any) -> None:
+    time = datetime.now(UTC).isoformat(timespec="milliseconds")
+    click.echo(json.dumps({"time": time, "level": level, "event": event, **fields}), err=True)
+
+
+def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> Tls | None:
+    if certificate is None and key is None and client_ca is None:
+        return None
+    if certificate is None or key is None:
+        raise click.UsageError("TLS needs both --tls-certificate and --tls-key")
+    return Tls(certificate, key, client_ca)
 
 
 def _remove_stale(ready_file: Path) -> None:
@@ -93,9 +141,8 @@ def _published(server: LocalServer, ready_file: Path | None) -> Iterator[None]:
         yield
         return
     draft = ready_file.with_name(f".{ready_file.name}.{os.getpid()}")
-    addresses = {"grpc_url": server.grpc_url, "http_url": server.http_url, "metrics_url": server.metrics_url}
     try:
-        draft.write_text(json.dumps({"pid": os.getpid(), **addresses}) + "\n")
+        draft.write_text(json.dumps({"pid": os.getpid(), **urls(server)}) + "\n")
         draft.replace(ready_file)
         yield
     finally:

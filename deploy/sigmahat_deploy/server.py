@@ -16,28 +16,45 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPConnection
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
-import tritonclient.grpc as triton
-
+from sigmahat_deploy.control import Control
 from sigmahat_deploy.installation import ServerError, build_tree, check_installation, environment
 
-DIRECT = [("grpc.enable_http_proxy", 0)]
-"""Channel arguments for a server on this machine: gRPC would send even loopback through the proxy in ``http_proxy``."""
+_DRAIN_S = 60.0
+"""Accepted requests may take this long after the block has ended. Work that outlasts Triton's own exit timeout hangs
+Triton 2.51 for good, so that one is longer and never reached."""
 
-_EXIT_TIMEOUT_S = 60
-"""Triton finishes accepted requests for this long after SIGTERM; work that outlasts it hangs Triton 2.51 for good."""
+_LOOPBACK = re.compile(r"127\.\d+\.\d+\.\d+$")
+
+_CHANGES_MODELS = ("model-repository",)
+_REACHES_OUT = ("shared-memory", "trace", "logging")
+"""Triton's APIs that only the owner of the server may call: always, and when it listens to other machines."""
+
+_ENSEMBLE = re.compile(r'^\s*platform:\s*"ensemble"', re.MULTILINE)
 
 _SHARED_MEMORY = Path("/dev/shm")
 
 _LOG_LINES = 30
 
-_NOISE = re.compile(
+NOISE = re.compile(
     r"^\s*$|^[+|]|^I\d{4} [^\]]*\]\s*$"  # tables of options and model states, and the headers above them
     r"|CudaDriverHelper|CUDA memory pool|NVML|DCGM|unable to create stream|Unable to allocate pinned"  # without a GPU
     r"|Collecting CPU metrics|TRITONBACKEND_ModelInstance|Timeout \d+: Found|successfully unloaded"
 )
+"""What Triton writes into its log that helps nobody."""
+
+
+class Tls(NamedTuple):
+    """Files in PEM format that encrypt the gRPC port."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None  # if given, callers must have a certificate that it signed
 
 
 @dataclass(frozen=True)
@@ -50,11 +67,14 @@ class LocalServer:
     process: subprocess.Popen[bytes]  # leads its own session and process group, to which the Python models belong
     log_path: Path  # gone once the server has stopped
     shm_prefix: str  # its files in /dev/shm begin with this
+    repository: Path
+    control: Control
+    tls: Tls | None
 
     def log_tail(self) -> str:
         """Return the last lines of the log, less the tables and what is harmless without a GPU."""
         lines = self.log_path.read_text(errors="replace").splitlines()
-        telling = [line for line in lines if not _NOISE.search(line)]
+        telling = [line for line in lines if not NOISE.search(line)]
         return "\n".join(telling[-_LOG_LINES:]) or "(the log is empty)"
 
 
@@ -65,14 +85,16 @@ def local_server(
     http_port: int = 8000,
     metrics_port: int = 8002,
     host: str = "127.0.0.1",
-    probe: Callable[[str], object] | None = None,
+    probe: Callable[[LocalServer], object] | None = None,
     startup_timeout_s: float = 120.0,
+    tls: Tls | None = None,
     extra_args: Sequence[str] = (),
 ) -> Iterator[LocalServer]:
     """Run Triton on `model_repository` for as long as the ``with`` block lasts.
 
-    However the block ends, accepted requests are finished, then every process of the server, its shared memory and
-    its temporary files are removed. In the main thread SIGTERM ends the block with ``SystemExit(143)``, unless the
+    When the block ends, accepted requests are finished, unless it ends with a `ServerError`: then the server is known
+    to be beyond that. Either way every process of the server, its shared memory and its temporary files are removed,
+    even if this process is killed. In the main thread SIGTERM ends the block with ``SystemExit(143)``, unless the
     caller has a handler of its own; a second SIGTERM or SIGINT, while the server stops, kills it at once. A block that
     only waits should poll: with gRPC in the process, Python now and then (1 in 60, measured) handles a signal only once
     the call that it waits in has returned.
@@ -84,12 +106,15 @@ def local_server(
     grpc_port, http_port, metrics_port : int
         0 picks a free port.
     host : str
-        Address to listen on, of this machine alone by default.
+        Address to listen on, of this machine alone by default. On another one, shared memory, tracing and logging
+        settings are refused to callers; loading and unloading models always is.
     probe : callable, optional
-        Gets the gRPC address and makes a real inference; whatever it raises means "not yet". Triton calls itself
+        Gets the server and makes a real inference; whatever it raises means "not yet". Triton calls itself
         ready while a Python model is dead, so without a probe readiness promises little. It must not block for long.
     startup_timeout_s : float
         Seconds until every model must be loaded and the probe have passed.
+    tls : Tls, optional
+        Encrypts gRPC. HTTP and metrics, which Triton never encrypts, then listen on loopback alone.
     extra_args : sequence of str
         More options of ``tritonserver``, placed last; all three ports must stay open.
 
@@ -103,23 +128,61 @@ def local_server(
     >>> with local_server("model_repository", grpc_port=0, http_port=0, metrics_port=0) as server:  # doctest: +SKIP
     ...     client = tritonclient.grpc.InferenceServerClient(server.grpc_url)
     """
-    repository = _check_repository(model_repository)
+    repository = check_repository(model_repository)
     libpython = check_installation()
-    ports = _reserve_ports(host, {"grpc": grpc_port, "http": http_port, "metrics": metrics_port})
+    plaintext_host = host if tls is None else "127.0.0.1"
+    hosts = {"grpc": host, "http": plaintext_host, "metrics": plaintext_host}
+    wanted = {"grpc": grpc_port, "http": http_port, "metrics": metrics_port}
+    addresses = _reserve_ports({name: (hosts[name], port) for name, port in wanted.items()})
     with _terminate_as_exit(), tempfile.TemporaryDirectory(prefix="sigmahat-server-") as folder:
         binary = build_tree(Path(folder), libpython)
         interrupted: list[int] = []
         with on_signals(interrupted.append):  # a process that Popen has not returned yet could not be stopped
-            server = _start(binary, Path(folder), repository, host, ports, extra_args)
-        ready = False
-        try:
-            for signum in interrupted:
-                signal.raise_signal(signum)
-            _wait_until_ready(server, probe, startup_timeout_s)
-            ready = True
-            yield server
-        finally:
-            _stop(server, drain=ready)
+            server = _start(binary, Path(folder), repository, addresses, tls, extra_args)
+        drain = False
+        with swept_if_killed(Path(folder), server.process.pid, server.shm_prefix):
+            try:
+                for signum in interrupted:
+                    signal.raise_signal(signum)
+                _wait_until_ready(server, probe, startup_timeout_s)
+                drain = True
+                yield server
+            except ServerError:
+                drain = False
+                raise
+            finally:
+                _stop(server, drain)
+
+
+@contextmanager
+def swept_if_killed(folder: Path, group: int = 0, shm_prefix: str = "") -> Iterator[None]:
+    """If this process is killed inside the block, kill the process group `group` and remove the files named here.
+
+    Nothing in this process can do that: a shell waits for the end of a pipe, which comes with the end of this process.
+    """
+    command = [
+        "sh",
+        "-c",
+        _SWEEP,
+        "sigmahat-sweep",
+        str(group),
+        str(folder),
+        shm_prefix and f"{_SHARED_MEMORY}/{shm_prefix}",
+    ]
+    sweeper = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    try:
+        yield
+    finally:
+        sweeper.kill()
+        sweeper.communicate()
+
+
+_SWEEP = """
+cat
+[ "$1" = 0 ] || kill -s KILL -- "-$1"
+[ -z "$3" ] || rm -f -- "$3"*
+rm -rf -- "$2"
+"""
 
 
 @contextmanager
@@ -145,7 +208,8 @@ def describe_exit(code: int) -> str:
     return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
 
 
-def _check_repository(model_repository: str | os.PathLike[str]) -> Path:
+def check_repository(model_repository: str | os.PathLike[str]) -> Path:
+    """Return the whole path of a folder that holds at least one model."""
     repository = Path(model_repository).resolve()
     if not repository.is_dir():
         raise ServerError(f"model repository {repository} is not a folder: name it with --model-repository")
@@ -157,11 +221,11 @@ def _check_repository(model_repository: str | os.PathLike[str]) -> Path:
     return repository
 
 
-def _reserve_ports(host: str, wanted: dict[str, int]) -> dict[str, int]:
-    """Return the ports to use, 0 replaced by a free one; all are held until the last is known, so they differ."""
-    ports = {}
+def _reserve_ports(wanted: dict[str, tuple[str, int]]) -> dict[str, tuple[str, int]]:
+    """Return where to listen, port 0 replaced by a free one; all are held until the last is known, so they differ."""
+    addresses = {}
     with ExitStack() as held:
-        for name, port in wanted.items():
+        for name, (host, port) in wanted.items():
             try:
                 listener = held.enter_context(socket.create_server((host, port)))
             except OSError as error:
@@ -172,24 +236,39 @@ def _reserve_ports(host: str, wanted: dict[str, int]) -> dict[str, int]:
                 )
                 reason = str(error.strerror).partition(" (while")[0]  # create_server repeats the address there
                 raise ServerError(f"cannot listen on {host}:{port} for {name}: {reason}; {remedy}") from error
-            ports[name] = listener.getsockname()[1]
-    return ports
+            addresses[name] = (host, listener.getsockname()[1])
+    return addresses
 
 
 def _start(
-    binary: Path, folder: Path, repository: Path, host: str, ports: dict[str, int], extra_args: Sequence[str]
+    binary: Path,
+    folder: Path,
+    repository: Path,
+    addresses: dict[str, tuple[str, int]],
+    tls: Tls | None,
+    extra_args: Sequence[str],
 ) -> LocalServer:
+    urls = {name: f"{host}:{port}" for name, (host, port) in addresses.items()}
+    control = Control(urls["http"])
+    restricted = _CHANGES_MODELS if _LOOPBACK.match(addresses["grpc"][0]) else _CHANGES_MODELS + _REACHES_OUT
     shm_prefix = f"sigmahat_{os.getpid()}_{secrets.token_hex(4)}_"
     command = [
         str(binary),
         f"--model-repository={repository}",
         f"--backend-directory={binary.parent.parent / 'backends'}",
         "--disable-auto-complete-config",
-        f"--exit-timeout-secs={_EXIT_TIMEOUT_S}",
+        f"--exit-timeout-secs={2 * _DRAIN_S:.0f}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+        "--model-control-mode=explicit",
+        "--load-model=*",
+        *control.restrict(restricted),
     ]
-    for name, port in ports.items():
+    for name, (host, port) in addresses.items():
         command += [f"--allow-{name}=true", f"--{name}-address={host}", f"--{name}-port={port}"]
+    if tls is not None:
+        command += ["--grpc-use-ssl=true", f"--grpc-server-cert={tls.certificate}", f"--grpc-server-key={tls.key}"]
+        if tls.client_ca is not None:
+            command += ["--grpc-use-ssl-mutual=true", f"--grpc-root-cert={tls.client_ca}"]
     command += extra_args
 
     log_path = folder / "triton.log"
@@ -209,16 +288,19 @@ def _start(
                 "set TMPDIR to a folder elsewhere"
             ) from error
     return LocalServer(
-        grpc_url=f"{host}:{ports['grpc']}",
-        http_url=f"{host}:{ports['http']}",
-        metrics_url=f"http://{host}:{ports['metrics']}/metrics",
+        grpc_url=urls["grpc"],
+        http_url=urls["http"],
+        metrics_url=f"http://{urls['metrics']}/metrics",
         process=process,
         log_path=log_path,
         shm_prefix=shm_prefix,
+        repository=repository,
+        control=control,
+        tls=tls,
     )
 
 
-def _wait_until_ready(server: LocalServer, probe: Callable[[str], object] | None, timeout_s: float) -> None:
+def _wait_until_ready(server: LocalServer, probe: Callable[[LocalServer], object] | None, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while server.process.poll() is None:
         failure = _try_once(server, probe)
@@ -235,7 +317,7 @@ def _wait_until_ready(server: LocalServer, probe: Callable[[str], object] | None
     )
 
 
-def _try_once(server: LocalServer, probe: Callable[[str], object] | None) -> str | None:
+def _try_once(server: LocalServer, probe: Callable[[LocalServer], object] | None) -> str | None:
     """Return what still stands between the server and its first answer, None once it has answered."""
     try:
         # Triton opens its ports once all models are loaded. Before that a gRPC channel would only learn to back off.
@@ -245,11 +327,15 @@ def _try_once(server: LocalServer, probe: Callable[[str], object] | None) -> str
     except OSError as error:
         return f"the models are not loaded yet: {address} says {error.strerror or error}"
     try:
-        with triton.InferenceServerClient(server.grpc_url, channel_args=DIRECT) as client:
-            if not (client.is_server_live(client_timeout=2.0) and client.is_server_ready(client_timeout=2.0)):
+        connection = HTTPConnection(server.http_url, timeout=2.0)
+        try:
+            connection.request("GET", "/v2/health/ready")
+            if connection.getresponse().status != HTTPStatus.OK:
                 return "not every model is ready"
+        finally:
+            connection.close()
         if probe is not None:
-            probe(server.grpc_url)
+            probe(server)
     except Exception as error:  # whatever a probe raises means "not yet"
         return str(error) or type(error).__name__
     return None
@@ -258,16 +344,44 @@ def _try_once(server: LocalServer, probe: Callable[[str], object] | None) -> str
 def _stop(server: LocalServer, drain: bool) -> None:
     """End the server's whole process group and remove its shared memory; one that was never ready has no requests."""
     group = server.process.pid
-    with on_signals(lambda signum: _kill_group(group)):
+    interrupted: list[int] = []
+
+    def hurry(signum: int) -> None:
+        interrupted.append(signum)
+        _kill_group(group)
+
+    with on_signals(hurry):
         if drain:
+            deadline = time.monotonic() + _DRAIN_S
+            _finish_ensembles(server, deadline)
             server.process.terminate()
             with suppress(subprocess.TimeoutExpired):
-                server.process.wait(timeout=_EXIT_TIMEOUT_S + 5)
+                server.process.wait(timeout=max(deadline - time.monotonic(), 0))
         _kill_group(group)  # after a crash the Python models live on, and so may Triton itself after its time limit
         server.process.wait()
         _wait_until_gone(group)
         for leftover in _SHARED_MEMORY.glob(f"{server.shm_prefix}*"):
             leftover.unlink(missing_ok=True)
+    if not drain:  # nobody has asked for the end yet: this may be a restart
+        for signum in interrupted:
+            signal.raise_signal(signum)
+
+
+def _finish_ensembles(server: LocalServer, deadline: float) -> None:
+    """Let requests inside an ensemble go through all of its steps, and take no new ones.
+
+    On SIGTERM Triton 2.51 refuses them their next step. An ensemble that is unloaded refuses new requests (NOT_FOUND,
+    "has no available versions") and keeps its steps until the last of its own has been answered.
+    """
+    # In the order in which `Releases` loads them: Triton 2.51 loads the one that it loaded first anew when it unloads
+    # another that shares steps with it, and then no longer says that the first has requests to answer.
+    configs = sorted(server.repository.glob("*/config.pbtxt"))
+    with suppress(ServerError):  # a server that does not answer gets its SIGTERM
+        for config in configs:
+            if _ENSEMBLE.search(config.read_text()):
+                server.control.unload(config.parent.name)
+        while server.process.poll() is None and server.control.unloading() and time.monotonic() < deadline:
+            time.sleep(0.05)
 
 
 def _kill_group(group: int) -> None:

@@ -22,18 +22,21 @@ class Combined(NamedTuple):
 
 
 def combine(members: Sequence[np.ndarray], row_status: np.ndarray) -> Combined:
-    """Average the members, weighted by the precision each claims for itself.
+    """Average the members, weighted by the precision each claims for itself; see `weigh` and `publish`."""
+    return publish(weigh(members), row_status)
+
+
+def weigh(members: Sequence[np.ndarray]) -> np.ndarray:
+    """Average the members' rows, weighted by the precision each claims for itself.
 
     Parameters
     ----------
-    members : sequence of arrays of shape (n * (1 + n_blocks), N_PARAMETERS)
-        A universe's row, then those of its blocks, as `request.with_blocks` lays them out.
-    row_status : array of shape (n, 1 + n_blocks)
-        Status of each of these rows. A block without an answer of its own takes its universe's intensity.
+    members : sequence of arrays of shape (n_rows, N_PARAMETERS)
 
     Returns
     -------
-    Combined
+    array of shape (n_rows, N_PARAMETERS + 1), float64
+        The averages, with the logarithm of the averaged variance as log_variance; then the variance between members.
 
     Notes
     -----
@@ -46,11 +49,24 @@ def combine(members: Sequence[np.ndarray], row_status: np.ndarray) -> Combined:
     weights = precision / precision.sum(axis=0)
     mean = (weights * stack).sum(axis=0)
     answer = split_parameters(mean)
+    between = (weights * (heads.expected_error - answer.expected_error) ** 2).sum(axis=0)
+    answer.log_variance[:] = np.log((weights * np.exp(heads.log_variance)).sum(axis=0))  # a view of `mean`
+    return np.concatenate([mean, between], axis=1)
 
-    variance = (weights * np.exp(heads.log_variance)).sum(axis=0)[:, 0]
-    between = (weights * (heads.expected_error - answer.expected_error) ** 2).sum(axis=0)[:, 0]
-    answer.log_variance[:, 0] = np.log(variance)  # a view of `mean`
 
+def publish(weighted: np.ndarray, row_status: np.ndarray) -> Combined:
+    """Cut weighted rows into universes and their blocks.
+
+    Parameters
+    ----------
+    weighted : array of shape (n * (1 + n_blocks), N_PARAMETERS + 1)
+        From `weigh`, or from the engine that does the same: a universe's row, then those of its blocks, as
+        `request.with_blocks` lays them out.
+    row_status : array of shape (n, 1 + n_blocks)
+        Status of each of these rows. A block without an answer of its own takes its universe's intensity.
+    """
+    mean, between = weighted[:, :-1].astype(np.float64), weighted[:, -1:].astype(np.float64)
+    answer = split_parameters(mean)
     intensity = intensity_of(answer).reshape(row_status.shape)
     good = row_status == Status.GOOD
     universe_good = good[:, 0]
@@ -64,7 +80,7 @@ def combine(members: Sequence[np.ndarray], row_status: np.ndarray) -> Combined:
         parameters=universes_only(mean),
         intensity=universes_only(intensity.reshape(-1, 1))[:, 0],
         block_intensity=np.where(universe_good[:, None], block_intensity, np.nan).astype(np.float32),
-        uncertainty=universes_only(np.sqrt(np.stack([variance, between], axis=1))),
+        uncertainty=universes_only(np.sqrt(np.concatenate([np.exp(answer.log_variance), between], axis=1))),
     )
 
 

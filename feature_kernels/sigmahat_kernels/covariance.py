@@ -6,11 +6,19 @@ from __future__ import annotations
 import numpy as np
 
 from sigmahat_kernels.backend import Array, array_namespace, to_numpy
-from sigmahat_kernels.groups import WindowGroup, chunks_by_size, gather_index, group_by_window, group_returns
+from sigmahat_kernels.groups import (
+    WindowGroup,
+    chunks_by_size,
+    gather_index,
+    group_by_window,
+    group_returns,
+    parts_of,
+)
 from sigmahat_kernels.panel import FAST_HALFLIFE, correlation_factor, prepare_window
 from sigmahat_kernels.parallel import available_threads, for_each, for_each_group
 from sigmahat_kernels.parameters import VOLATILITY_BASES, Parameters, intensity_of
 from sigmahat_kernels.request import MAX_COVARIANCE_CELLS, PADDING, Request, block_ids
+from sigmahat_kernels.scratch import Scratch, take_blocks
 from sigmahat_kernels.status import InvalidRequest, Status
 from sigmahat_kernels.targets import mix_targets
 
@@ -30,7 +38,7 @@ def shrink_correlation(
     Parameters
     ----------
     slow, fast : arrays of shape (n, N, N)
-        Equal-weighted and exponentially weighted correlation. The targets are those of `slow`.
+        Equal-weighted and exponentially weighted correlation, both overwritten. The targets are those of `slow`.
     memory : array of shape (n,)
         phi, weight of the fast correlation.
     target_weights, target_intensity : arrays of shape (n, 3)
@@ -41,20 +49,28 @@ def shrink_correlation(
     Returns
     -------
     array of shape (n, N, N)
+        In the memory of `slow`.
     """
     xp = array_namespace(slow)
-    mixed = slow + memory[:, None, None] * (fast - slow)
     weights = target_weights * target_intensity
     # All weights zero: nothing is shrunk (intensity is zero too), and any mix of targets does.
     total = weights.sum(axis=1, keepdims=True)
     weights = xp.where(total > 0, weights / xp.where(total > 0, total, 1.0), 1.0 / weights.shape[1])
     target = mix_targets(slow, weights)
+    fast -= slow
+    fast *= memory[:, None, None]
+    slow += fast
     # In float32 the weights may sum to a little more than 1.
-    keep, pull = xp.sqrt(xp.maximum(1.0 - intensity, 0.0)), xp.sqrt(intensity)
-    mixed *= keep[:, :, None] * keep[:, None, :]
-    target *= pull[:, :, None] * pull[:, None, :]
-    mixed += target
-    return mixed
+    slow = _scale(slow, xp.sqrt(xp.maximum(1.0 - intensity, 0.0)))
+    slow += _scale(target, xp.sqrt(intensity))
+    return slow
+
+
+def _scale(matrices: Array, scale: Array) -> Array:
+    """D A D of each matrix A of shape (n, N, N) and diagonal of D, shape (n, N); in place."""
+    matrices *= scale[:, :, None]
+    matrices *= scale[:, None, :]
+    return matrices
 
 
 def blend_volatility(volatilities: Array, blend: Array) -> Array:
@@ -144,25 +160,26 @@ def assemble(
         fast_factor = correlation_factor(window, halflife=FAST_HALFLIFE)
         slow_product, fast_product = slow_factor.T @ slow_factor, fast_factor.T @ fast_factor
 
-        def fill_chunk(chunk: np.ndarray) -> None:
-            universes = group.universes[chunk]
-            index = xp.asarray(gather_index(request, group, chunk))
-            rows = (index[:, :, None], index[:, None, :])
-            size = index.shape[1]
-            answers = Parameters(*(xp.asarray(head[universes], xp.float64) for head in parameters))
-            correlation = shrink_correlation(
-                slow_product[rows],
-                fast_product[rows],
-                answers.memory[:, 0],
-                answers.target_weights,
-                answers.target_intensity,
-                xp.asarray(per_asset[universes, :size], xp.float64),
-            )
-            volatility = blend_volatility(window.volatilities[:, index], answers.volatility)
-            correlation *= volatility[:, :, None] * volatility[:, None, :]
-            covariance[universes, :size, :size] = to_numpy(correlation)
+        def fill_part(part: WindowGroup) -> None:
+            scratch = Scratch(xp)
+            for chunk in chunks_by_size(request, part):
+                universes = part.universes[chunk]
+                index = xp.asarray(gather_index(request, part, chunk))
+                size = index.shape[1]
+                answers = Parameters(*(xp.asarray(head[universes], xp.float64) for head in parameters))
+                correlation = shrink_correlation(
+                    take_blocks(slow_product, index, scratch, "slow"),
+                    take_blocks(fast_product, index, scratch, "fast"),
+                    answers.memory[:, 0],
+                    answers.target_weights,
+                    answers.target_intensity,
+                    xp.asarray(per_asset[universes, :size], xp.float64),
+                )
+                volatility = blend_volatility(window.volatilities[:, index], answers.volatility)
+                estimate = _scale(correlation, volatility)
+                covariance[universes, :size, :size] = to_numpy(estimate.astype(xp.float32))
 
-        for_each(fill_chunk, chunks_by_size(request, group), threads)
+        for_each(fill_part, parts_of(request, group), threads)
 
     for_each_group(fill_group, groups, threads)
     return covariance

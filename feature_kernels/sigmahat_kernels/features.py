@@ -10,7 +10,6 @@ import numpy as np
 from sigmahat_kernels import missing, regime, temporal
 from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.correlation import CORRELATION, correlation_features
-from sigmahat_kernels.dense import Workspace, measure
 from sigmahat_kernels.groups import (
     WindowGroup,
     chunks_by_size,
@@ -35,6 +34,8 @@ from sigmahat_kernels.panel import (
 from sigmahat_kernels.parallel import available_threads, for_each, for_each_group
 from sigmahat_kernels.regime import REGIME, SPREADS, asset_series, market_series, regime_features
 from sigmahat_kernels.request import Request, check_universes
+from sigmahat_kernels.scratch import Scratch
+from sigmahat_kernels.solvers import Solver, choose_solver
 from sigmahat_kernels.spectrum import SPECTRUM, spectrum_features
 from sigmahat_kernels.status import Status
 from sigmahat_kernels.temporal import SEASON, TEMPORAL, season_features, temporal_features
@@ -52,9 +53,10 @@ class FeatureTable(NamedTuple):
     features: np.ndarray  # (n, N_FEATURES) float32; NaN rows where the status is not GOOD
     status: np.ndarray  # (n,) int32, `Status` codes
     status_asset: np.ndarray  # (n,) int32, the offending entry of UNIVERSES, -1 where there is none
+    solvers: tuple[str, ...]  # who computed the spectra: "lapack", "kernels-float64" ...
 
 
-def compute_features(request: Request, *, threads: int | None = None) -> FeatureTable:
+def compute_features(request: Request, *, threads: int | None = None, solver: str | None = None) -> FeatureTable:
     """Compute all features of all universes; one that cannot be read gets a status, its neighbours their answers.
 
     The panel is standardised and multiplied out once per window, and every universe gathers its block.
@@ -64,15 +66,23 @@ def compute_features(request: Request, *, threads: int | None = None) -> Feature
     request : Request
         As checked by `request.read_request`; on a GPU with a CuPy panel.
     threads : int, optional
-        Python threads; default one per available core.
+        Python threads; default one per available core, on a GPU one: its work is not on this side.
+    solver : str, optional
+        One of `solvers.SOLVERS`, who computes the spectra; default the best that there is for where the panel lies.
+
+    Raises
+    ------
+    SolverError
+        If that solver cannot run.
     """
-    threads = threads or available_threads()
+    chosen = choose_solver(request.panel, solver)
+    threads = threads or (available_threads() if array_namespace(request.panel) is np else 1)
     status, status_asset = check_universes(request)
     features = np.full((len(status), N_FEATURES), np.nan, np.float32)
-    table = FeatureTable(features, status, status_asset)
+    table = FeatureTable(features, status, status_asset, ())
     groups = list(group_by_window(request, np.flatnonzero(status == Status.GOOD)))
-    for_each_group(lambda group, threads: _fill_group(table, request, group, threads), groups, threads)
-    return table
+    for_each_group(lambda group, threads: _fill_group(table, request, group, chosen, threads), groups, threads)
+    return table._replace(solvers=tuple(sorted(chosen.used)))
 
 
 class _Shared(NamedTuple):
@@ -108,7 +118,7 @@ def _share(window: Window) -> _Shared:
     )
 
 
-def _fill_group(table: FeatureTable, request: Request, group: WindowGroup, threads: int) -> None:
+def _fill_group(table: FeatureTable, request: Request, group: WindowGroup, solver: Solver, threads: int) -> None:
     """Compute the features of the universes of one window, in place."""
     group = refuse_columns(request, group, table.status, table.status_asset)
     if not len(group.universes):
@@ -117,7 +127,7 @@ def _fill_group(table: FeatureTable, request: Request, group: WindowGroup, threa
     of_window = {**season_features(request.dates, group.stop), **market_features(request.market, group.stop)}
 
     def fill_part(part: WindowGroup) -> None:
-        values = _measure_part(request, part, shared)
+        values = _measure_part(request, part, shared, solver)
         of_universe = to_numpy(array_namespace(request.panel).stack(list(values.values()), axis=1))
         table.features[part.universes[:, None], [_COLUMN[name] for name in values]] = of_universe
         for name, value in of_window.items():
@@ -126,10 +136,10 @@ def _fill_group(table: FeatureTable, request: Request, group: WindowGroup, threa
     for_each(fill_part, parts_of(request, group), threads)
 
 
-def _measure_part(request: Request, part: WindowGroup, shared: _Shared) -> dict[str, Array]:
+def _measure_part(request: Request, part: WindowGroup, shared: _Shared, solver: Solver) -> dict[str, Array]:
     """All features that depend on the universe's returns: name -> (n,)."""
     xp = array_namespace(shared.factor)
-    membership = xp.asarray(membership_of(request, part))
+    membership = membership_of(request, part)
     n_assets = membership.sum(axis=0).astype(xp.int64)
     sums = xp.stack(list(shared.averages.values())) @ membership
     averages = dict(zip(shared.averages, sums / n_assets, strict=True))
@@ -142,7 +152,7 @@ def _measure_part(request: Request, part: WindowGroup, shared: _Shared) -> dict[
     own = averages.pop("fourth_moment") * n_assets
     sampling_noise = n_effective * ((series.slow_norm**2).sum(axis=0) - own)
 
-    eigenvalues, pairs = _solve_part(request, part, shared)
+    eigenvalues, pairs = _solve_part(request, part, shared, solver)
     return {
         **spectrum_features(eigenvalues, n_assets, shared.n_obs, n_effective),
         **correlation_features(pairs, n_assets, sampling_noise, n_effective),
@@ -152,19 +162,19 @@ def _measure_part(request: Request, part: WindowGroup, shared: _Shared) -> dict[
     }
 
 
-def _solve_part(request: Request, part: WindowGroup, shared: _Shared) -> tuple[Array, PairStatistics]:
+def _solve_part(request: Request, part: WindowGroup, shared: _Shared, solver: Solver) -> tuple[Array, PairStatistics]:
     """Eigenvalues, zeros in front, and pair statistics, row sums with zeros behind, of a part's universes."""
     xp = array_namespace(shared.factor)
     chunks = list(chunks_by_size(request, part))
     indices = [xp.asarray(gather_index(request, part, chunk)) for chunk in chunks]
     width = max(index.shape[1] for index in indices)
-    workspace = Workspace.of(xp, max(index.size * index.shape[1] for index in indices))
+    scratch = Scratch(xp)
     eigenvalues = xp.zeros((len(part.universes), width))
     collected: dict[str, Array] = {}
     for chunk, index in zip(chunks, indices, strict=True):
         where = xp.asarray(chunk)
         n_assets = index.shape[1]
-        values, pairs = measure(shared.products, shared.factor, index, workspace)
+        values, pairs = solver.measure(shared.products, shared.factor, index, scratch)
         eigenvalues[where, width - n_assets :] = values
         for name, value in pairs._asdict().items():
             full_shape = (len(eigenvalues), *((width,) if name == "row_sum" else value.shape[1:]))

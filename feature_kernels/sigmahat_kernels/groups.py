@@ -32,17 +32,29 @@ class WindowGroup(NamedTuple):
     stop: int
     universes: np.ndarray  # (n,) positions in the request
     columns: np.ndarray  # (m,) sorted columns of the panel that these universes use
+    place: np.ndarray  # (columns of the panel,) where a column stands among `columns`
 
 
 def group_by_window(request: Request, universes: np.ndarray) -> Iterator[WindowGroup]:
     """Collect the given universes (positions in the request) by window, in order of first appearance."""
-    groups: dict[tuple[int, int], list[int]] = {}
-    for u in universes.tolist():
-        start, stop = request.windows[u].tolist()
-        groups.setdefault((start, stop), []).append(u)
-    for (start, stop), members in groups.items():
-        rows = request.universes[members]
-        yield WindowGroup(start, stop, np.array(members), np.unique(rows[rows != PADDING]))
+    windows = request.windows[universes].astype(np.int64)
+    keys = windows[:, 0] * (len(request.panel) + 1) + windows[:, 1]
+    _, first, group_of = np.unique(keys, return_index=True, return_inverse=True)
+    ordered = np.argsort(group_of, kind="stable")
+    members_of = np.split(ordered, np.cumsum(np.bincount(group_of))[:-1]) if len(keys) else []
+    for k in np.argsort(first):
+        start, stop = windows[first[k]].tolist()
+        yield _group(request, start, stop, universes[members_of[k]])
+
+
+def _group(request: Request, start: int, stop: int, universes: np.ndarray) -> WindowGroup:
+    rows = request.universes[universes]
+    used = np.zeros(request.panel.shape[1], bool)
+    used[rows[rows != PADDING]] = True
+    columns = np.flatnonzero(used)
+    place = np.zeros(len(used), np.int64)
+    place[columns] = np.arange(len(columns))
+    return WindowGroup(start, stop, universes, columns, place)
 
 
 def group_returns(request: Request, group: WindowGroup) -> Array:
@@ -58,16 +70,13 @@ def refuse_columns(request: Request, group: WindowGroup, status: np.ndarray, sta
         return group
     rows = request.universes[group.universes]
     held = rows != PADDING
-    bad = np.where(held, codes[np.searchsorted(group.columns, np.where(held, rows, group.columns[0]))], 0)
+    bad = np.where(held, codes[group.place[rows]], 0)
     first = np.argmax(bad != 0, axis=1)
     picked = np.arange(len(rows)), first
     refused = bad[picked] != Status.GOOD
     status[group.universes[refused]] = bad[picked][refused]
     status_asset[group.universes[refused]] = rows[picked][refused]
-    remaining = rows[~refused]
-    return group._replace(
-        universes=group.universes[~refused], columns=np.unique(remaining[remaining != PADDING]).astype(int)
-    )
+    return _group(request, group.start, group.stop, group.universes[~refused])
 
 
 def parts_of(request: Request, group: WindowGroup) -> Iterator[WindowGroup]:
@@ -78,8 +87,10 @@ def parts_of(request: Request, group: WindowGroup) -> Iterator[WindowGroup]:
     rows = request.universes[group.universes]
     # The large ones first: no thread is left with a long one at the end.
     order = np.argsort((rows == PADDING).sum(axis=1), kind="stable")
-    cells = max(group.stop - group.start, len(group.columns))
-    size = max(_MIN_PART, min(_scaled(request, PART_CELLS) // cells, -(-len(order) // _MIN_PARTS)))
+    size = _scaled(request, PART_CELLS) // max(group.stop - group.start, len(group.columns))
+    if array_namespace(request.panel) is np:
+        size = min(size, -(-len(order) // _MIN_PARTS))
+    size = max(_MIN_PART, size)
     for i in range(0, len(order), size):
         yield group._replace(universes=group.universes[order[i : i + size]])
 
@@ -97,16 +108,18 @@ def gather_index(request: Request, group: WindowGroup, chunk: np.ndarray) -> np.
     """Where the assets of a chunk of universes (all of one size) stand among the group's columns; (n, N)."""
     rows = request.universes[group.universes[chunk]]
     size = int((rows[0] != PADDING).sum())
-    return np.searchsorted(group.columns, rows[:, :size])
+    return group.place[rows[:, :size]]
 
 
-def membership_of(request: Request, group: WindowGroup) -> np.ndarray:
-    """(m, n) matrix, 1.0 where a universe holds a column."""
+def membership_of(request: Request, group: WindowGroup) -> Array:
+    """(m, n) matrix, 1.0 where a universe holds a column; where the panel is."""
+    xp = array_namespace(request.panel)
     rows = request.universes[group.universes]
-    universe, position = np.nonzero(rows != PADDING)
-    membership = np.zeros((len(group.columns), len(rows)))
-    membership[np.searchsorted(group.columns, rows[universe, position]), universe] = 1.0
-    return membership
+    n_columns = len(group.columns)
+    held = xp.asarray(np.where(rows != PADDING, group.place[rows], n_columns))  # padding goes to one row more
+    membership = xp.zeros((n_columns + 1, len(rows)))
+    membership[held, xp.arange(len(rows))[:, None]] = 1.0
+    return membership[:-1]
 
 
 def _scaled(request: Request, cells: int) -> int:

@@ -8,7 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from sigmahat_kernels.features import FEATURE_NAMES
+from sigmahat_kernels.manifest import read_verified
 from sigmahat_kernels.parameters import N_PARAMETERS
+
+MEMBER_FILES = {"int8": "model.onnx", "int8-fp16": "model_int8_fp16.onnx", "fp16": "model_fp16.onnx"}
+"""Precision -> file in a member's version folder. The first runs everywhere; the others are for engines on a GPU: the
+same int8 products with float16 between them, and float16 throughout."""
 
 
 class MemberError(RuntimeError):
@@ -21,10 +26,13 @@ class Member:
     Parameters
     ----------
     path : Path
-        File written by ``sigmahat export``.
+        File written by ``sigmahat export``: ``member_k/VERSION/model.onnx`` of a model repository, which holds the
+        manifest too.
 
     Raises
     ------
+    ManifestError
+        If the file is not the one that was exported.
     MemberError
         If the file was trained on other features, or answers another layout, than these kernels publish.
     """
@@ -34,9 +42,11 @@ class Member:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        if not Path(path).is_file():
+        path = Path(path)
+        if not path.is_file():
             raise MemberError(f"no member at {path}: run `sigmahat export` or check out the committed file")
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        content = read_verified(path, path.parents[2])
+        self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         wanted, got = ",".join(FEATURE_NAMES), self.metadata.get("features", "")
         if got != wanted:

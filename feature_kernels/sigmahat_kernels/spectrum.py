@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from functools import lru_cache
+from types import ModuleType
 
 import numpy as np
 
@@ -139,17 +140,16 @@ def spectrum_features(eigenvalues: Array, n_assets: Array, n_obs: int, n_effecti
     ratios = logs[:, :-1] - logs[:, 1:]
     ratios = xp.where(xp.arange(ratios.shape[1]) < n_ratios[:, None], ratios, -1.0)  # a ratio's logarithm is >= 0
 
-    def quantiles(values: Array, levels: Sequence[float], count: Array) -> Array:
+    def quantiles(values: Array, levels: Array, count: Array) -> Array:
         """Of the `count` smallest non-null ones, by nearest rank; (n, len(levels))."""
-        rank = xp.rint(xp.asarray(levels) * (count - 1)[:, None]).astype(xp.int64)
+        rank = xp.rint(levels * (count - 1)[:, None]).astype(xp.int64)
         return xp.take_along_axis(values, first_kept[:, None] + rank, axis=1)
 
-    deciles = (0.1, 0.5, 0.9)
+    deciles = 0.1 + 0.4 * xp.arange(3)
     bulk = xp.log(quantiles(floored, deciles, n_bulk) / bulk_mean[:, None])
     position = (quantiles(eigenvalues, deciles, n_kept) - lower[:, None]) / (upper - lower)[:, None]
-    levels = [(i + 0.5) / _SKETCH_LEVELS for i in range(_SKETCH_LEVELS)]
-    signs = xp.asarray([[1.0 if word >> i & 1 else -1.0 for word in SKETCH_SIGNS] for i in range(_SKETCH_LEVELS)])
-    sketch = quantiles(log_floored, levels, n_kept) @ signs / math.sqrt(_SKETCH_LEVELS)
+    levels, projections = _sketch(xp)
+    sketch = quantiles(log_floored, levels, n_kept) @ projections
 
     return {
         "log_assets": xp.log(n_assets),
@@ -164,7 +164,7 @@ def spectrum_features(eigenvalues: Array, n_assets: Array, n_obs: int, n_effecti
         "stable_rank": xp.log(sum_squares / first**2),
         "numerical_rank": rank / n_assets,
         "log_condition": xp.minimum(
-            xp.log10(first / xp.maximum(quantiles(eigenvalues, [0.0], n_kept)[:, 0], 1e-300)), _CONDITION_CAP
+            xp.log10(first / xp.maximum(quantiles(eigenvalues, xp.zeros(1), n_kept)[:, 0], 1e-300)), _CONDITION_CAP
         ),
         "log_determinant": (log_floored * kept).sum(axis=1) / n_kept,
         "log_gap": xp.log(first / second),
@@ -178,3 +178,11 @@ def spectrum_features(eigenvalues: Array, n_assets: Array, n_obs: int, n_effecti
         **{name: position[:, k] for k, name in enumerate(("mp_q10", "mp_q50", "mp_q90"))},
         **{f"sketch_{k + 1}": sketch[:, k] for k in range(len(SKETCH_SIGNS))},
     }
+
+
+@lru_cache(maxsize=2)
+def _sketch(xp: ModuleType) -> tuple[Array, Array]:
+    """Quantile levels, and the projections of these quantiles, shape (levels, projections)."""
+    levels = (xp.arange(_SKETCH_LEVELS) + 0.5) / _SKETCH_LEVELS
+    signs = [[1.0 if word >> i & 1 else -1.0 for word in SKETCH_SIGNS] for i in range(_SKETCH_LEVELS)]
+    return levels, xp.asarray(signs) / math.sqrt(_SKETCH_LEVELS)

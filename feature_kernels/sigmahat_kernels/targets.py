@@ -6,25 +6,17 @@ from __future__ import annotations
 from sigmahat_kernels.backend import Array, array_namespace
 
 
-def mean_correlation(correlation: Array) -> Array:
-    """Average off-diagonal entry of each matrix of shape (..., N, N) -> (...)."""
-    n_assets = correlation.shape[-1]
-    return (correlation.sum(axis=(-2, -1)) - n_assets) / (n_assets * (n_assets - 1))
+def single_factor_loadings(row_sum: Array) -> Array:
+    """Correlation of each asset with the equal-weighted mean of the standardised returns; shape (..., N).
 
-
-def single_factor_loadings(correlation: Array) -> Array:
-    """Correlation of each asset with the equal-weighted mean of the standardised returns; (..., N, N) -> (..., N).
-
-    With R the correlation matrix, the factor's covariance with asset i is c_i = (R 1)_i / N and its variance
-    v = 1'R 1 / N^2, so the loading is c_i / sqrt(v). |loading| <= 1 (Cauchy-Schwarz).
+    With R the correlation matrix and R1 its row sums, the factor's covariance with asset i is c_i = (R1)_i / N and its
+    variance v = 1'R 1 / N^2, so the loading is c_i / sqrt(v). |loading| <= 1 (Cauchy-Schwarz).
     """
-    xp = array_namespace(correlation)
-    n_assets = correlation.shape[-1]
-    covariance = correlation.sum(axis=-1) / n_assets
-    variance = covariance.sum(axis=-1, keepdims=True) / n_assets
+    xp = array_namespace(row_sum)
+    total = row_sum.sum(axis=-1, keepdims=True)
     # A factor without variance (assets that hedge each other exactly) explains nothing: its loadings are 0.
-    has_variance = variance > 1e-12
-    return xp.where(has_variance, covariance / xp.sqrt(xp.where(has_variance, variance, 1.0)), 0.0)
+    has_variance = total > 1e-12 * row_sum.shape[-1] ** 2
+    return xp.where(has_variance, row_sum / xp.sqrt(xp.where(has_variance, total, 1.0)), 0.0)
 
 
 def mix_targets(correlation: Array, weights: Array) -> Array:
@@ -50,10 +42,15 @@ def mix_targets(correlation: Array, weights: Array) -> Array:
             [0.2, 1. ]]])
     """
     xp = array_namespace(correlation)
-    loadings = single_factor_loadings(correlation)
-    scaled = weights[:, 2, None] * loadings
-    mixed = scaled[:, :, None] * loadings[:, None, :]
-    mixed += (weights[:, 1] * mean_correlation(correlation))[:, None, None]
-    diagonal = xp.arange(correlation.shape[-1])
+    n_assets = correlation.shape[-1]
+    row_sum = correlation @ xp.ones(n_assets)
+    loadings = single_factor_loadings(row_sum)
+    mean_correlation = (row_sum.sum(axis=-1) - n_assets) / (n_assets * (n_assets - 1))
+    # Off the diagonal the mix has rank two: the constant correlation and the factor.
+    constant = xp.broadcast_to((weights[:, 1] * mean_correlation)[:, None], loadings.shape)
+    left = xp.stack([constant, weights[:, 2, None] * loadings], axis=2)
+    right = xp.stack([xp.ones_like(loadings), loadings], axis=1)
+    mixed = left @ right
+    diagonal = xp.arange(n_assets)
     mixed[:, diagonal, diagonal] = 1.0
     return mixed

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from sigmahat_kernels.backend import Array
+from sigmahat_kernels.backend import Array, array_namespace, to_numpy
+from sigmahat_kernels.scratch import keep_freed_memory
 from sigmahat_kernels.status import InvalidRequest
 
 
@@ -26,7 +27,7 @@ class PythonModel:
     def load(self, version_directory: Path) -> None:
         """Read what the model needs; `version_directory` holds its files."""
 
-    def answer(self, tensors: dict[str, np.ndarray], parameters: dict[str, Any]) -> dict[str, np.ndarray]:
+    def answer(self, tensors: dict[str, Array], parameters: dict[str, Any]) -> dict[str, Array]:
         """Answer one request's tensors, by name; an optional tensor that was not sent is absent.
 
         Raises
@@ -36,10 +37,14 @@ class PythonModel:
         """
         raise NotImplementedError
 
-    def to_device(self, name: str, tensor: np.ndarray) -> Array:
-        """Move PANEL to the GPU where the instance has one; index tensors are read on the host."""
-        if not self.on_gpu or name != "PANEL":
-            return tensor
+    def log(self, message: str) -> None:
+        """Write a line to the server's log."""
+        pb_utils.Logger.log_info(f"{self.name}: {message}")
+
+    def to_device(self, name: str, tensor: Array) -> Array:
+        """Move PANEL and FEATURES to the GPU where the instance has one; index tensors are read on the host."""
+        if not self.on_gpu or name not in ("PANEL", "FEATURES"):
+            return to_numpy(tensor)
         import cupy
 
         return cupy.asarray(tensor)
@@ -47,11 +52,12 @@ class PythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Called by Triton once for each instance."""
         _check_numpy()
+        keep_freed_memory()
         config = json.loads(args["model_config"])
         self.name = config["name"]
         self.on_gpu = args["model_instance_kind"] == "GPU"
         self._merges = config["max_batch_size"] > 0
-        self._inputs = [tensor["name"] for tensor in config["input"]]
+        self._required = {tensor["name"]: not tensor.get("optional", False) for tensor in config["input"]}
         self._outputs = {
             tensor["name"]: pb_utils.triton_string_to_numpy(tensor["data_type"]) for tensor in config["output"]
         }
@@ -87,18 +93,37 @@ class PythonModel:
             message = f"internal error in model '{self.name}'; the server's log has the details"
             return [_failure(message, pb_utils.TritonError.INTERNAL)] * len(requests)
 
-    def _read(self, request: Any) -> dict[str, np.ndarray]:
-        found = {name: pb_utils.get_input_tensor_by_name(request, name) for name in self._inputs}
-        return {name: tensor.as_numpy() for name, tensor in found.items() if tensor is not None}
+    def _read(self, request: Any) -> dict[str, Array]:
+        found = {name: pb_utils.get_input_tensor_by_name(request, name) for name in self._required}
+        # Triton counts tensors: it takes one that was sent twice for one that was not sent.
+        missing = [name for name, required in self._required.items() if required and found[name] is None]
+        if missing:
+            raise InvalidRequest(f"the request has no {' and no '.join(missing)}")
+        return {name: _array(tensor) for name, tensor in found.items() if tensor is not None}
 
-    def _write(self, request: Any, outputs: dict[str, np.ndarray]) -> Any:
+    def _write(self, request: Any, outputs: dict[str, Array]) -> Any:
         # Triton checks neither names nor types of what a Python model returns.
         return pb_utils.InferenceResponse(
-            [
-                pb_utils.Tensor(name, np.ascontiguousarray(outputs[name], self._outputs[name]))
-                for name in request.requested_output_names()
-            ]
+            [_tensor(name, outputs[name], self._outputs[name]) for name in request.requested_output_names()]
         )
+
+
+def _array(tensor: Any) -> Array:
+    """A tensor where it is: on a GPU only if the configuration lets it (FORCE_CPU_ONLY_INPUT_TENSORS)."""
+    if tensor.is_cpu():
+        return tensor.as_numpy()
+    import cupy
+
+    return cupy.from_dlpack(tensor.to_dlpack())
+
+
+def _tensor(name: str, values: Array, dtype: Any) -> Any:
+    xp = array_namespace(values)
+    values = xp.ascontiguousarray(values, dtype)
+    if xp is np:
+        return pb_utils.Tensor(name, values)
+    xp.cuda.get_current_stream().synchronize()  # Triton reads from another process, which knows nothing of our stream
+    return pb_utils.Tensor.from_dlpack(name, values)
 
 
 def _failure(message: str, code: Any) -> Any:

@@ -36,7 +36,7 @@ class Received(NamedTuple):
 
     model: str
     tensors: dict[str, np.ndarray]
-    parameters: dict[str, bool]
+    parameters: dict[str, Any]
     outputs: list[str]
 
 
@@ -63,7 +63,7 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
                 tensor.name: np.frombuffer(raw, triton_to_np_dtype(tensor.datatype)).reshape(list(tensor.shape))
                 for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True)
             },
-            {name: value.bool_param for name, value in request.parameters.items()},
+            {name: getattr(value, value.WhichOneof("parameter_choice")) for name, value in request.parameters.items()},
             [output.name for output in request.outputs],
         )
         with self._lock:
@@ -74,7 +74,7 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         try:
             if self._hook is not None:
                 self._hook(self, number, context)
-            answer = foretold(received.tensors)
+            answer = foretold(received.tensors, covariance="COVARIANCE" in received.outputs)
             if self._change is not None:
                 self._change(answer)
         except InvalidRequest as error:
@@ -92,12 +92,19 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
 
 
 @contextmanager
-def fake_server(hook: Hook | None = None, change: Change | None = None) -> Iterator[FakeServer]:
-    """Serve on a free port of this machine."""
+def fake_server(
+    hook: Hook | None = None,
+    change: Change | None = None,
+    port: int = 0,
+    credentials: grpc.ServerCredentials | None = None,
+) -> Iterator[FakeServer]:
+    """Serve on this machine, by default on a free port and without TLS."""
     servicer = FakeServer(hook, change)
     server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.max_receive_message_length", -1)])
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
-    servicer.url = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    address = f"127.0.0.1:{port}"
+    port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+    servicer.url = f"127.0.0.1:{port}"
     server.start()
     try:
         yield servicer
@@ -105,7 +112,7 @@ def fake_server(hook: Hook | None = None, change: Change | None = None) -> Itera
         server.stop(grace=None).wait()
 
 
-def foretold(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def foretold(tensors: dict[str, np.ndarray], *, covariance: bool) -> dict[str, np.ndarray]:
     """Answer with the first asset's column number, so that a row tells whose it is; statuses are the real ones.
 
     Column k of a head adds k, COVARIANCE[i, j] is 1000 column_i + column_j, and a block's intensity is its smallest
@@ -128,6 +135,8 @@ def foretold(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
                 columns = universe[request.blocks[u] == block]
                 intensity[u, b] = columns.min() + 0.5 if len(columns) else first[u]
         answer["BLOCK_INTENSITY"] = np.where(bad[:, None], np.nan, intensity).astype(np.float32)
+    if not covariance:
+        return answer
     columns = np.where((universes == PADDING) | bad[:, None], np.nan, universes)
     answer["COVARIANCE"] = (1000 * columns[:, :, None] + columns[:, None, :]).astype(np.float32)
     return answer

@@ -21,6 +21,7 @@ import sigmahat_client
 from sigmahat_client import (
     DeadlineExceeded,
     InvalidRequest,
+    RequestTooLarge,
     ServerError,
     ServerUnavailable,
     ShrinkageClient,
@@ -52,6 +53,10 @@ def test_invalid_request_is_the_servers_own_class():
         ("NOT_FOUND", "'shrinkage' has no available versions", ServerUnavailable, "no available versions"),
         ("NOT_FOUND", "unknown model: 'shrinkage' is not found", ServerError, "^{url}: NOT_FOUND: unknown model"),
         ("INTERNAL", "internal error in model 'features'", ServerError, "INTERNAL: internal error in model 'features'"),
+        ("INTERNAL", "in ensemble 'x', Stub process 'features_0_0' is not healthy.", ServerUnavailable, "not healthy"),
+        ("UNAVAILABLE", "This protocol is restricted, expecting header 'x'", ServerError, "UNAVAILABLE: This protocol"),
+        ("RESOURCE_EXHAUSTED", "message larger than max", RequestTooLarge, "RESOURCE_EXHAUSTED"),
+        ("INTERNAL", "Failed to increase the shared memory pool size", RequestTooLarge, "shared memory pool"),
         ("DEADLINE_EXCEEDED", "late", DeadlineExceeded, "0 of 1 universes were answered within 60 s"),
         ("CANCELLED", "cancelled", ServerError, "CANCELLED"),
     ],
@@ -62,7 +67,7 @@ def test_codes_become_classes(code: str, message: str, expected: type[Exception]
 
     with (
         fake_server(refuse) as server,
-        ShrinkageClient(server.url) as client,
+        ShrinkageClient(server.url, retry_s=0) as client,
         pytest.raises(expected, match=words.format(url=server.url)) as raised,
     ):
         client.estimate(RETURNS)
@@ -84,7 +89,7 @@ def test_nobody_listens():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"127.0.0.1:{unused.getsockname()[1]}"
-        with ShrinkageClient(url) as client, pytest.raises(ServerUnavailable, match=url) as raised:
+        with ShrinkageClient(url, retry_s=0) as client, pytest.raises(ServerUnavailable, match=url) as raised:
             client.estimate(RETURNS)
     assert isinstance(raised.value, ConnectionError)
 
@@ -188,7 +193,7 @@ def test_a_closed_client_closes_its_channel_after_the_last_answer(monkeypatch: p
     hook = OneOfThree(failure="boom")
     with fake_server(hook) as server:
         client = ShrinkageClient(server.url, in_flight=3)
-        channel = client._connection._client
+        channel = client._backend._endpoints[0].client
         close = channel.close
         monkeypatch.setattr(channel, "close", lambda: (close(), closed.set()))
         with pytest.raises(ServerError, match="boom"):
@@ -237,6 +242,9 @@ def test_nothing_is_sent_for_a_request_that_cannot_be_read():
         {"in_flight": 0},
         {"deadline_s": 0},
         {"deadline_s": np.inf},
+        {"retry_s": -1},
+        {"url": []},
+        {"url": ["127.0.0.1:1", "localhost"]},
     ],
     ids=str,
 )

@@ -114,6 +114,14 @@ def test_integer_array_holds_columns_even_of_a_frame_with_integer_labels():
     assert job.assets == ((3, 2), (-1, 1, 9, 0))
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.uint64, np.int64])
+def test_columns_of_any_integer_type(dtype: type):
+    job = encode(panel(n_columns=200), np.array([[0, 1, 2], [3, 4, 127]], dtype))
+    np.testing.assert_array_equal(job.universes, [[0, 1, 2], [3, 4, 127]])
+    assert encode(panel(n_columns=100), np.array([[0, 127]], dtype)).universes.tolist() == [[0, 101]]
+    assert encode(panel(), np.zeros((2, 0), dtype)).universes.tolist() == [[-1], [-1]]
+
+
 def test_lists_hold_labels_of_a_frame_with_integer_labels():
     returns = frame().set_axis([3, 2, 1, 0], axis="columns")
     np.testing.assert_array_equal(encode(returns, [[0, 1]]).universes, [[3, 2]])

@@ -63,6 +63,7 @@ def test_parameters_need_no_matrices(client: ShrinkageClient, server: FakeServer
     client.estimate(frame(), UNIVERSES)
     (request,) = server.received
     assert request.model == "shrinkage"
+    assert 59e6 < request.parameters.pop("timeout") < 60e6  # microseconds, so that it does not outlive the caller
     assert request.parameters == {}
     assert request.tensors.keys() == {"PANEL", "UNIVERSES", "DATES"}
     assert sorted(request.outputs) == sorted([*HEADS, "STATUS", "STATUS_ASSET"])
@@ -81,7 +82,7 @@ def test_all_that_was_handed_in_is_sent(client: ShrinkageClient, server: FakeSer
     )
     (request,) = server.received
     assert request.model == "covariance"
-    assert request.parameters == {"classic": True}
+    assert request.parameters["classic"] is True
     np.testing.assert_array_equal(request.tensors["PANEL"], returns.to_numpy(np.float32))
     np.testing.assert_array_equal(request.tensors["UNIVERSES"], [[3, 1, 4, -1], [1, 501, 2, 503], [7, 5, -1, -1]])
     np.testing.assert_array_equal(request.tensors["WINDOWS"], [[0, 25], [0, 25], [2, 24]])

@@ -59,7 +59,7 @@ def test_windows_and_covariances(folder: Path, server: FakeServer):
     result = run(folder, server.url, "--classic", "--covariances", str(folder / "matrices"), universes=universes)
     assert (result.exit_code, result.stderr) == (0, "")
     np.testing.assert_array_equal(server.received[-1].tensors["WINDOWS"], [[0, 30], [2, 28]])
-    assert server.received[-1].parameters == {"classic": True}
+    assert server.received[-1].parameters["classic"] is True
     assert pd.read_parquet(folder / "out.parquet").index.tolist() == ["file", "b/c"]
     with np.load(folder / "matrices", allow_pickle=False) as arrays:
         assert set(arrays) == {"covariance/file", "assets/file", "covariance/b/c", "assets/b/c"}
@@ -85,10 +85,16 @@ def test_failed_universes_are_told_apart(folder: Path, server: FakeServer):
 
 def test_no_server_leaves_what_was_there(folder: Path):
     (folder / "out.parquet").write_text("yesterday's")
-    result = run(folder, "127.0.0.1:1")
+    result = run(folder, "127.0.0.1:1", "--retry-s", "0")
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: 127.0.0.1:1: ")
     assert (folder / "out.parquet").read_text() == "yesterday's"
+
+
+def test_a_certificate_needs_its_key(folder: Path, server: FakeServer):
+    (folder / "chain.pem").write_text("")
+    result = run(folder, server.url, "--certificate-chain", str(folder / "chain.pem"))
+    assert (result.exit_code, "go together" in result.stderr) == (1, True)
 
 
 def test_a_write_that_fails_leaves_no_half_files(folder: Path, server: FakeServer, monkeypatch: pytest.MonkeyPatch):

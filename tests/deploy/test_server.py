@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -80,6 +81,18 @@ def write_model(repository: Path, name: str, answer: str, initialize: str = "pas
     version.mkdir(parents=True)
     (version.parent / "config.pbtxt").write_text(CONFIG.format(inputs=inputs, outputs=outputs))
     (version / "model.py").write_text(MODEL.format(initialize=initialize, answer=answer))
+
+
+def triton_of(pid: int) -> int:
+    """The one child of `pid` that is Triton."""
+    (triton_pid,) = (child for child in children_of(pid) if "tritonserver" in command_of(child))
+    return triton_pid
+
+
+def command_of(pid: int) -> str:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    return ""
 
 
 def infer(grpc_url: str, name: str, values: list[float], timeout_s: float = 60.0) -> list[float]:
@@ -227,8 +240,8 @@ def test_a_probe_for_another_model_fails_with_its_name(add_one: tuple[LocalServe
 def test_the_probe_is_retried_and_an_exception_in_the_block_leaves_nothing(repository: Path, temporary: Path) -> None:
     answers: list[list[float]] = []
 
-    def probe(grpc_url: str) -> None:
-        answers.append(infer(grpc_url, "add_one", [float(len(answers))]))
+    def probe(server: LocalServer) -> None:
+        answers.append(infer(server.grpc_url, "add_one", [float(len(answers))]))
         if len(answers) < 3:
             raise ValueError("not yet")
 
@@ -308,7 +321,7 @@ def test_a_model_that_hangs_is_killed_after_the_time_limit(repository: Path, tem
 
 @pytest.mark.server
 def test_a_server_that_never_passes_its_probe_says_what_the_probe_said(repository: Path) -> None:
-    def probe(grpc_url: str) -> None:
+    def probe(server: LocalServer) -> None:
         raise ValueError("the answer is 41")
 
     with (
@@ -496,7 +509,7 @@ def test_serve_is_ready_after_an_inference_and_finishes_accepted_requests(
         ready = json.loads(ready_file.read_text())
         assert ready["pid"] == process.pid
         assert all(ready[f"{name}_url"] in line for name in ("grpc", "http", "metrics"))
-        (triton_pid,) = children_of(process.pid)
+        triton_pid = triton_of(process.pid)
 
         answer = pool.submit(infer, ready["grpc_url"], "slow", [2.5])
         time.sleep(0.5)
@@ -505,7 +518,7 @@ def test_serve_is_ready_after_an_inference_and_finishes_accepted_requests(
         assert not answer.done()  # the file goes first, so that no one comes late
         assert answer.result(timeout=30) == [3.5]
         assert process.wait(timeout=30) == 0
-        assert stderr.read() == ""
+        assert [event["event"] for event in events(stderr)] == ["starting", "ready", "draining", "stopped"]
     assert_nothing_left(triton_pid, f"sigmahat_{ready['pid']}_", temporary)
     assert list(tmp_path.glob("*ready*")) == []
 
@@ -515,7 +528,7 @@ def test_a_second_signal_does_not_wait_for_requests(shrinkage: Path, tmp_path: P
     ready_file = tmp_path / "ready.json"
     with ThreadPoolExecutor() as pool, serving(shrinkage, ready_file) as (process, _, _):
         ready = json.loads(wait_for(lambda: ready_file.exists() and ready_file.read_text()))
-        (triton_pid,) = children_of(process.pid)
+        triton_pid = triton_of(process.pid)
         answer = pool.submit(infer, ready["grpc_url"], "slow", [50.0])
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
@@ -529,19 +542,86 @@ def test_a_second_signal_does_not_wait_for_requests(shrinkage: Path, tmp_path: P
     assert_nothing_left(triton_pid, f"sigmahat_{ready['pid']}_", temporary)
 
 
+def events(stderr: IO[str]) -> list[dict[str, Any]]:
+    """The records of a `sigmahat serve` that has ended."""
+    return [json.loads(line) for line in stderr.read().splitlines() if line.startswith("{")]
+
+
 @pytest.mark.server
-def test_serve_fails_when_triton_dies(shrinkage: Path, tmp_path: Path, temporary: Path) -> None:
+def test_serve_starts_again_what_has_died_and_gives_up_on_what_keeps_dying(
+    shrinkage: Path, tmp_path: Path, temporary: Path
+) -> None:
     ready_file = tmp_path / "ready.json"
-    with serving(shrinkage, ready_file) as (process, _, stderr):
-        wait_for(ready_file.exists)
-        (triton_pid,) = children_of(process.pid)
-        os.kill(triton_pid, signal.SIGKILL)
-        assert process.wait(timeout=30) == 1
-        error = stderr.read()
-    assert "Error: Triton ended by itself with signal SIGKILL; its log ends with:\n" in error
-    assert "successfully loaded 'shrinkage'" in error
+    with serving(shrinkage, ready_file, "--max-restarts=2") as (process, _, stderr):
+        first = json.loads(wait_for(lambda: ready_file.exists() and ready_file.read_text()))
+        assert infer(first["grpc_url"], "slow", [0.0]) == [1.0]
+        prefixes = []
+        for victim in ("model slow", "Triton", "Triton"):
+            wait_for(lambda: ready_file.exists() and ready_file.read_text())
+            triton_pid = triton_of(process.pid)
+            prefixes += shared_memory(f"sigmahat_{process.pid}_")
+            slow = next(pid for pid in group_of(triton_pid) if "/slow/" in command_of(pid))
+            os.kill(triton_pid if victim == "Triton" else slow, signal.SIGKILL)
+            wait_for(lambda pid=triton_pid: not group_of(pid))
+            wait_for(lambda: process.poll() is not None or ready_file.exists())
+            if process.poll() is None:
+                assert json.loads(ready_file.read_text()) == first  # the same ports
+                assert infer(first["grpc_url"], "slow", [0.0]) == [1.0]
+        assert process.wait(timeout=30) == 3
+        said = events(stderr)
+    died = [event["reason"] for event in said if event["event"] == "died"]
+    assert died[0] == "the process of model slow ended by itself"
+    assert [reason.partition(";")[0] for reason in died[1:]] == ["Triton ended by itself with signal SIGKILL"] * 2
+    assert [event["restarts"] for event in said if event["event"] == "ready"] == [0, 1, 2]
+    assert said[-1]["event"] == "gave_up"
+    assert said[-1]["reason"].startswith("Triton died 3 times in 300 s")
+    assert all(event["time"] and event["level"] in ("info", "warning", "error") for event in said)
     assert not ready_file.exists()
     assert_nothing_left(triton_pid, f"sigmahat_{process.pid}_", temporary)
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.server
+def test_serve_starts_again_a_server_that_lives_but_answers_wrongly(shrinkage: Path, tmp_path: Path) -> None:
+    ready_file, wrong = tmp_path / "ready.json", tmp_path / "wrong"
+    shutil.rmtree(shrinkage / "shrinkage")
+    write_model(shrinkage, "shrinkage", SHRINKAGE.replace("0.5", f"np.nan if Path({str(wrong)!r}).exists() else 0.5"))
+    with serving(shrinkage, ready_file) as (process, _, stderr):
+        wait_for(ready_file.exists)
+        triton_pid = triton_of(process.pid)
+        wrong.touch()
+        wait_for(lambda: not group_of(triton_pid))
+        wrong.unlink()
+        wait_for(ready_file.exists)
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+        said = events(stderr)
+    (died,) = (event["reason"] for event in said if event["event"] == "died")
+    assert died.startswith("the server lives but does not answer as it should: shrinkage should answer the probe with")
+    assert [event["event"] for event in said[-2:]] == ["draining", "stopped"]
+
+
+@pytest.mark.server
+def test_a_killed_serve_leaves_nothing(shrinkage: Path, tmp_path: Path, temporary: Path) -> None:
+    ready_file = tmp_path / "ready.json"
+    with serving(shrinkage, ready_file) as (process, _, _):
+        wait_for(ready_file.exists)
+        triton_pid = triton_of(process.pid)
+        assert shared_memory(f"sigmahat_{process.pid}_")
+        process.kill()
+        wait_for(lambda: not group_of(triton_pid) and not list(temporary.iterdir()))
+        assert_nothing_left(triton_pid, f"sigmahat_{process.pid}_", temporary)
+
+
+@pytest.mark.server
+def test_a_signal_while_a_dead_server_is_buried_is_not_lost(shrinkage: Path, tmp_path: Path) -> None:
+    ready_file = tmp_path / "ready.json"
+    with serving(shrinkage, ready_file) as (process, _, _):
+        wait_for(ready_file.exists)
+        os.kill(triton_of(process.pid), signal.SIGKILL)
+        wait_for(lambda: not ready_file.exists())
+        process.terminate()
+        assert process.wait(timeout=20) == 0
 
 
 @pytest.mark.server
@@ -552,7 +632,7 @@ def test_serve_stops_while_models_load(repository: Path, tmp_path: Path, tempora
     ready_file.write_text("stale")
     with serving(repository, ready_file) as (process, _, _):
         wait_for(lambda: len(shared_memory(f"sigmahat_{process.pid}_")) == 2)  # one for each Python model
-        (triton_pid,) = children_of(process.pid)
+        triton_pid = triton_of(process.pid)
         assert not ready_file.exists()
         process.send_signal(signum)
         assert process.wait(timeout=10) == 0

@@ -16,7 +16,8 @@ from sigmahat_kernels.missing import MISSING
 from sigmahat_kernels.panel import correlation_factor, prepare_window
 from sigmahat_kernels.regime import REGIME
 from sigmahat_kernels.request import read_request
-from sigmahat_kernels.spectrum import SPECTRUM, correlation_spectrum, dual_spectrum
+from sigmahat_kernels.solvers import SolverError
+from sigmahat_kernels.spectrum import SPECTRUM, correlation_spectrum, dual_spectrum, spectrum_features
 from sigmahat_kernels.status import Status
 from sigmahat_kernels.temporal import SEASON, TEMPORAL
 
@@ -241,6 +242,18 @@ def test_dual_spectrum_is_that_of_the_correlation_matrix(n_obs, n_assets):
     assert ((dual == 0).sum(axis=1) == n_assets - n_obs + 1).all()
 
 
+def test_sketch_keeps_the_distance_of_two_spectra():
+    """Johnson-Lindenstrauss: within a factor, of two spectra with the same ends and rank."""
+    n_assets = np.array([40, 40])
+    bulk = np.array([np.linspace(0.2, 1.0, 39), np.r_[np.full(20, 0.2), np.full(19, 1.0)]])
+    eigenvalues = np.hstack([bulk, 40.0 - bulk.sum(axis=1, keepdims=True)])
+    features = spectrum_features(eigenvalues, n_assets, 250, np.array([249.0, 249.0]))
+    sketch = np.stack([features[f"sketch_{k}"] for k in range(1, 9)], axis=1)
+    levels = np.rint((np.arange(32) + 0.5) / 32 * 39).astype(int)
+    distance = np.linalg.norm(np.diff(np.log(eigenvalues[:, levels]), axis=0))
+    assert 0.5 < np.linalg.norm(np.diff(sketch, axis=0)) / distance / 8**0.5 * 32**0.5 < 1.5
+
+
 # -------------------------------------------------------------------------------------------------- published list
 
 
@@ -407,7 +420,15 @@ def test_stacks_of_one_size_are_cut_without_a_seam(monkeypatch):
     returns, universes, _ = many_universes()
     whole = compute(returns, universes)
     monkeypatch.setattr("sigmahat_kernels.groups.CHUNK_CELLS", 150)
+    monkeypatch.setattr("sigmahat_kernels.groups._MIN_PART", 3)
     np.testing.assert_allclose(compute(returns, universes), whole, rtol=1e-6, atol=1e-6)
+
+
+def test_solver_is_named_in_the_result():
+    request = read_request(simulate_returns(40, 5), np.array([[0, 1, 2], [1, 2, 4]], np.int32))
+    assert compute_features(request).solvers == compute_features(request, solver="lapack").solvers == ("lapack",)
+    with pytest.raises(SolverError, match="'kernels' needs the panel on a GPU"):
+        compute_features(request, solver="kernels")
 
 
 def test_float64_returns_give_the_same_features():

@@ -16,11 +16,26 @@ import pytest
 from sigmahat_kernels.status import InvalidRequest
 
 
+class FakeDeviceArray(np.ndarray):
+    """Stands for a cupy.ndarray: NumPy's arithmetic, `get` to copy it to the host."""
+
+    def get(self) -> np.ndarray:
+        return np.array(self)
+
+
 class FakeTensor:
     def __init__(self, name: str, values: np.ndarray) -> None:
         self.name, self.values = name, values
 
+    def is_cpu(self) -> bool:
+        return not isinstance(self.values, FakeDeviceArray)
+
     def as_numpy(self) -> np.ndarray:
+        assert self.is_cpu(), "Triton's Python backend refuses this for a tensor on a GPU"
+        return self.values
+
+    def to_dlpack(self) -> FakeDeviceArray:
+        assert not self.is_cpu()
         return self.values
 
     @classmethod
@@ -97,7 +112,7 @@ def model(module: ModuleType, max_batch_size: int) -> Any:
     config = {
         "name": "doubler",
         "max_batch_size": max_batch_size,
-        "input": [{"name": "VALUES"}, {"name": "EXTRA"}],
+        "input": [{"name": "VALUES"}, {"name": "EXTRA", "optional": True}],
         "output": [{"name": "DOUBLED", "data_type": "TYPE_FP32"}],
     }
     made.initialize(
@@ -154,3 +169,48 @@ def test_a_backend_that_corrupts_tensors_is_refused(triton_module: ModuleType, m
     monkeypatch.setattr(FakeTensor, "from_dlpack", corrupt)
     with pytest.raises(RuntimeError, match="install numpy<2"):
         model(triton_module, 0)
+
+
+@pytest.fixture
+def cupy(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The few names of CuPy that the model base uses, and how often it waited for the device."""
+    waited: list[bool] = []
+    stream = SimpleNamespace(synchronize=lambda: waited.append(True))
+    fake = SimpleNamespace(
+        ndarray=FakeDeviceArray,
+        asarray=lambda values: np.asarray(values).view(FakeDeviceArray),
+        from_dlpack=lambda values: values,
+        ascontiguousarray=lambda values, dtype: np.ascontiguousarray(values, dtype).view(FakeDeviceArray),
+        cuda=SimpleNamespace(get_current_stream=lambda: stream),
+        waited=waited,
+    )
+    monkeypatch.setitem(sys.modules, "cupy", fake)  # type: ignore[arg-type]
+    return fake
+
+
+def test_tensors_on_the_device_stay_there(triton_module: ModuleType, cupy: SimpleNamespace) -> None:
+    doubler = model(triton_module, 0)
+    (response,) = doubler.execute([FakeRequest(VALUES=np.array([1.0, 2.0]).view(FakeDeviceArray))])
+    (tensor,) = response.tensors
+    assert isinstance(tensor.values, FakeDeviceArray)
+    assert tensor.values.tolist() == [2, 4]
+    assert tensor.values.dtype == np.float32
+    assert cupy.waited == [True]  # before another process may read it
+
+
+def test_only_panel_and_features_go_to_the_device(triton_module: ModuleType, cupy: SimpleNamespace) -> None:
+    doubler = model(triton_module, 0)
+    values = np.arange(3.0)
+    assert not isinstance(doubler.to_device("PANEL", values), FakeDeviceArray)  # an instance without a GPU
+    doubler.on_gpu = True
+    for name, expected in {"PANEL": True, "FEATURES": True, "UNIVERSES": False, "BLOCKS": False}.items():
+        for given in (values, values.view(FakeDeviceArray)):
+            moved = doubler.to_device(name, given)
+            assert isinstance(moved, FakeDeviceArray) == expected, name
+            assert moved.tolist() == values.tolist()
+    assert not cupy.waited
+
+
+def test_a_request_without_a_required_tensor_is_the_callers_error(triton_module: ModuleType) -> None:
+    (response,) = model(triton_module, 0).execute([FakeRequest(EXTRA=np.ones(2))])
+    assert (response.error.code, response.error.message) == ("invalid", "the request has no VALUES")

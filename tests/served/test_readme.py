@@ -51,11 +51,6 @@ def test_the_plain_call_runs(served: str) -> None:
     assert np.isnan(covariance[1, 3]).all()
 
 
-def test_status_table() -> None:
-    rows = re.findall(r"^\| (\d+) \| ([A-Z_]+) \| (.*) \|$", README, flags=re.MULTILINE)
-    assert rows == [(str(int(status)), status.name, status.explanation) for status in Status]
-
-
 def test_number_of_features() -> None:
     assert f"FEATURES [rows,{N_FEATURES}]" in README
 

@@ -13,8 +13,9 @@ import pytest
 from click.testing import CliRunner
 
 from sigmahat_deploy.cli import main
+from sigmahat_kernels.combine import combine
 from sigmahat_kernels.features import FEATURE_NAMES, compute_features
-from sigmahat_kernels.members import Member
+from sigmahat_kernels.members import MEMBER_FILES, Member
 from sigmahat_kernels.parameters import N_PARAMETERS, split_parameters
 from sigmahat_kernels.pipeline import N_MEMBERS, Pipeline
 from sigmahat_kernels.request import read_request
@@ -27,6 +28,7 @@ from sigmahat_trainer.provenance import provenance
 N_ROWS = 260
 DATES = np.busday_offset(np.datetime64("2012-01-02"), np.arange(N_ROWS), roll="forward")
 CARDS = {"model_card.json", "MODEL_CARD.md"}
+MEMBERS = {f"member_{k}/1/{file}" for k in (1, 2, 3) for file in MEMBER_FILES.values()}
 TRAIN_UNTIL, VALIDATE_UNTIL = (str(DATES[row]) for row in (150, 219))
 TINY = ["--windows", "60", "--epochs", "1", "--batch-size", "16", "--horizon", "10", "--simulated-share", "0.2"]
 TINY += ["--extraction-units", "64,64", "--tokens", "2", "--residual-units", "32", "--head-units", "16,16"]
@@ -94,7 +96,7 @@ def exported(trained, tmp_path_factory):
 def test_train_writes_the_members_their_features_and_metrics_and_nothing_else(trained):
     folder, _ = trained
     members = [f"member_{k}.safetensors" for k in range(1, 4)]
-    assert sorted(path.name for path in folder.iterdir()) == ["features.npz", *members, "metrics.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["features.npz", "manifest.json", *members, "metrics.json"]
 
 
 def test_members_differ_and_carry_the_settings_of_the_command(trained):
@@ -278,9 +280,9 @@ def quick_export(exported, monkeypatch):
     """The files that a real export made, instead of minutes of tracing for each test."""
     written = []
 
-    def export_onnx(network, path, metadata):
+    def export_onnx(network, path, metadata, half=False):
         written.append(path)
-        shutil.copy(exported[0] / path.stem / "1" / "model.onnx", path)
+        shutil.copy(exported[0] / path.parent.name / "1" / path.name, path)
 
     monkeypatch.setattr(card, "export_onnx", export_onnx)
     return written
@@ -330,8 +332,8 @@ def test_exported_repository_estimates_covariances(exported, data):
 
 def test_export_leaves_the_rest_of_the_repository_alone(exported):
     repository, _ = exported
-    expected = {f"member_{k}/{name}" for k in (1, 2, 3) for name in ("1/model.onnx", "config.pbtxt")}
-    assert set(contents(repository)) == expected | CARDS
+    expected = {f"member_{k}/config.pbtxt" for k in (1, 2, 3)}
+    assert set(contents(repository)) == expected | MEMBERS | CARDS | {"manifest.json"}
     assert contents(repository)["member_2/config.pbtxt"] == b'name: "member_2"'
 
 
@@ -354,6 +356,43 @@ def test_card_holds_the_run_and_what_int8_changed(trained, exported):
             assert 0 < difference[name]["mean"] <= difference[name]["p99"] < 0.03
 
 
+def test_card_holds_what_int8_does_to_the_ensemble_and_what_the_clip_limits(trained, exported):
+    summary = card.read_card(exported[0])
+    rows = np.load(trained[0] / "features.npz")["validation"]
+    networks = [
+        load_member(trained[0] / f"member_{k}.safetensors", feature_names=FEATURE_NAMES).network for k in (1, 2, 3)
+    ]
+    status = np.zeros((len(rows), 1), np.int32)
+    files = [Member(exported[0] / f"member_{k}" / "1" / "model.onnx") for k in (1, 2, 3)]
+    served_intensity = combine([member(rows) for member in files], status).intensity
+    answers = [network(network.median.new_tensor(rows)).detach().numpy() for network in networks]
+    change = np.abs(served_intensity - combine(answers, status).intensity)
+    assert summary["intensity_difference"]["mean"] == pytest.approx(change.mean(), rel=1e-3)
+    assert summary["intensity_difference"]["p99"] == pytest.approx(np.quantile(change, 0.99), rel=1e-3)
+    for k, network in enumerate(networks):
+        norm = network.input_norm
+        scaled = (rows - network.median.numpy()) * network.scale.numpy()
+        deviation = np.sqrt(norm.running_var.numpy() + norm.eps)
+        weight, bias = norm.weight.detach().numpy(), norm.bias.detach().numpy()
+        beyond = np.abs((scaled - norm.running_mean.numpy()) / deviation * weight + bias) > 6
+        reported = summary["clipped_inputs"][k]
+        assert reported["share"] == pytest.approx(beyond.mean(), abs=1e-4)
+        assert reported["most_share"] == pytest.approx(beyond.mean(axis=0).max(), abs=0.02)
+        assert reported["most_feature"] in FEATURE_NAMES
+        # Float16 costs a tenth of what int8 does.
+        half, int8 = summary["fp16_difference"][k], summary["int8_difference"][k]
+        for name in half:
+            assert half[name]["mean"] < max(0.2 * int8[name]["mean"], 1e-4)
+
+
+def test_an_ensemble_whose_intensity_int8_changes_too_much_is_refused(trained, tmp_path, monkeypatch, quick_export):
+    monkeypatch.setattr(card, "intensity_difference", lambda *_: {"mean": 0.02, "p99": 0.02})
+    result = sigmahat("export", trained[0], "--model-repository", tmp_path)
+    assert result.exit_code == 1
+    assert "too much; intensity: mean 0.0200 above 0.01" in result.stderr
+    assert contents(tmp_path) == {}
+
+
 def test_readable_card_says_the_same_as_the_card(exported):
     summary, page = card.read_card(exported[0]), (exported[0] / "MODEL_CARD.md").read_text()
     lines = page.splitlines()
@@ -367,6 +406,8 @@ def test_readable_card_says_the_same_as_the_card(exported):
     assert any(line.endswith(f"| {' | '.join(f'{loss:.4f}' for loss in losses)} | ") for line in lines)
     regime = [f"{member['regime']['mean']:.4f}, {member['regime']['p99']:.4f}" for member in summary["int8_difference"]]
     assert f"| regime | {' | '.join(regime)} | " in lines
+    clipped = [f"{100 * member['share']:.2f} %" for member in summary["clipped_inputs"]]
+    assert f"| inputs beyond ±6, where INT8 and FP32 are limited | {' | '.join(clipped)} | " in lines
     tables = [list(rows) for is_row, rows in itertools.groupby(lines, lambda line: line.startswith("|")) if is_row]
     assert len(tables) == 4
     for rows in tables:
@@ -376,30 +417,30 @@ def test_readable_card_says_the_same_as_the_card(exported):
 
 def test_export_into_an_empty_folder(trained, tmp_path, quick_export):
     assert sigmahat("export", trained[0], "--model-repository", tmp_path).exit_code == 0
-    assert set(contents(tmp_path)) == {f"member_{k}/1/model.onnx" for k in (1, 2, 3)} | CARDS
+    assert set(contents(tmp_path)) == MEMBERS | CARDS | {"manifest.json"}
 
 
 def test_a_member_that_int8_changes_too_much_leaves_the_repository_untouched(
     trained, tmp_path, monkeypatch, quick_export
 ):
-    """Though the two before it passed."""
+    """Though those before it passed."""
     repository = repository_with_old_members(tmp_path / "model_repository")
     before = contents(repository)
     measured = []
     real = card.int8_difference
 
-    def third_is_bad(network, path, features):
+    def last_is_bad(network, path, features):
         difference = real(network, path, features)
         measured.append(difference)
-        if len(measured) == 3:
+        if len(measured) == len(MEMBERS):
             difference = difference | {"memory": {"mean": 0.02, "p99": 0.01}}
         return difference
 
-    monkeypatch.setattr(card, "int8_difference", third_is_bad)
+    monkeypatch.setattr(card, "int8_difference", last_is_bad)
     result = sigmahat("export", trained[0], "--model-repository", repository)
     assert result.exit_code == 1
     assert "Error: int8 changes the answers too much; memory: mean 0.0200 above 0.01" in result.stderr
-    assert len(measured) == 3
+    assert len(measured) == len(MEMBERS)
     assert contents(repository) == before
 
 
@@ -422,7 +463,7 @@ def test_gate_measures_on_validation_rows_and_calibration_uses_training_rows(
     monkeypatch.setattr(card, "int8_difference", difference)
     assert sigmahat("export", trained[0], "--model-repository", tmp_path).exit_code == 0
     for name, given in seen.items():
-        assert len(given) == N_MEMBERS
+        assert len(given) == (N_MEMBERS if name == "calibration" else len(MEMBERS))
         for features in given:
             np.testing.assert_array_equal(features, rows[name])
     training, validation = ({row.tobytes() for row in rows[name]} for name in seen)
@@ -445,6 +486,20 @@ def test_run_that_is_not_complete_is_an_error_in_plain_words(trained, tmp_path, 
     assert result.exit_code == 1
     assert not isinstance(result.exception, FileNotFoundError)
     assert name in result.stderr.replace("\n", "")
+    assert contents(repository) == before
+
+
+@pytest.mark.parametrize("name", ["member_2.safetensors", "features.npz"])
+def test_a_run_whose_file_was_changed_is_refused(trained, tmp_path, quick_export, name):
+    repository = repository_with_old_members(tmp_path / "model_repository")
+    before = contents(repository)
+    shutil.copytree(trained[0], tmp_path / "run")
+    changed = bytearray((tmp_path / "run" / name).read_bytes())
+    changed[-1] ^= 1
+    (tmp_path / "run" / name).write_bytes(changed)
+    result = sigmahat("export", tmp_path / "run", "--model-repository", repository)
+    assert result.exit_code == 1
+    assert f"{name} is not the file that" in result.stderr.replace("\n", "")
     assert contents(repository) == before
 
 

@@ -199,6 +199,32 @@ def test_a_float_network_becomes_a_float_file(network, tmp_path):
     assert max(values["p99"] for values in int8_difference(network, path, features).values()) < 1e-5
 
 
+@pytest.mark.parametrize("int8", [False, True])
+def test_a_halved_file_is_float16_between_the_clip_and_the_activations(network, quantised, tmp_path, int8):
+    path = tmp_path / "half.onnx"
+    export_onnx(quantised if int8 else network, path, METADATA, half=True)
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    types = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)}
+    assert types == {"FEATURES": TensorProto.FLOAT, "PARAMETERS": TensorProto.FLOAT}
+    constants = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    products = [node for node in model.graph.node if node.op_type in ("Gemm", "MatMul")]
+    weights = {name: constants[name] for node in products for name in node.input if name in constants}
+    assert set(weights.values()) == {TensorProto.FLOAT16}  # of int8 products only the bias, the rest stands behind DQ
+    assert len(weights) > 20
+    int8_weights = sum(kind == TensorProto.INT8 and name.endswith("int8_weight") for name, kind in constants.items())
+    assert int8_weights == (len(products) - len(HEADS) - 4 if int8 else 0)
+    operators = [node.op_type for node in model.graph.node]
+    assert operators[:5] == ["Sub", "Mul", "BatchNormalization", "Clip", "Cast"]
+    assert operators.count("BatchNormalization") == 1
+    assert operators.index("Softplus") > len(operators) - operators[::-1].index("Cast") - 1  # after the last Cast
+    difference = int8_difference(network, path, _features(2000, seed=9))
+    assert max(values["p99"] for values in difference.values()) < (0.03 if int8 else 0.001)
+    assert not any(
+        layer.weight.dtype == torch.float16 for layer in network.output_layers().values()
+    )  # a copy was halved
+
+
 def test_metadata_must_be_words(network, tmp_path):
     with pytest.raises(TypeError, match=r"metadata must map words to words, got \{'version': 3\}"):
         export_onnx(network, tmp_path / "model.onnx", {"version": 3})

@@ -22,10 +22,12 @@ from sigmahat_trainer.train import (
     batches,
     bootstrap_months,
     evaluate_losses,
+    features_of,
     fit_constants,
     learning_rate_schedule,
     robust_scaling,
     train_member,
+    windows_in,
 )
 
 SMALL = NetworkConfig(
@@ -100,24 +102,33 @@ def numbers_in(dataset):
 # ----------------------------------------------------------------------------------------------------------- batches
 
 
-def test_an_epoch_covers_every_sample_once_in_batches_of_one_size():
+def test_an_epoch_covers_every_sample_once_in_batches_of_mixed_sizes():
     dataset = numbered_dataset({5: 64, 10: 50, 20: 18, 35: 7})
     drawn = list(batches(dataset, 16, np.random.default_rng(0)))
-    numbers = Counter(int(n) for batch in drawn for n in batch.features[:, 0])
+    numbers = Counter(int(n) for batch in drawn for n in features_of(batch)[:, 0])
     assert numbers == Counter(range(64 + 50 + 18 + 7))
     owner = {int(n): size for size, each in dataset.by_size.items() for n in each.features[:, 0]}
     for batch in drawn:
-        assert len({owner[int(n)] for n in batch.features[:, 0]}) == 1
-        assert 2 <= len(batch.features) <= 16
-    # As few batches as possible: 4, 3 of 16 and 2 left over, 1 and 2 left over, 7.
-    assert sorted(len(batch.features) for batch in drawn) == [2, 2, 7] + [16] * 8
+        sizes = [{owner[int(n)] for n in part.features[:, 0]} for part in batch]
+        assert all(len(size) == 1 for size in sizes)
+        assert len(set.union(*sizes)) == len(batch)  # one part a size
+    assert [windows_in(batch) for batch in drawn] == [16] * 8 + [11]
+
+
+def test_batch_normalisation_sees_in_training_what_it_will_be_served():
+    """A feature that only the size of the universe moves must vary inside a batch as it does over the windows."""
+    dataset = numbered_dataset({5: 400, 10: 400, 100: 400})
+    for size, each in dataset.by_size.items():
+        each.features[:, 0] = np.log(size)
+    within = [features_of(batch)[:, 0].var().item() for batch in batches(dataset, 64, np.random.default_rng(0))]
+    assert np.mean(within) == pytest.approx(dataset.features()[:, 0].var(), rel=0.05)
 
 
 def test_fields_of_a_batch_belong_together():
     dataset = toy_dataset([independent_returns], n_samples=40)
     (each,) = dataset.by_size.values()
     row = {features.tobytes(): k for k, features in enumerate(each.features)}
-    for batch in batches(dataset, 16, np.random.default_rng(0)):
+    for (batch,) in batches(dataset, 16, np.random.default_rng(0)):
         rows = [row[features.numpy().tobytes()] for features in batch.features]
         for field, values in zip(each, batch, strict=True):
             np.testing.assert_array_equal(values.numpy(), field[rows])
@@ -126,23 +137,36 @@ def test_fields_of_a_batch_belong_together():
 
 
 def test_a_single_sample_is_no_batch():
-    dataset = numbered_dataset({5: 33, 10: 1})
+    dataset = numbered_dataset({5: 32, 10: 1})
     drawn = list(batches(dataset, 16, np.random.default_rng(0)))
-    assert [len(batch.features) for batch in drawn] == [16, 16]
-    left = {int(n) for n in dataset.features()[:, 0]} - {int(n) for batch in drawn for n in batch.features[:, 0]}
-    assert 33 in left
-    assert len(left) == 2
+    assert [windows_in(batch) for batch in drawn] == [16, 16]
 
 
-def test_batches_come_in_another_order_each_epoch_and_sizes_mix():
+def test_batches_are_others_each_epoch():
     dataset = numbered_dataset({5: 160, 10: 160})
     rng = np.random.default_rng(0)
-    first, second = ([batch.features[:, 0].tolist() for batch in batches(dataset, 16, rng)] for _ in range(2))
+    first, second = ([features_of(batch)[:, 0].tolist() for batch in batches(dataset, 16, rng)] for _ in range(2))
     assert sorted(map(sorted, first)) != sorted(map(sorted, second))  # other batches, not only another order
-    small = [numbers[0] < 160 for numbers in first]
-    assert sum(a != b for a, b in itertools.pairwise(small)) > 3
-    again = [batch.features[:, 0].tolist() for batch in batches(dataset, 16, np.random.default_rng(0))]
+    again = [features_of(batch)[:, 0].tolist() for batch in batches(dataset, 16, np.random.default_rng(0))]
     assert again == first
+
+
+def test_losses_of_a_batch_are_averages_over_its_windows():
+    """Whatever sizes they have: equal to the losses of each part, by the number of its windows."""
+    parts = [toy_dataset([independent_returns], n_samples=n, n_assets=size) for size, n in ((8, 40), (5, 20))]
+    (batch,) = batches(Dataset({**parts[0].by_size, **parts[1].by_size}), 60, np.random.default_rng(0))
+    constants = constant_logits(STARTING_CONSTANTS)
+    logits = constants + 0.3 * torch.randn(60, len(constants), generator=torch.Generator().manual_seed(0))
+    together = train._losses(logits, constants, batch, CONFIG, np.random.default_rng(1))
+    cuts = logits.split([len(part.features) for part in batch])
+    each = [
+        train._losses(rows, constants, [part], CONFIG, np.random.default_rng(1))
+        for part, rows in zip(batch, cuts, strict=True)
+    ]
+    assert [len(rows) for rows in cuts] == [20, 40]
+    for name, value in together._asdict().items():
+        expected = (20 * getattr(each[0], name) + 40 * getattr(each[1], name)) / 60
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
 
 
 # --------------------------------------------------------------------------------------------------------- bootstrap
@@ -510,6 +534,6 @@ def test_evaluation_changes_nothing_and_averages_over_batches(mixed, constants):
     rng = np.random.default_rng(0)
     expected = []
     for batch in batches(mixed, CONFIG.batch_size, rng):
-        logits = constants.expand(len(batch.features), -1)
-        expected.append(train._losses(logits, constants, batch, CONFIG, rng).decision.item())
+        n = windows_in(batch)
+        expected += n * [train._losses(constants.expand(n, -1), constants, batch, CONFIG, rng).decision.item()]
     assert evaluate_losses(constants, mixed, CONFIG)["decision"] == pytest.approx(np.mean(expected), abs=1e-5)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,21 @@ import numpy as np
 import torch
 
 from sigmahat_kernels.features import FEATURE_NAMES
+from sigmahat_kernels.manifest import read_verified, write_manifest
+from sigmahat_kernels.members import MEMBER_FILES
 from sigmahat_kernels.pipeline import N_MEMBERS
 from sigmahat_trainer.dataset import SIZES, WINDOWS
 from sigmahat_trainer.export import (
     MEAN_LIMIT,
     P99_LIMIT,
     check_int8_difference,
+    clipped_share,
     export_onnx,
     int8_difference,
+    intensity_difference,
     load_member,
 )
+from sigmahat_trainer.network import CLIP, MemberNetwork
 from sigmahat_trainer.quantize import quantize
 
 CARD, READABLE_CARD = "model_card.json", "MODEL_CARD.md"
@@ -37,7 +43,7 @@ def export_ensemble(run: Path, model_repository: Path) -> list[dict[str, dict[st
     run : Path
         Folder that ``sigmahat train`` wrote.
     model_repository : Path
-        Receives ``member_k/1/model.onnx`` and the card.
+        Receives ``member_k/1/*.onnx``, a file a precision, their manifest and the card.
 
     Returns
     -------
@@ -47,39 +53,64 @@ def export_ensemble(run: Path, model_repository: Path) -> list[dict[str, dict[st
     Raises
     ------
     QuantisationError
-        If INT8 changes a member's answers too much.
+        If INT8 changes a member's answers, or the ensemble's intensity, too much.
+    ManifestError
+        If a file of the run is not the one that training wrote.
     """
     metrics = json.loads((run / "metrics.json").read_text())
+    checkpoints = [run / f"member_{k}.safetensors" for k in range(1, N_MEMBERS + 1)]
+    for path in (run / "features.npz", *checkpoints):
+        read_verified(path, run)
     with np.load(run / "features.npz", allow_pickle=False) as rows:
         calibration, validation = rows["calibration"], rows["validation"]
-    checkpoints = [run / f"member_{k}.safetensors" for k in range(1, N_MEMBERS + 1)]
     networks = [load_member(path, feature_names=FEATURE_NAMES).network for path in checkpoints]
     metadata = {"features": ",".join(FEATURE_NAMES), "commit": metrics["commit"]}
     differences = []
     with tempfile.TemporaryDirectory() as scratch:
-        files = [Path(scratch) / f"member_{k}.onnx" for k in range(1, N_MEMBERS + 1)]
-        for network, path in zip(networks, files, strict=True):
-            export_onnx(quantize(network, torch.from_numpy(calibration)), path, metadata)
-            differences.append(int8_difference(network, path, validation))
-            check_int8_difference(differences[-1])
-        card = _summary(metrics, differences)
+        folders = [Path(scratch) / f"member_{k}" for k in range(1, N_MEMBERS + 1)]
+        for network, folder in zip(networks, folders, strict=True):
+            folder.mkdir()
+            quantised = quantize(network, torch.from_numpy(calibration))
+            export_onnx(quantised, folder / MEMBER_FILES["int8"], metadata)
+            export_onnx(quantised, folder / MEMBER_FILES["int8-fp16"], metadata, half=True)
+            export_onnx(network, folder / MEMBER_FILES["fp16"], metadata, half=True)
+            differences.append(
+                {name: int8_difference(network, folder / file, validation) for name, file in MEMBER_FILES.items()}
+            )
+            for difference in differences[-1].values():
+                check_int8_difference(difference)
+        intensity = intensity_difference(networks, [folder / MEMBER_FILES["int8"] for folder in folders], validation)
+        check_int8_difference({"intensity": intensity})
+        clipped = [_clipped_inputs(network, validation) for network in networks]
+        card = _summary(metrics, differences, {"intensity_difference": intensity, "clipped_inputs": clipped})
         page = readable(card)
-        for k, path in enumerate(files, start=1):
-            folder = model_repository / f"member_{k}" / "1"
-            folder.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, folder / "model.onnx")
+        for folder in folders:
+            installed = model_repository / folder.name / "1"
+            installed.mkdir(parents=True, exist_ok=True)
+            for file in MEMBER_FILES.values():
+                shutil.copy(folder / file, installed / file)
+    write_manifest(model_repository, sorted(model_repository.glob("member_*/1/*.onnx")))
     (model_repository / CARD).write_text(json.dumps(card, indent=1) + "\n")
     (model_repository / READABLE_CARD).write_text(page)
-    return differences
+    return [difference["int8"] for difference in differences]
 
 
-def _summary(metrics: dict[str, Any], differences: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
+def _clipped_inputs(network: MemberNetwork, validation: np.ndarray) -> dict[str, Any]:
+    share = clipped_share(network, validation)
+    most = int(share.argmax())
+    return {"share": float(share.mean()), "most_feature": FEATURE_NAMES[most], "most_share": float(share[most])}
+
+
+def _summary(metrics: dict[str, Any], differences: Sequence[dict[str, Any]], quality: dict[str, Any]) -> dict[str, Any]:
     last = [
         {name: history[-1][name] for name in map("validation_{}".format, _LOSSES)} for history in metrics["members"]
     ]
     kept = {name: value for name, value in metrics.items() if name != "members"}
     kept["validation_of_constants"] = {name: metrics["validation_of_constants"][name] for name in _LOSSES}
-    return {**kept, "validation_of_members": last, "int8_difference": differences}
+    by_precision = {
+        f"{name.replace('-', '_')}_difference": [member[name] for member in differences] for name in MEMBER_FILES
+    }
+    return {**kept, "validation_of_members": last, **by_precision, **quality}
 
 
 def read_card(model_repository: Path) -> dict[str, Any]:
@@ -103,6 +134,7 @@ def readable(card: dict[str, Any]) -> str:
         losses=_LOSSES,
         mean_limit=MEAN_LIMIT,
         p99_limit=P99_LIMIT,
+        clip=CLIP,
     )
 
 

@@ -52,9 +52,11 @@ def _apply_preset(context: click.Context, _: click.Parameter, name: str | None) 
 @click_options(TrainConfig)
 def train(data: Path, out: Path, train_until: str, validate_until: str, config: TrainConfig) -> None:
     """Train the ensemble on real and simulated returns."""
+    from sigmahat_kernels.scratch import keep_freed_memory
     from sigmahat_trainer.ensemble import train_ensemble
     from sigmahat_trainer.panels import load_panels
 
+    keep_freed_memory()
     console = Console(stderr=True)
     try:
         panels = load_panels(data)
@@ -78,12 +80,13 @@ def train(data: Path, out: Path, train_until: str, validate_until: str, config: 
 @click.option("--model-repository", type=_folder, default=Path("model_repository"), show_default=True)
 def export(run: Path, model_repository: Path) -> None:
     """Quantise the members of RUN to INT8 and write them into the model repository, with their model card."""
+    from sigmahat_kernels.manifest import ManifestError
     from sigmahat_trainer.card import export_ensemble
     from sigmahat_trainer.export import CheckpointError, QuantisationError
 
     try:
         difference = export_ensemble(run, model_repository)
-    except (CheckpointError, QuantisationError, FileNotFoundError) as error:
+    except (CheckpointError, ManifestError, QuantisationError, FileNotFoundError) as error:
         raise click.ClickException(str(error)) from error
     table = Table("output", *(f"member {k + 1}: mean, p99" for k in range(len(difference))))
     for output in difference[0]:

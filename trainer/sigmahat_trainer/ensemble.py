@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sigmahat_kernels.features import FEATURE_NAMES
+from sigmahat_kernels.manifest import write_manifest
 from sigmahat_kernels.parallel import available_threads
 from sigmahat_kernels.parameters import split_parameters
 from sigmahat_trainer.config import TrainConfig, from_dict
@@ -50,7 +51,8 @@ def train_ensemble(
     panels : sequence of ReturnPanel
     config : TrainConfig
     folder : Path
-        Receives ``member_k.safetensors``, ``features.npz`` (rows for calibration and for checks) and ``metrics.json``.
+        Receives ``member_k.safetensors``, ``features.npz`` (rows for calibration and for checks), their manifest and
+        ``metrics.json``.
     train_until, validate_until : str
         ISO dates. Training windows and their holding periods end by the first; validation holding periods lie between.
     console : Console
@@ -112,6 +114,7 @@ def train_ensemble(
         "seconds": {"windows": round(drawn - started, 1), "all": round(time.time() - started, 1)},
         **provenance(),
     }
+    write_manifest(folder, [*sorted(folder.glob("member_*.safetensors")), folder / "features.npz"])
     _write_json(folder / "metrics.json", metrics)
     return metrics
 

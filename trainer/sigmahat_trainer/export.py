@@ -21,10 +21,11 @@ import safetensors
 import safetensors.torch
 import torch
 
+from sigmahat_kernels.combine import combine
 from sigmahat_kernels.parameters import VOLATILITY_BASES, split_parameters
 from sigmahat_trainer.config import TrainConfig, from_dict
-from sigmahat_trainer.network import MemberNetwork
-from sigmahat_trainer.quantize import freeze
+from sigmahat_trainer.network import CLIP, MemberNetwork
+from sigmahat_trainer.quantize import freeze, half_body
 
 INPUT, OUTPUT = "FEATURES", "PARAMETERS"
 OPSET = 20
@@ -52,19 +53,23 @@ class Member(NamedTuple):
     feature_names: tuple[str, ...]
 
 
-def export_onnx(network: MemberNetwork, path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
+def export_onnx(
+    network: MemberNetwork, path: str | os.PathLike[str], metadata: Mapping[str, str], *, half: bool = False
+) -> None:
     """Write `network` as one ONNX file: FEATURES (n, n_features) to PARAMETERS (n, N_PARAMETERS), n free, from 1.
 
     A network from `quantize` becomes a file with int8 weights and Q/DQ nodes; a float network becomes a float file.
+    With `half`, what stands between the input's Clip and the last activations is float16; inputs and outputs never are.
     `metadata` is stored in the model's properties. The file depends on the network and `metadata` only, and appears
     under its name when it is complete.
     """
     wrong = {key: value for key, value in metadata.items() if not isinstance(key, str) or not isinstance(value, str)}
     if wrong:
         raise TypeError(f"metadata must map words to words, got {wrong}")
+    frozen = freeze(network).cpu()
     with _quiet_exporter():
         program = torch.onnx.export(
-            freeze(network).cpu(),
+            half_body(frozen) if half else frozen,
             (torch.zeros(2, network.n_features),),
             dynamo=True,
             opset_version=OPSET,
@@ -90,10 +95,7 @@ def int8_difference(
     columns. The file runs in ONNX Runtime on one thread.
     """
     features = np.asarray(features, dtype=np.float32)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(os.fspath(onnx_path), options, providers=["CPUExecutionProvider"])
-    from_file = _probabilities(session.run([OUTPUT], {INPUT: features})[0])
+    from_file = _probabilities(_run(onnx_path, features))
     with torch.no_grad():
         expected = _probabilities(copy.deepcopy(network).cpu().eval()(torch.from_numpy(features)).numpy())
     difference = {name: np.abs(from_file[name] - expected[name]) for name in expected}
@@ -101,6 +103,36 @@ def int8_difference(
         name: {"mean": float(values.mean()), "p99": float(np.quantile(values, 0.99))}
         for name, values in difference.items()
     }
+
+
+def intensity_difference(
+    networks: Sequence[MemberNetwork], onnx_paths: Sequence[str | os.PathLike[str]], features: Any
+) -> dict[str, float]:
+    """How far the ensemble's intensity delta is from the float networks', on features of shape (n, n_features).
+
+    The mean and the 99 % quantile of the absolute difference, after the members were weighed.
+    """
+    features = np.asarray(features, dtype=np.float32)
+    good = np.zeros((len(features), 1), np.int32)
+    with torch.no_grad():
+        expected = [copy.deepcopy(n).cpu().eval()(torch.from_numpy(features)).numpy() for n in networks]
+    answers = [_run(path, features) for path in onnx_paths]
+    difference = np.abs(combine(answers, good).intensity - combine(expected, good).intensity)
+    return {"mean": float(difference.mean()), "p99": float(np.quantile(difference, 0.99))}
+
+
+def clipped_share(network: MemberNetwork, features: Any) -> np.ndarray:
+    """Share of each feature's values that the Clip before the first int8 layer limits, of shape (n_features,).
+
+    Int8 saturates beyond the clip as the float network does, so a share of a few per cent loses nothing that training
+    had; a feature whose share grows in production has left the data that the members were trained on.
+    """
+    rows = torch.from_numpy(np.asarray(features, dtype=np.float32))
+    member = copy.deepcopy(network).cpu().eval()
+    with torch.no_grad():
+        normalised = member.input_norm((rows - member.median) * member.scale)
+    share: np.ndarray = (normalised.abs() > CLIP).double().mean(dim=0).numpy()
+    return share
 
 
 def check_int8_difference(
@@ -167,6 +199,15 @@ def _check_feature_names(stored: list[str], expected: list[str], path: str) -> N
     else:
         detail = "it reads the same features in another order"
     raise CheckpointError(f"{path} was trained on {len(stored)} features, {len(expected)} wanted: {detail}")
+
+
+def _run(onnx_path: str | os.PathLike[str], features: np.ndarray) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # it warns that it has no float16 kernel to fold a constant with
+    session = onnxruntime.InferenceSession(os.fspath(onnx_path), options, providers=["CPUExecutionProvider"])
+    answers: np.ndarray = session.run([OUTPUT], {INPUT: features})[0]
+    return answers
 
 
 def _probabilities(parameters: np.ndarray) -> dict[str, np.ndarray]:

@@ -80,11 +80,12 @@ class MemberNetwork(nn.Module):
     def forward_logits(self, features: Tensor) -> Tensor:
         """The outputs before their activations, in the columns of PARAMETERS."""
         scaled = (features - self.median) * self.scale
-        representation = self.extraction(self.input_norm(scaled).clamp(-CLIP, CLIP))
+        clipped = self.input_norm(scaled).clamp(-CLIP, CLIP)
+        representation = self.extraction(clipped.to(self.attention.regime.weight.dtype))
         context, regime_logits = self.attention(representation)
         shared = self.residual_blocks(context)
         outputs = torch.cat([*(head(shared) for head in self.heads.values()), regime_logits], dim=1)
-        return outputs.index_select(1, self.order)
+        return outputs.index_select(1, self.order).to(features.dtype)
 
     def output_layers(self) -> dict[str, nn.Linear]:
         """The last layer of each head, which gives the logits."""

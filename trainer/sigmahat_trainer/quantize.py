@@ -133,6 +133,20 @@ def freeze(network: MemberNetwork) -> MemberNetwork:
     return frozen
 
 
+def half_body(frozen: MemberNetwork) -> MemberNetwork:
+    """Turn what lies between the Clip and the last activations of a frozen network to float16, in place.
+
+    The input's scaling, BatchNorm and Clip stay float32, because raw features span more than float16 holds, and so do
+    the last activations. Int8 products stay int8: only what stands between them is halved.
+    """
+    for block in frozen.residual_blocks:
+        if isinstance(block.norm_1, nn.BatchNorm1d):
+            _fold_batch_norm(cast(ResidualBlock, block))
+    for part in (frozen.extraction, frozen.attention, frozen.residual_blocks, frozen.heads):
+        part.half()
+    return frozen
+
+
 def quantised_layers(network: nn.Module) -> list[QLinear]:
     """The int8 layers of a network: none unless it comes from `quantize`."""
     return [module for module in network.modules() if isinstance(module, QLinear)]

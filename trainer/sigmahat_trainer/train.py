@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,12 +52,12 @@ def fit_constants(
     for epoch in range(epochs):
         running = _Running()
         for batch in batches(dataset, config.batch_size, rng):
-            rows = logits.expand(len(batch.features), -1)
+            rows = logits.expand(windows_in(batch), -1)
             losses = _losses(rows, logits.detach(), batch, config, rng)
             optimiser.zero_grad()
             losses.total.backward()
             optimiser.step()
-            running.add(losses)
+            running.add(losses, windows_in(batch))
         for group in optimiser.param_groups:
             group["lr"] *= 0.3
         if progress:
@@ -95,22 +95,21 @@ def train_member(
     network.initialise_outputs({name: values.tolist() for name, values in answers.items()}, weight_scale=0.1)
     drawn = bootstrap_months(dataset, rng)
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    steps_per_epoch = sum(
-        len(rows) // config.batch_size + (len(rows) % config.batch_size > 1) for rows in drawn.values()
-    )
+    n_windows = sum(map(len, drawn.values()))
+    steps_per_epoch = n_windows // config.batch_size + (n_windows % config.batch_size > 1)
     schedule = learning_rate_schedule(optimiser, config, steps_per_epoch)
     history: list[dict[str, float]] = []
     for epoch in range(config.epochs):
         network.train()
         running = _Running()
         for batch in batches(dataset, config.batch_size, rng, drawn):
-            losses = _losses(network.forward_logits(batch.features), constants, batch, config, rng)
+            losses = _losses(network.forward_logits(features_of(batch)), constants, batch, config, rng)
             optimiser.zero_grad()
             losses.total.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_LIMIT)
             optimiser.step()
             schedule.step()
-            running.add(losses)
+            running.add(losses, windows_in(batch))
         metrics = {f"train_{name}": value for name, value in running.means().items()}
         metrics |= {f"validation_{name}": value for name, value in evaluate_losses(network, validation, config).items()}
         history.append({"epoch": epoch + 1, **metrics})
@@ -128,31 +127,45 @@ def evaluate_losses(network: MemberNetwork | Tensor, dataset: Dataset, config: T
         network.eval()
     for batch in batches(dataset, config.batch_size, rng):
         if isinstance(network, MemberNetwork):
-            logits = network.forward_logits(batch.features)
+            logits = network.forward_logits(features_of(batch))
         else:
-            logits = network.expand(len(batch.features), -1)
-        running.add(_losses(logits, torch.zeros(N_PARAMETERS), batch, config, rng))
+            logits = network.expand(windows_in(batch), -1)
+        running.add(_losses(logits, torch.zeros(N_PARAMETERS), batch, config, rng), windows_in(batch))
     return {name: value for name, value in running.means().items() if name not in ("total", "residual")}
 
 
 def batches(
     dataset: Dataset, batch_size: int, rng: np.random.Generator, rows: Mapping[int, np.ndarray] | None = None
-) -> Iterator[Batch]:
-    """Batches of one universe size each, in random order; the short rest of a size is a batch too, if above one.
+) -> Iterator[list[Batch]]:
+    """Batches of mixed sizes in random order, each as one `Batch` a universe size; the short rest too, if above one.
+
+    Sizes mix because BatchNorm must see what it will be served: in a batch of one size, the size is a constant.
 
     `rows` says which samples of each size are meant, as `bootstrap_months` draws them; default all. Only a batch's own
     samples are read, so a dataset that is mapped into memory stays there.
     """
     if rows is None:
         rows = {size: np.arange(len(stack.features)) for size, stack in dataset.by_size.items()}
-    pieces = []
-    for size, meant in rows.items():
-        order = rng.permutation(meant)
-        pieces += [(size, order[i : i + batch_size]) for i in range(0, len(order), batch_size)]
-    for k in rng.permutation(len(pieces)):
-        size, piece = pieces[k]
+    sizes = np.repeat(list(rows), [len(meant) for meant in rows.values()])
+    meant = np.concatenate(list(rows.values()))
+    order = rng.permutation(len(meant))
+    for i in range(0, len(order), batch_size):
+        piece = order[i : i + batch_size]
         if len(piece) > 1:  # batch normalisation needs two
-            yield Batch(*(torch.from_numpy(field[piece]) for field in dataset.by_size[size]))
+            yield [
+                Batch(*(torch.from_numpy(field[meant[piece[sizes[piece] == size]]]) for field in dataset.by_size[size]))
+                for size in np.unique(sizes[piece]).tolist()
+            ]
+
+
+def features_of(batch: Sequence[Batch]) -> Tensor:
+    """Features of all windows of a batch, (B, F)."""
+    return torch.cat([part.features for part in batch])
+
+
+def windows_in(batch: Sequence[Batch]) -> int:
+    """How many windows a batch has."""
+    return sum(len(part.features) for part in batch)
 
 
 def bootstrap_months(dataset: Dataset, rng: np.random.Generator) -> dict[int, np.ndarray]:
@@ -187,29 +200,39 @@ def learning_rate_schedule(
     return torch.optim.lr_scheduler.LambdaLR(optimiser, course)
 
 
-def _losses(logits: Tensor, constants: Tensor, batch: Batch, config: TrainConfig, rng: np.random.Generator) -> Losses:
-    return member_losses(
-        activate(logits),
-        logits,
-        constants,
-        batch,
-        target=int(rng.integers(len(TARGETS))),
-        auxiliary_weight=config.auxiliary_weight,
-        residual_weight=config.residual_weight,
-    )
+def _losses(
+    logits: Tensor, constants: Tensor, batch: Sequence[Batch], config: TrainConfig, rng: np.random.Generator
+) -> Losses:
+    """Averages over the windows of a batch; `logits` of shape (B, N_PARAMETERS)."""
+    target = int(rng.integers(len(TARGETS)))
+    counts = [len(part.features) for part in batch]
+    losses = [
+        member_losses(
+            activate(rows),
+            rows,
+            constants,
+            part,
+            target=target,
+            auxiliary_weight=config.auxiliary_weight,
+            residual_weight=config.residual_weight,
+        )
+        for part, rows in zip(batch, logits.split(counts), strict=True)
+    ]
+    weights = torch.tensor(counts) / sum(counts)
+    return Losses(*(torch.stack(values) @ weights for values in zip(*losses, strict=True)))
 
 
 class _Running:
-    """Averages of `Losses` over batches."""
+    """Averages of `Losses` over windows."""
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = dict.fromkeys(Losses._fields, 0.0)
         self.count = 0
 
-    def add(self, losses: Losses) -> None:
-        self.count += 1
+    def add(self, losses: Losses, n_windows: int) -> None:
+        self.count += n_windows
         for name, value in losses._asdict().items():
-            self.sums[name] += float(value.detach())
+            self.sums[name] += n_windows * float(value.detach())
 
     def means(self) -> dict[str, float]:
         return {name: value / max(self.count, 1) for name, value in self.sums.items()}

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The members' answers into one."""
 
-from sigmahat_kernels.combine import combine, published_tensors
+from sigmahat_kernels.combine import publish, published_tensors, weigh
 from sigmahat_kernels.triton import PythonModel
 
 
 class TritonPythonModel(PythonModel):
     def answer(self, tensors, parameters):
-        members = [tensors[f"MEMBER_{k}"] for k in (1, 2, 3)]
-        combined = combine(members, tensors["ROW_STATUS"])
+        weighted = tensors.get("WEIGHTED")  # from the engine of all members
+        if weighted is None:
+            weighted = weigh([tensors[f"MEMBER_{k}"] for k in (1, 2, 3)])
+        combined = publish(weighted, tensors["ROW_STATUS"])
         status = tensors["ROW_STATUS"][:, 0]
         return {
             **published_tensors(combined),

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What answers requests: a server (`transport`) or this process (`local`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+Tensors = Mapping[str, np.ndarray]
+Send = Callable[[Tensors, Callable[[Tensors], Any], Callable[[Any], object]], None]
+
+
+class Backend(Protocol):
+    """Sends requests and never blocks."""
+
+    n_endpoints: int
+    """How many servers there are to ask."""
+
+    def sender(
+        self,
+        model: str,
+        shared: Tensors,
+        *,
+        outputs: Sequence[str],
+        parameters: Mapping[str, bool],
+        headers: Mapping[str, str],
+        deadline: float,
+    ) -> Send:
+        """Make the function that sends one request of a job: `send(tensors, read, receive)`.
+
+        `receive` is called once, from another thread, with what `read` makes of the answer's tensors, or with an
+        exception. The tensors are gone once `read` has returned.
+
+        Parameters
+        ----------
+        shared : mapping of names to arrays
+            Tensors that go with every request.
+        headers : mapping
+            Sent along, for tracing.
+        deadline : float
+            In seconds of `time.monotonic`. A request that is still in a queue then is dropped.
+        """
+
+    def close(self) -> None:
+        """Let go of everything, once requests that are under way are answered; does not wait for that."""

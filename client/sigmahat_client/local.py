@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server's pipeline in this process, behind the interface of a connection. Needs onnxruntime."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from sigmahat_client.backend import Send, Tensors
+from sigmahat_client.errors import DeadlineExceeded
+from sigmahat_kernels.combine import published_tensors
+from sigmahat_kernels.pipeline import Pipeline
+from sigmahat_kernels.request import read_request
+
+
+class InProcess:
+    """Answers requests one after the other; the kernels spread each over the cores."""
+
+    n_endpoints = 1
+
+    def __init__(self, model_repository: str | Path) -> None:
+        self._pipeline = Pipeline(model_repository)
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="sigmahat")
+
+    def close(self) -> None:
+        """Finish what was begun, and drop the rest; does not wait for that."""
+        self._worker.shutdown(wait=False)
+
+    def sender(
+        self,
+        model: str,
+        shared: Tensors,
+        *,
+        outputs: Sequence[str],
+        parameters: Mapping[str, bool],
+        headers: Mapping[str, str],
+        deadline: float,
+    ) -> Send:
+        """See `Backend.sender`. Everything is answered, whatever `outputs` names; `headers` go nowhere."""
+
+        def answer(tensors: Tensors) -> Tensors:
+            if time.monotonic() >= deadline:
+                raise DeadlineExceeded
+            request = read_request(**{name.lower(): tensor for name, tensor in {**shared, **tensors}.items()})
+            outputs = self._pipeline.estimate(request, covariance=model == "covariance", **parameters)
+            found = {
+                **published_tensors(outputs.combined),
+                "STATUS": outputs.status,
+                "STATUS_ASSET": outputs.status_asset,
+            }
+            return found if outputs.covariance is None else {**found, "COVARIANCE": outputs.covariance}
+
+        def work(tensors: Tensors, read: Callable[[Tensors], Any], receive: Callable[[Any], object]) -> None:
+            try:
+                arrived = read(answer(tensors))
+            except Exception as failure:  # here it would be lost, and the caller wait until the deadline
+                arrived = failure
+            receive(arrived)
+
+        def send(tensors: Tensors, read: Callable[[Tensors], Any], receive: Callable[[Any], object]) -> None:
+            self._worker.submit(work, tensors, read, receive)
+
+        return send

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One client a process for objects that are copied, pickled and sent to workers, and so cannot hold a connection."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+
+from sigmahat_client.client import ShrinkageClient
+
+
+def shared_client(url: str | None, model_repository: str | Path | None) -> ShrinkageClient:
+    """Return this process's client of a server, or of the members in a folder if there is one."""
+    return _client(url, None if model_repository is None else str(model_repository), os.getpid())
+
+
+@cache
+def _client(url: str | None, model_repository: str | None, pid: int) -> ShrinkageClient:
+    # A connection does not survive a fork, hence `pid`.
+    if model_repository is not None:
+        return ShrinkageClient.local(model_repository)
+    return ShrinkageClient() if url is None else ShrinkageClient(url)

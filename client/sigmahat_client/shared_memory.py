@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory that a server on this machine writes matrices into, so that they do not go through gRPC."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import secrets
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+_FOLDER = Path("/dev/shm")
+
+
+class Region:
+    """Memory shared with the server, under a name that the server knows."""
+
+    def __init__(self, nbytes: int, register: Callable[[str, int], object]) -> None:
+        self.name = f"sigmahat_client_{os.getpid()}_{secrets.token_hex(4)}"
+        self.nbytes = nbytes
+        path = _FOLDER / self.name
+        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        try:
+            os.posix_fallocate(file, 0, nbytes)  # memory that is promised but not there would end in SIGBUS
+            self._memory = mmap.mmap(file, nbytes)
+            register(self.name, nbytes)
+        finally:
+            os.close(file)
+            path.unlink()  # both sides have it mapped now, so nothing is left behind however this process ends
+
+    def array(self, shape: tuple[int, ...]) -> np.ndarray:
+        """View of the first values as float32."""
+        return np.ndarray(shape, np.float32, self._memory)
+
+
+class Pool:
+    """Regions of one server, used again and again.
+
+    Parameters
+    ----------
+    register : callable
+        Called with a region's name and size, makes the server map it; raises what it likes, and the pool stays empty.
+    unregister : callable
+        Called with a region's name.
+    """
+
+    def __init__(self, register: Callable[[str, int], object], unregister: Callable[[str], object]) -> None:
+        self._register = register
+        self._unregister = unregister
+        self._lock = threading.Lock()
+        self._free: list[Region] = []
+        self._known: set[str] = set()
+        self._usable = True
+
+    def take(self, nbytes: int) -> Region | None:
+        """Return a region of at least `nbytes`; None where there is none to be had, and gRPC has to do."""
+        with self._lock:
+            if not self._usable:
+                return None
+            self._free.sort(key=lambda region: region.nbytes)
+            for i, region in enumerate(self._free):
+                if region.nbytes >= nbytes:
+                    return self._free.pop(i)
+            outgrown = self._free.pop() if self._free else None
+        try:
+            if outgrown is not None:
+                self._drop(outgrown)
+            region = Region(-(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE, self._register)
+        except Exception:  # another machine or container, another user, a restricted API, no room, nobody there ...
+            self._usable = False
+            return None
+        with self._lock:
+            self._known.add(region.name)
+        return region
+
+    def give(self, region: Region) -> None:
+        """Give back a region that nobody reads any more, and that the server has finished with."""
+        with self._lock:
+            if region.name in self._known:
+                self._free.append(region)
+
+    def forget(self, region: Region) -> None:
+        """Drop a region in use: the server was restarted and does not know it any more."""
+        with self._lock:
+            self._known.discard(region.name)
+
+    def close(self) -> None:
+        """Let the server unmap what it was given."""
+        with self._lock:
+            self._usable = False
+            free, self._free = self._free, []
+        for region in free:
+            self._drop(region)
+
+    def _drop(self, region: Region) -> None:
+        with self._lock:
+            self._known.discard(region.name)
+        with suppress(Exception):  # a server that is gone has nothing mapped
+            self._unregister(region.name)

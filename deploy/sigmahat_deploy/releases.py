@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The private copy of a model repository that Triton serves, where a new release replaces the old one in one step.
+
+The steps of each release are models of their own, ``features-r1``, ``features-r2`` ..., and an ensemble names those of
+one release. A request stays with the ensemble that it entered, so no answer can mix two releases. The version of an
+ensemble is its release, and every answer says its model's version.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from sigmahat_deploy.control import Control
+from sigmahat_deploy.installation import ServerError
+from sigmahat_kernels.manifest import ManifestError, read_verified, write_manifest
+
+_DRAIN_S = 120.0
+"""Requests to the old release may take this long; after that its steps are unloaded, and those requests fail."""
+
+_Configs = dict[str, ModelConfig]
+
+
+class Releases:
+    """Releases of the repository `source`, copied into `folder` one after the other.
+
+    Copies, because what is served must not change while files are being written there, and must be the same again
+    after a restart.
+
+    Raises
+    ------
+    ServerError
+        If the repository cannot be served: a file that is not the one of its manifest, a configuration that cannot be
+        read, a model without a version.
+    """
+
+    def __init__(self, source: Path, folder: Path) -> None:
+        self.source = source
+        self.folder = folder
+        self.current = 1
+        self._configs = _read_configs(source)
+        self._write(self._configs, self.current)
+
+    def swap(self, control: Control) -> None:
+        """Serve what `source` holds now. Requests go on all the time, each answered by one release alone.
+
+        Raises
+        ------
+        ServerError
+            If the new release cannot be served; the old one still is.
+        """
+        old, new = self.current, self.current + 1
+        configs = _read_configs(self.source)
+        if gone := set(_public(self._configs)) - set(_public(configs)):
+            raise ServerError(f"{self.source} no longer holds {', '.join(sorted(gone))}: that needs a restart")
+        try:
+            self._write(configs, new)
+            for model in _public(configs):
+                control.load(model)  # with the steps that it names
+        except ServerError:
+            self._remove(configs, new, control.unload)
+            for model in _public(self._configs):
+                self._write_config(model, self._configs[model], old)
+                control.load(model)
+            raise
+        deadline = time.monotonic() + _DRAIN_S
+        while control.unloading() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self._remove(self._configs, old, control.unload)
+        self.current, self._configs = new, configs
+
+    def _write(self, configs: _Configs, release: int) -> None:
+        """Lay out a release. Triton takes no notice before it is told to load something."""
+        for model, config in configs.items():
+            target = self._version(configs, model, release)
+            if config.platform == "ensemble":
+                target.mkdir(parents=True)
+            else:
+                self._copy(_newest_version(self.source / model), target)
+            self._write_config(target.parent.name, config, release)
+        write_manifest(self.folder, sorted(self.folder.rglob("*.onnx")))
+
+    def _remove(self, configs: _Configs, release: int, unload: Callable[[str], None]) -> None:
+        for model in configs:
+            version = self._version(configs, model, release)
+            if model in _public(configs):
+                shutil.rmtree(version, ignore_errors=True)
+            elif version.exists():
+                unload(version.parent.name)
+                shutil.rmtree(version.parent)
+
+    def _version(self, configs: _Configs, model: str, release: int) -> Path:
+        """Folder of a model's files: a public model has a version for each release, a step is a model of its own."""
+        if model in _public(configs):
+            return self.folder / model / str(release)
+        return self.folder / _step_name(model, release) / "1"
+
+    def _write_config(self, name: str, config: ModelConfig, release: int) -> None:
+        written = ModelConfig()
+        written.CopyFrom(config)
+        written.name = name
+        for step in written.ensemble_scheduling.step:
+            step.model_name, step.model_version = _step_name(step.model_name, release), 1
+        (self.folder / name / "config.pbtxt").write_text(text_format.MessageToString(written))
+
+    def _copy(self, version: Path, target: Path) -> None:
+        """Copy a model's files; what holds learned numbers must be what the manifest of `source` says."""
+        shutil.copytree(version, target, ignore=shutil.ignore_patterns("__pycache__", "*.onnx"))
+        for file in version.rglob("*.onnx"):
+            try:
+                (target / file.relative_to(version)).write_bytes(read_verified(file, self.source))
+            except ManifestError as error:
+                raise ServerError(str(error)) from error
+
+
+def _step_name(model: str, release: int) -> str:
+    return f"{model}-r{release}"
+
+
+def _public(configs: _Configs) -> list[str]:
+    """Models that callers name: all but the steps of ensembles."""
+    steps = {step.model_name for config in configs.values() for step in config.ensemble_scheduling.step}
+    return [model for model in configs if model not in steps]
+
+
+def _read_configs(source: Path) -> _Configs:
+    configs = {}
+    for path in sorted(source.glob("*/config.pbtxt")):
+        try:
+            configs[path.parent.name] = text_format.Parse(path.read_text(), ModelConfig())
+        except text_format.ParseError as error:
+            raise ServerError(f"{path} is not a model configuration: {error}") from error
+    return configs
+
+
+def _newest_version(model: Path) -> Path:
+    versions = [path for path in model.glob("[0-9]*") if path.is_dir() and path.name.isdecimal()]
+    if not versions:
+        raise ServerError(f"{model} has no version: wanted a folder named by a number, with the model in it")
+    return max(versions, key=lambda path: int(path.name))

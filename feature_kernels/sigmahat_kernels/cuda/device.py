@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The current CUDA device: what it offers, and kernels compiled for it by NVRTC at first use. Needs CuPy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from sigmahat_kernels.cuda.kernels import Program
+
+
+def launch(program: Program, blocks: int, threads: int, shared_bytes: int, arguments: Sequence[Any]) -> None:
+    """Run a kernel on CuPy arrays in CuPy's current stream; does not wait for it."""
+    compiled(program, current_device())((blocks,), (threads,), tuple(arguments), shared_mem=shared_bytes)
+
+
+@cache
+def compiled(program: Program, device: int) -> Any:
+    """The kernel as a ``cupy.RawKernel``, allowed all the shared memory that a block can have on this device.
+
+    CuPy keeps the machine code on disk, so that only the first process of a machine compiles.
+    """
+    import cupy
+
+    kernel = cupy.RawModule(code=program.text, options=("--std=c++17", *program.options)).get_function(program.name)
+    kernel.max_dynamic_shared_size_bytes = shared_memory_limit()
+    return kernel
+
+
+def current_device() -> int:
+    """Number of the device that CuPy allocates on."""
+    import cupy
+
+    return cupy.cuda.runtime.getDevice()
+
+
+def shared_memory_limit() -> int:
+    """Bytes of shared memory that one block can have."""
+    return _attribute("MaxSharedMemoryPerBlockOptin")
+
+
+def single_to_double_ratio() -> int:
+    """How many times as fast float32 arithmetic is as float64: 2 on data-centre GPUs, 32 or 64 on others."""
+    return _attribute("SingleToDoublePrecisionPerfRatio")
+
+
+def _attribute(name: str) -> int:
+    import cupy
+
+    return cupy.cuda.Device().attributes[name]

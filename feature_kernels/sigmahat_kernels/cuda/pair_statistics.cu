@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Sums over the pairs of assets of many universes, one block a universe, straight from the correlations of all assets.
+//
+// Compile with WARPS. A warp owns whole rows, a lane every 32nd column. Sums run in a fixed order, and the histogram
+// counts in integers, so results repeat to the last bit. The specification is pairs.py.
+
+constexpr int kBins = 32;
+constexpr int kSums = 7;
+constexpr double kBinsPerUnit = kBins / 2 * (1 - 1e-12);  // a correlation of 1 still belongs to the last bin
+
+__device__ double warp_sum(double value) {
+    for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffffu, value, distance);
+    return value;
+}
+
+__device__ double warp_max(double value) {
+    for (int distance = 16; distance > 0; distance /= 2)
+        value = fmax(value, __shfl_xor_sync(0xffffffffu, value, distance));
+    return value;
+}
+
+// Correlations of all columns, (width, width) row-major: equal-weighted, exponentially weighted, and what the first half
+// of the window adds to the equal-weighted one. index: (blocks, n) the columns of each universe.
+// row_sum: (blocks, n). sums: (blocks, 7), in the order of `mine` below. histogram: (blocks, 32).
+// Dynamic shared memory: n + 7 WARPS doubles, 32 * 32 + n ints.
+extern "C" __global__ void __launch_bounds__(32 * WARPS)
+pair_statistics(const double* slow, const double* fast, const double* first, int width, const int* index, int n,
+                double* row_sum, double* sums, int* histogram) {
+    extern __shared__ double2 shared[];
+    double* const row_sums = reinterpret_cast<double*>(shared);
+    double* const partial = row_sums + n;                               // (7, WARPS)
+    int* const bins = reinterpret_cast<int*>(partial + kSums * WARPS);  // (32 bins, 32 lanes): lanes never collide
+    int* const columns = bins + kBins * 32;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+
+    for (int j = threadIdx.x; j < n; j += 32 * WARPS) columns[j] = index[(long long)blockIdx.x * n + j];
+    for (int b = threadIdx.x; b < kBins * 32; b += 32 * WARPS) bins[b] = 0;
+    __syncthreads();  // columns and bins are set
+
+    double nearest = 0, square = 0, cube = 0, drift = 0, first_square = 0, first_product = 0;
+    for (int i = warp; i < n; i += WARPS) {
+        const long long row = (long long)columns[i] * width;
+        double sum = 0, largest = -2;  // below every correlation
+        for (int j = lane; j < n; j += 32) {
+            const double r = slow[row + columns[j]];
+            sum += r;
+            if (i == j) continue;
+            largest = fmax(largest, r);
+            if (i < j) continue;  // the rest counts a pair once
+            const double change = fast[row + columns[j]] - r, early = first[row + columns[j]];
+            drift += change * change;
+            square += r * r;
+            cube += r * r * r;
+            first_square += early * early;
+            first_product += early * r;
+            const int bin = (int)(kBinsPerUnit * r + kBins / 2);
+            atomicAdd(&bins[32 * (bin < 0 ? 0 : bin < kBins ? bin : kBins - 1) + lane], 1);
+        }
+        sum = warp_sum(sum);
+        largest = warp_max(largest);
+        if (lane == 0) {
+            row_sums[i] = sum;
+            row_sum[(long long)blockIdx.x * n + i] = sum;
+            nearest += largest;
+        }
+    }
+    __syncthreads();  // row sums and bins are complete
+
+    double form = 0;
+    for (int i = warp; i < n; i += WARPS) {
+        const long long row = (long long)columns[i] * width;
+        for (int j = lane; j < n; j += 32) form += row_sums[i] * row_sums[j] * slow[row + columns[j]];
+    }
+    const double mine[kSums] = {nearest, square, cube, form, drift, first_square, first_product};
+    for (int s = 0; s < kSums; ++s) {
+        const double total = warp_sum(mine[s]);
+        if (lane == 0) partial[s * WARPS + warp] = total;
+    }
+    __syncthreads();  // the warps' sums are written
+
+    if (threadIdx.x < kSums) {
+        double total = 0;
+        for (int k = 0; k < WARPS; ++k) total += partial[threadIdx.x * WARPS + k];
+        sums[(long long)blockIdx.x * kSums + threadIdx.x] = total;
+    }
+    for (int b = threadIdx.x; b < kBins; b += 32 * WARPS) {
+        int total = 0;
+        for (int l = 0; l < 32; ++l) total += bins[32 * b + l];
+        histogram[(long long)blockIdx.x * kBins + b] = total;
+    }
+}

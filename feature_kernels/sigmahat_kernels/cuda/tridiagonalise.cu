@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Householder tridiagonalisation of many small symmetric matrices, one block a matrix (Golub, Van Loan, section 8.3).
+//
+// Compile with REAL (float or double, the arithmetic), WARPS (in a block) and CHUNKS (32 columns each: n <= 32 CHUNKS).
+//
+// The matrix is gathered once into shared memory, lower triangle packed by rows, and eliminated from its last row up:
+// what remains is always the leading rows, so rows start aligned and the row to eliminate lies contiguous. A lane owns
+// the columns lane, lane + 32, ...; a warp owns groups of four rows. Each step makes one pass over the remaining
+// triangle: it applies the previous reflector, A -= v w' + w v', and multiplies the result with the next one, p = A u,
+// so an element is read and written once a step. Each element below the diagonal counts for its row (summed over the
+// lanes) and for its column (summed over the warps); all sums run in a fixed order, so results repeat to the last bit.
+
+constexpr int kRows = 4;
+
+// A column whose entries left of the subdiagonal are below 1e-18 (the matrix has a unit diagonal) is tridiagonal
+// already: its squares would leave the range of float, and a reflector built from them would not be orthogonal.
+constexpr float kNegligible = 1e-36f;
+
+__device__ REAL warp_sum(REAL value) {
+    for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffffu, value, distance);
+    return value;
+}
+
+// Sums over the warp of four values at once: lane l returns the total of value[l % 4], with 6 exchanges instead of 20.
+__device__ REAL warp_sum_four(const REAL* value, int lane) {
+    const bool odd = lane & 1, high = lane & 2;
+    const REAL first = (odd ? value[1] : value[0]) + __shfl_xor_sync(0xffffffffu, odd ? value[0] : value[1], 1);
+    const REAL second = (odd ? value[3] : value[2]) + __shfl_xor_sync(0xffffffffu, odd ? value[2] : value[3], 1);
+    REAL sum = (high ? second : first) + __shfl_xor_sync(0xffffffffu, high ? first : second, 2);
+    for (int distance = 4; distance <= 16; distance *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, distance);
+    return sum;
+}
+
+// matrices: row-major, `width` columns each, `stride` doubles apart (0: all blocks read the same matrix).
+// index: the n rows and columns that block b takes, from index[b * index_stride].
+// diagonal, offdiagonal: (blocks, n) results; the last entry of a row of offdiagonal is 0.
+// Dynamic shared memory: n (n + 1) / 2 + (4 + WARPS) n values of type REAL.
+extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
+tridiagonalise(const double* matrices, long long stride, int width, const int* index, int index_stride, int n,
+               double* diagonal, double* offdiagonal) {
+    extern __shared__ double2 shared[];
+    REAL* const a = reinterpret_cast<REAL*>(shared);  // element (i, j), j <= i, at i (i + 1) / 2 + j
+    REAL* const p = a + n * (n + 1) / 2;              // product of the remaining matrix with the last reflector
+    REAL* v = p + n;                                  // the last reflector
+    REAL* u = v + n;                                  // the next reflector
+    REAL* const row_sums = u + n;                     // p, the part from below the diagonal
+    REAL* const column_sums = row_sums + n;           // p, the part from on and above it, (WARPS, n)
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+
+    matrices += blockIdx.x * stride;
+    index += (long long)blockIdx.x * index_stride;
+    diagonal += (long long)blockIdx.x * n;
+    offdiagonal += (long long)blockIdx.x * n;
+    for (int i = warp; i < n; i += WARPS)
+        for (int j = lane; j <= i; j += 32)
+            a[i * (i + 1) / 2 + j] = (REAL)matrices[(long long)index[i] * width + index[j]];
+    for (int j = threadIdx.x; j < n; j += 32 * WARPS) p[j] = v[j] = 0;
+    REAL tau = 0;  // the last reflector is H = I - tau v v', v's last entry being 1
+    __syncthreads();
+
+    for (int m = n - 1; m > 0; --m) {  // eliminate row m
+        // Every warp computes the same reflector for itself: cheaper than two more barriers.
+        REAL v_lane[CHUNKS], w_lane[CHUNKS], u_lane[CHUNKS];  // this lane's columns of v, w, u
+        REAL dot = 0;
+#pragma unroll
+        for (int c = 0; c < CHUNKS; ++c) {
+            const int j = 32 * c + lane;
+            v_lane[c] = j <= m ? v[j] : 0;
+            w_lane[c] = j <= m ? p[j] : 0;
+            dot += v_lane[c] * w_lane[c];
+        }
+        const REAL pull = (REAL)0.5 * tau * warp_sum(dot);  // w = tau (p - (tau v'p / 2) v)
+        const REAL w_m = tau * (p[m] - pull * v[m]);
+        const REAL* const row = a + m * (m + 1) / 2;
+        REAL squares = 0;
+#pragma unroll
+        for (int c = 0; c < CHUNKS; ++c) {
+            const int j = 32 * c + lane;
+            w_lane[c] = tau * (w_lane[c] - pull * v_lane[c]);
+            u_lane[c] = j < m ? row[j] - v[m] * w_lane[c] - w_m * v_lane[c] : 0;
+            if (j < m - 1) squares += u_lane[c] * u_lane[c];
+        }
+        squares = warp_sum(squares);
+        const REAL last = row[m - 1] - v[m] * (tau * (p[m - 1] - pull * v[m - 1])) - w_m * v[m - 1];
+        const bool done = squares <= (REAL)kNegligible;
+        const REAL length = sqrt(last * last + squares);
+        const REAL beta = done ? last : last > 0 ? -length : length;  // H sends the row to (0, ..., 0, beta)
+        const REAL next_tau = done ? 0 : (beta - last) / beta;
+        const REAL scale = done ? 0 : 1 / (last - beta);
+#pragma unroll
+        for (int c = 0; c < CHUNKS; ++c) {
+            const int j = 32 * c + lane;
+            u_lane[c] = j < m - 1 ? scale * u_lane[c] : j == m - 1 ? 1 : 0;
+            if (warp == 0 && j < m) u[j] = u_lane[c];
+        }
+        if (threadIdx.x == 0) {
+            diagonal[m] = row[m] - 2 * v[m] * w_m;
+            offdiagonal[m - 1] = beta;
+        }
+        __syncthreads();  // u is written
+
+        REAL column[CHUNKS] = {};
+        for (int top = kRows * warp; top < m; top += kRows * WARPS) {
+            REAL v_row[kRows], w_row[kRows], u_row[kRows], sum[kRows] = {};
+#pragma unroll
+            for (int r = 0; r < kRows; ++r) {
+                const int i = top + r < m ? top + r : m - 1;
+                v_row[r] = v[i];
+                w_row[r] = tau * (p[i] - pull * v[i]);
+                u_row[r] = u[i];
+            }
+#pragma unroll
+            for (int c = 0; c < CHUNKS; ++c) {
+                if (32 * c >= top + kRows) break;
+                const int j = 32 * c + lane;
+#pragma unroll
+                for (int r = 0; r < kRows; ++r) {
+                    const int i = top + r;
+                    if (i >= m || j > i) continue;
+                    REAL& element = a[i * (i + 1) / 2 + j];
+                    const REAL updated = element - v_row[r] * w_lane[c] - w_row[r] * v_lane[c];
+                    element = updated;
+                    column[c] += updated * u_row[r];
+                    if (j < i) sum[r] += updated * u_lane[c];
+                }
+            }
+            const REAL total = warp_sum_four(sum, lane);
+            if (lane < kRows && top + lane < m) row_sums[top + lane] = total;
+        }
+#pragma unroll
+        for (int c = 0; c < CHUNKS; ++c)
+            if (32 * c + lane < m) column_sums[warp * n + 32 * c + lane] = column[c];
+        __syncthreads();  // the sums are written, and p is no longer read
+
+        for (int j = threadIdx.x; j < m; j += 32 * WARPS) {
+            REAL sum = row_sums[j];
+            for (int k = 0; k < WARPS; ++k) sum += column_sums[k * n + j];
+            p[j] = sum;
+        }
+        REAL* const used = v;
+        v = u;
+        u = used;
+        tau = next_tau;
+        __syncthreads();  // p is written
+    }
+    if (threadIdx.x == 0) {
+        diagonal[0] = a[0];
+        offdiagonal[n - 1] = 0;
+    }
+}

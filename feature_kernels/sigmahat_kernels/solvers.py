@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who computes the spectra and pair statistics of a request: own CUDA kernels, cuSOLVER, CuPy or LAPACK.
+
+Of the solvers in `SOLVERS`, the best that is there is taken, or the one that was asked for. A matrix that it does not
+take (too large for its shared memory) goes to the next one; `Solver.used` tells who did the work.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import Protocol
+
+import numpy as np
+
+from sigmahat_kernels import pairs
+from sigmahat_kernels.backend import Array, array_namespace, to_numpy
+from sigmahat_kernels.cuda import cusolver, device, kernels
+from sigmahat_kernels.pairs import PairStatistics
+from sigmahat_kernels.scratch import Scratch, take_blocks
+from sigmahat_kernels.spectrum import correlation_spectrum, dual_spectrum
+
+SOLVERS = ("kernels", "cusolver", "cupy", "lapack")
+"""In order of preference; the first three need the panel on a GPU."""
+
+REFINE_BELOW = 1e-3
+"""A float32 spectrum whose smallest non-null eigenvalue is below this is computed again in float64: its error is up to
+1e-6, so that the condition number would be off by more than 0.1 %."""
+
+FAST_DOUBLE_RATIO = 4
+"""Where float64 takes at most this many times as long as float32, it is used throughout."""
+
+_MAX_STACK = 16_384
+"""Matrices in one cuSOLVER call: from about 32,000 it fails with INVALID_VALUE, whatever their size."""
+
+_MAX_STACK_BYTES = 2**30
+
+
+class SolverError(RuntimeError):
+    """The solver that was asked for does not exist, or cannot run here."""
+
+
+class Step(Protocol):
+    """One way to compute: a part of a `Solver`."""
+
+    name: str
+    exact: bool  # false: small eigenvalues need `REFINE_BELOW`
+
+    def takes(self, size: int) -> bool:
+        """Whether it can solve matrices of `size` rows."""
+
+    def eigvalsh(self, matrix: Array, index: Array | None) -> Array:
+        """Ascending, none negative, (n, N); of blocks (m, m)[index] or, without an index, of a stack (n, N, N)."""
+
+    def pair_statistics(self, products: Sequence[Array], index: Array) -> PairStatistics:
+        """See `Solver.pair_statistics`."""
+
+
+class Stacked:
+    """A library that solves stacks of matrices: each block is gathered first."""
+
+    exact = True
+
+    def __init__(self, name: str, solve: Callable[[Array], Array]) -> None:
+        self.name = name
+        self._solve = solve
+
+    def takes(self, size: int) -> bool:
+        return True
+
+    def eigvalsh(self, matrix: Array, index: Array | None) -> Array:
+        xp = array_namespace(matrix)
+        n, size = matrix.shape[:2] if index is None else index.shape
+        values = xp.empty((n, size))
+        for part in _parts(n, size * size):
+            stack = matrix[part].copy() if index is None else take_blocks(matrix, index[part], Scratch(xp), "stack")
+            values[part] = self._solve(stack)
+        return xp.maximum(values, 0.0)
+
+    def pair_statistics(self, products: Sequence[Array], index: Array) -> PairStatistics:
+        xp = array_namespace(index)
+        collected = []
+        for part in _parts(len(index), index.shape[1] ** 2):
+            scratch = Scratch(xp)
+            collected.append(pairs.pair_statistics(*pairs.gather_pairs(products, index[part], scratch), scratch))
+        return PairStatistics(*(xp.concatenate(values) for values in zip(*collected, strict=True)))
+
+
+class OwnKernels:
+    """The kernels in `cuda`: they gather by themselves, and keep one matrix in the shared memory of one block."""
+
+    def __init__(self, launch: kernels.Launch, precision: type[np.floating], shared_limit: int) -> None:
+        self.name = f"kernels-{np.dtype(precision).name}"
+        self.exact = precision is np.float64
+        self._launch, self._precision, self._shared_limit = launch, precision, shared_limit
+
+    def takes(self, size: int) -> bool:
+        size_class = kernels.size_class_of(size)
+        if size_class is None:
+            return False
+        return kernels.tridiagonal_shared_bytes(size, size_class.warps, self._precision) <= self._shared_limit
+
+    def eigvalsh(self, matrix: Array, index: Array | None) -> Array:
+        return kernels.eigvalsh(self._launch, matrix, index, self._precision)
+
+    def pair_statistics(self, products: Sequence[Array], index: Array) -> PairStatistics:
+        return kernels.pair_statistics(self._launch, products, index)
+
+
+class Solver:
+    """The steps that a request's matrices go through: each to the first that takes its size."""
+
+    def __init__(self, name: str, steps: Sequence[Step]) -> None:
+        self.name = name
+        self.used: set[str] = set()
+        self._steps = tuple(steps)
+
+    def eigenvalues(self, product: Array, factor: Array, index: Array) -> Array:
+        """Spectra of the correlation matrices of `n` universes of N assets.
+
+        Where T - 1 < N, the T x T Gram matrix Z Z' is solved instead: it has the same non-zero eigenvalues. The columns
+        of Z sum to zero, so that one of its own is null too, and N - T + 1 eigenvalues are exactly zero.
+
+        Parameters
+        ----------
+        product : float64 array of shape (m, m)
+            Correlation matrix Z'Z of all columns of a window.
+        factor : array of shape (m, T)
+            Z'.
+        index : integer array of shape (n, N)
+            Columns of each universe.
+
+        Returns
+        -------
+        float64 array of shape (n, N)
+            Ascending, none negative.
+        """
+        n, n_assets = index.shape
+        n_obs = factor.shape[1]
+        if n_obs - 1 >= n_assets:
+            return self._solve(product, index, n_null=0)
+        eigenvalues = array_namespace(product).zeros((n, n_assets))
+        for part in _parts(n, n_assets * n_obs):
+            z = factor[index[part]]
+            gram = z.transpose(0, 2, 1) @ z
+            eigenvalues[part, n_assets - n_obs + 1 :] = self._solve(gram, None, n_null=1)[:, 1:]
+        return eigenvalues
+
+    def pair_statistics(self, products: Sequence[Array], index: Array) -> PairStatistics:
+        """Sums over pairs of assets.
+
+        Parameters
+        ----------
+        products : three float64 arrays of shape (m, m)
+            Equal-weighted and exponentially weighted correlation of all columns of a window, and what its first half
+            adds to the former.
+        index : integer array of shape (n, N)
+            Columns of each universe.
+        """
+        return self._steps[0].pair_statistics(products, index)
+
+    def measure(
+        self, products: Sequence[Array], factor: Array, index: Array, scratch: Scratch
+    ) -> tuple[Array, PairStatistics]:
+        """Spectra and pair statistics of the same universes; `scratch` is that of this thread."""
+        return self.eigenvalues(products[0], factor, index), self.pair_statistics(products, index)
+
+    def _solve(self, matrix: Array, index: Array | None, n_null: int) -> Array:
+        size = matrix.shape[1] if index is None else index.shape[1]
+        takers = [step for step in self._steps if step.takes(size)]
+        values = takers[0].eigvalsh(matrix, index)
+        self.used.add(takers[0].name)
+        if takers[0].exact:
+            return values
+        xp = array_namespace(values)
+        doubtful = xp.flatnonzero(values[:, n_null] < REFINE_BELOW)  # waits for the device: how many decides the launch
+        if len(doubtful):
+            exact = next(step for step in takers if step.exact)
+            again = (matrix[doubtful], None) if index is None else (matrix, index[doubtful])
+            values[doubtful] = exact.eigvalsh(*again)
+            self.used.add(exact.name)
+        return values
+
+
+class HostSolver(Solver):
+    """LAPACK on NumPy arrays: gathers once for spectra and sums, into memory that is used again."""
+
+    def measure(
+        self, products: Sequence[Array], factor: Array, index: Array, scratch: Scratch
+    ) -> tuple[Array, PairStatistics]:
+        correlation, entries = pairs.gather_pairs(products, index, scratch)
+        is_dual = factor.shape[1] - 1 < index.shape[1]
+        eigenvalues = dual_spectrum(factor[index]) if is_dual else correlation_spectrum(correlation)
+        self.used.add(self.name)
+        return eigenvalues, pairs.pair_statistics(correlation, entries, scratch)
+
+
+def choose_solver(panel: Array, requested: str | None = None) -> Solver:
+    """The solver for a panel.
+
+    Parameters
+    ----------
+    panel : array
+        A NumPy array is solved by LAPACK, a CuPy array on its device.
+    requested : str, optional
+        One of `SOLVERS`; default the best that is available, with a warning for each better one that is not.
+
+    Raises
+    ------
+    SolverError
+        If the requested solver does not exist or cannot run on this panel.
+    """
+    if requested is not None and requested not in SOLVERS:
+        raise SolverError(f"solver must be one of {', '.join(SOLVERS)}, got {requested!r}")
+    if array_namespace(panel) is np:
+        if requested not in (None, "lapack"):
+            raise SolverError(f"solver {requested!r} needs the panel on a GPU, and it is in host memory")
+        return HostSolver("lapack", [_LAPACK])
+    candidates = SOLVERS if requested is None else SOLVERS[SOLVERS.index(requested) :]
+    chosen: str | None = None
+    steps: list[Step] = []
+    for name in candidates:
+        found = _steps_on_device(name, device.current_device())
+        if isinstance(found, str):
+            if name == requested:
+                raise SolverError(f"solver {name!r} cannot run here: {found}")
+            warnings.warn(f"solver {name!r} cannot run here, the next one is used: {found}", stacklevel=2)
+        else:
+            chosen = chosen or name
+            steps += found
+    assert chosen is not None  # LAPACK is always there
+    return Solver(chosen, steps)
+
+
+@cache
+def _steps_on_device(name: str, number: int) -> list[Step] | str:
+    """What a solver consists of on the current device (`number` only distinguishes devices), or why it cannot run."""
+    try:
+        if name == "kernels":
+            for program in kernels.PROGRAMS:
+                device.compiled(program, number)
+            precisions: list[type[np.floating]] = [np.float32, np.float64]
+            if device.single_to_double_ratio() <= FAST_DOUBLE_RATIO:
+                precisions.reverse()
+            return [OwnKernels(device.launch, precision, device.shared_memory_limit()) for precision in precisions]
+        if name == "cusolver":
+            cusolver.check_available()
+            return [Stacked(name, cusolver.eigvalsh)]
+    except Exception as error:  # NVRTC, the driver and the loader each raise their own
+        return f"{type(error).__name__}: {error}"
+    return [Stacked("cupy", lambda stack: array_namespace(stack).linalg.eigvalsh(stack)) if name == "cupy" else _LAPACK]
+
+
+def _solve_on_host(stack: Array) -> Array:
+    return array_namespace(stack).asarray(np.linalg.eigvalsh(to_numpy(stack)))
+
+
+_LAPACK = Stacked("lapack", _solve_on_host)
+
+
+def _parts(n: int, cells: int) -> Iterator[slice]:
+    """Slices of `n` stacked float64 arrays of so many cells each, small enough for the libraries and for the memory."""
+    size = max(1, min(_MAX_STACK, _MAX_STACK_BYTES // (8 * cells)))
+    return (slice(start, start + size) for start in range(0, n, size))

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may reach the server, and what of it: certificates, loopback, the owner's controls."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from click.testing import CliRunner
+from tritonclient.utils import InferenceServerException
+
+from sigmahat_deploy.probe import probe_shrinkage
+from sigmahat_deploy.serve_command import serve
+from sigmahat_deploy.server import LocalServer, Tls, local_server
+
+trustme = pytest.importorskip("trustme", reason="needs sigmahat[dev]")
+
+CONFIG = """
+backend: "python"
+max_batch_size: 0
+input [
+  { name: "PANEL" data_type: TYPE_FP32 dims: [ -1, -1 ] },
+  { name: "UNIVERSES" data_type: TYPE_INT32 dims: [ -1, -1 ] }
+]
+output [
+  { name: "STATUS" data_type: TYPE_INT32 dims: [ -1 ] },
+  { name: "INTENSITY" data_type: TYPE_FP32 dims: [ -1 ] }
+]
+instance_group [ { kind: KIND_CPU count: 1 } ]
+"""
+
+MODEL = """
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return [self.answer(len(pb_utils.get_input_tensor_by_name(r, "UNIVERSES").as_numpy())) for r in requests]
+
+    def answer(self, n):
+        outputs = {"STATUS": np.zeros(n, np.int32), "INTENSITY": np.full(n, 0.5, np.float32)}
+        return pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in outputs.items()])
+"""
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One model `shrinkage` that satisfies the probe."""
+    repository = tmp_path_factory.mktemp("models")
+    (repository / "shrinkage" / "1").mkdir(parents=True)
+    (repository / "shrinkage" / "config.pbtxt").write_text(CONFIG)
+    (repository / "shrinkage" / "1" / "model.py").write_text(MODEL)
+    return repository
+
+
+class Papers(NamedTuple):
+    """Certificates as files."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+
+def papers(folder: Path, name: str) -> Papers:
+    """A certificate for 127.0.0.1, of an authority of its own."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    files = Papers(*(folder / f"{name}-{part}.pem" for part in Papers._fields))
+    authority.cert_pem.write_to_path(str(files.ca))
+    issued.cert_chain_pems[0].write_to_path(str(files.certificate))
+    issued.private_key_pem.write_to_path(str(files.key))
+    return files
+
+
+@pytest.fixture(scope="module")
+def secured(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LocalServer, Papers, Papers]]:
+    """A server that wants certificates of `callers`, and shows one of its own."""
+    folder = tmp_path_factory.mktemp("papers")
+    own, callers = papers(folder, "server"), papers(folder, "client")
+    tls = Tls(own.certificate, own.key, client_ca=callers.ca)
+    with local_server(repository, 0, 0, 0, probe=probe_shrinkage, tls=tls) as server:
+        yield server, own, callers
+
+
+def ask(url: str, **tls: Any) -> list[float]:
+    inputs = [triton.InferInput("PANEL", [30, 2], "FP32"), triton.InferInput("UNIVERSES", [1, 2], "INT32")]
+    inputs[0].set_data_from_numpy(np.zeros((30, 2), np.float32))
+    inputs[1].set_data_from_numpy(np.zeros((1, 2), np.int32))
+    with triton.InferenceServerClient(
+        url, **{name: str(v) if name != "ssl" else v for name, v in tls.items()}
+    ) as client:
+        return client.infer("shrinkage", inputs, client_timeout=5).as_numpy("INTENSITY").tolist()
+
+
+@pytest.mark.server
+def test_a_caller_with_a_certificate_of_the_right_authority_is_served(
+    secured: tuple[LocalServer, Papers, Papers],
+) -> None:
+    server, own, callers = secured
+    tls = {"root_certificates": own.ca, "certificate_chain": callers.certificate, "private_key": callers.key}
+    assert ask(server.grpc_url, ssl=True, **tls) == [0.5]
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(
+    "kind", ["plaintext", "no certificate", "another authority's", "a server of another authority"]
+)
+def test_everyone_else_is_refused(secured: tuple[LocalServer, Papers, Papers], kind: str, tmp_path: Path) -> None:
+    server, own, callers = secured
+    stranger = papers(tmp_path, "stranger")
+    tls: dict[str, Any] = {
+        "plaintext": {},
+        "no certificate": {"ssl": True, "root_certificates": own.ca},
+        "another authority's": {
+            **{"ssl": True, "root_certificates": own.ca},
+            **{"certificate_chain": stranger.certificate, "private_key": stranger.key},
+        },
+        "a server of another authority": {
+            **{"ssl": True, "root_certificates": stranger.ca},
+            **{"certificate_chain": callers.certificate, "private_key": callers.key},
+        },
+    }[kind]
+    with pytest.raises(InferenceServerException) as raised:
+        ask(server.grpc_url, **tls)
+    assert raised.value.status() in ("StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED")
+
+
+CONTROLS: dict[str, Callable[[Any], object]] = {
+    "load": lambda client: client.load_model("shrinkage"),
+    "unload": lambda client: client.unload_model("shrinkage"),
+    "index": lambda client: client.get_model_repository_index(),
+}
+REACHES_OUT: dict[str, Callable[[Any], object]] = {
+    "shared memory": lambda client: client.register_system_shared_memory("x", "/x", 8),
+    "tracing": lambda client: client.update_trace_settings(settings={"trace_level": "TIMESTAMPS"}),
+    "logging": lambda client: client.update_log_settings({"log_file": "/tmp/x"}),
+}
+
+
+def refused(url: str, action: Callable[[Any], object]) -> bool:
+    with triton.InferenceServerClient(url) as client:
+        try:
+            action(client)
+        except InferenceServerException as error:
+            return "protocol is restricted" in str(error)
+    return False
+
+
+@pytest.mark.server
+def test_outside_loopback_the_owner_alone_controls_the_server(repository: Path) -> None:
+    with local_server(repository, 0, 0, 0, host="0.0.0.0", probe=probe_shrinkage) as server:
+        url = server.grpc_url.replace("0.0.0.0", "127.0.0.1")
+        for name, action in {**CONTROLS, **REACHES_OUT}.items():
+            assert refused(url, action), name
+        for path in ("repository/index", "repository/models/shrinkage/unload", "logging", "trace/setting"):
+            connection = HTTPConnection(server.http_url, timeout=10)
+            connection.request("POST", f"/v2/{path}", body="{}")
+            assert connection.getresponse().status == 403, path
+            connection.close()
+        assert ask(url) == [0.5]
+
+
+@pytest.mark.server
+def test_on_loopback_shared_memory_is_open_and_the_models_are_not(repository: Path) -> None:
+    with local_server(repository, 0, 0, 0, probe=probe_shrinkage) as server:
+        assert all(refused(server.grpc_url, action) for action in CONTROLS.values())
+        assert not refused(server.grpc_url, REACHES_OUT["shared memory"])
+        assert server.control.key not in repr(server)
+
+
+def test_loopback_is_the_default() -> None:
+    (host,) = (option for option in serve.params if option.name == "host")
+    assert host.default == "127.0.0.1"
+
+
+def test_a_certificate_without_its_key_is_refused(tmp_path: Path) -> None:
+    given = papers(tmp_path, "server")
+    result = CliRunner().invoke(serve, ["--tls-certificate", str(given.certificate)])
+    assert result.exit_code == 2
+    assert re.search("both --tls-certificate and --tls-key", result.stderr)

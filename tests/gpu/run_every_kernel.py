@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Launches every kernel in every size class once: ``compute-sanitizer --tool racecheck python run_every_kernel.py``."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sigmahat_kernels.cuda import device, kernels
+from sigmahat_kernels.solvers import OwnKernels
+
+
+def main() -> None:
+    """Launch, wait, and say so."""
+    import cupy
+
+    returns = np.random.default_rng(0).standard_normal((700, 330))
+    product = cupy.asarray(np.corrcoef(returns.T))
+    for precision in (np.float32, np.float64):
+        own = OwnKernels(device.launch, precision, device.shared_memory_limit())
+        for size in (2, 20, 40, 100, 200, 228, 300):
+            index = cupy.arange(2 * size).reshape(2, size) % 330
+            if own.takes(size):
+                own.eigvalsh(product, index)
+    kernels.pair_statistics(device.launch, (product, product, product), cupy.arange(120).reshape(2, 60))
+    cupy.cuda.Device().synchronize()
+    print("every kernel ran")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The text of the CUDA kernels, emulated on the CPU: arithmetic, indexing and barriers. Not a test on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from without_gpu.emulator import COMPILER, FORWARD, REVERSE, SHUFFLED, Emulator, KernelFault
+
+from sigmahat_kernels.cuda import kernels
+from sigmahat_kernels.cuda.kernels import Program
+from sigmahat_kernels.solvers import REFINE_BELOW, OwnKernels, Solver, choose_solver
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="the emulator needs g++")
+
+SHARED_LIMIT = 227 * 1024
+PRECISIONS = [np.float64, np.float32]
+
+
+def factor_of(n_assets: int, n_obs: int, seed: int = 0) -> np.ndarray:
+    """Z', (n_assets, n_obs): a market, sectors and fat tails, of zero mean and unit length."""
+    rng = np.random.default_rng(seed)
+    market = rng.standard_t(5, (n_obs, 1)) * rng.normal(1.0, 0.3, n_assets)
+    sectors = rng.standard_normal((n_obs, 8))[:, rng.integers(8, size=n_assets)]
+    returns = market + 0.6 * sectors + 1.5 * rng.standard_t(4, (n_obs, n_assets))
+    returns -= returns.mean(axis=0)
+    return np.ascontiguousarray((returns / np.linalg.norm(returns, axis=0)).T)
+
+
+def universes_of(n_columns: int, n_assets: int, n: int, seed: int = 1) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.array([np.sort(rng.choice(n_columns, n_assets, replace=False)) for _ in range(n)])
+
+
+def own_kernels(emulator: Emulator, *precisions: type[np.floating], shared_limit: int = SHARED_LIMIT) -> Solver:
+    return Solver("kernels", [OwnKernels(emulator, precision, shared_limit) for precision in precisions])
+
+
+def assert_close_spectra(
+    actual: np.ndarray, expected: np.ndarray, precision: type[np.floating], *, typical: bool = True
+) -> None:
+    """float64: a few units in the last place of the largest one; float32: 1e-6, and 5e-7 of the eigenvalue.
+
+    Matrices that are not typical correlations: 5e-7 of the largest one, which is what theory promises.
+    """
+    largest = expected[..., -1:]
+    single = 1e-6 + 5e-7 * (expected if typical else largest)
+    tolerance = 4e-15 * largest if precision is np.float64 else single
+    assert (np.abs(actual - expected) <= tolerance).all()
+    assert (actual >= 0).all()
+    assert (np.diff(actual) >= 0).all()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(("n_assets", "n_obs"), [(5, 252), (20, 252), (33, 252), (64, 756), (128, 252), (130, 140)])
+def test_eigenvalues_match_lapack(n_assets: int, n_obs: int, precision: type[np.floating]) -> None:
+    factor = factor_of(n_assets + 7, n_obs)
+    product = factor @ factor.T
+    index = universes_of(len(product), n_assets, 2 if n_assets < 100 else 1)
+    expected = np.linalg.eigvalsh(product[index[:, :, None], index[:, None, :]])
+    forward, *others = (
+        kernels.eigvalsh(Emulator(order), product, index, precision) for order in (FORWARD, REVERSE, SHUFFLED)
+    )
+    assert_close_spectra(forward, expected, precision)
+    for other in others:
+        np.testing.assert_array_equal(forward, other)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(("n_assets", "n_obs"), [(60, 21), (40, 40), (34, 34), (70, 65)])
+def test_fewer_observations_than_assets(n_assets: int, n_obs: int, precision: type[np.floating]) -> None:
+    factor = factor_of(n_assets + 5, n_obs)
+    product = factor @ factor.T
+    index = universes_of(len(product), n_assets, 3)
+    actual = own_kernels(Emulator(), precision, np.float64).eigenvalues(product, factor, index)
+    expected = np.linalg.eigvalsh(product[index[:, :, None], index[:, None, :]])
+    assert_close_spectra(actual, np.maximum(expected, 0.0), precision)
+    assert (actual[:, : n_assets - n_obs + 1] == 0).all()
+    assert (actual[:, n_assets - n_obs + 1] > 0).all()
+    assert_close_spectra(actual, choose_solver(product).eigenvalues(product, factor, index), precision)
+
+
+def matrix_of(name: str) -> np.ndarray:
+    rng = np.random.default_rng(4)
+    twins = factor_of(40, 252)
+    twins[7] = twins[3]
+    twins[20:30] = twins[20]
+    blocks = np.kron(np.eye(8), np.full((5, 5), 0.6)) + 0.4 * np.eye(40)
+    noise = rng.standard_normal((40, 40))
+    noise += noise.T
+    return {
+        "identity": np.eye(40),
+        "ones": np.ones((40, 40)),
+        "constant correlation": np.full((40, 40), 0.3) + 0.7 * np.eye(40),
+        "twins": twins @ twins.T,
+        "blocks": blocks,
+        "nearly the identity": np.eye(40) + 1e-11 * noise,
+        "squares below the range of float": np.eye(40) + 1e-22 * noise,
+        "hedged": np.kron(np.eye(20), np.array([[1.0, -1.0], [-1.0, 1.0]])),
+        "tridiagonal": np.eye(40) + 0.5 * np.eye(40, k=1) + 0.5 * np.eye(40, k=-1),
+        "two assets": np.array([[1.0, 0.25], [0.25, 1.0]]),
+        "two equal assets": np.ones((2, 2)),
+        "exponential": 0.9 ** np.abs(np.subtract.outer(np.arange(40), np.arange(40))),
+    }[name]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("identity", "ones", "constant correlation", "twins", "blocks", "nearly the identity", "hedged"),
+        *("squares below the range of float", "tridiagonal", "two assets", "two equal assets", "exponential"),
+    ],
+)
+def test_special_matrices(name: str, precision: type[np.floating]) -> None:
+    matrix = matrix_of(name)
+    actual = kernels.eigvalsh(Emulator(), matrix[None], None, precision)
+    expected = np.maximum(np.linalg.eigvalsh(matrix[None]), 0.0)
+    assert_close_spectra(actual, expected, precision, typical=False)
+
+
+def test_what_is_no_number_stays_none() -> None:
+    matrices = np.stack([np.eye(6), np.eye(6), np.eye(6)])
+    matrices[1, 4, 2] = matrices[1, 2, 4] = np.nan
+    for precision in PRECISIONS:
+        values = kernels.eigvalsh(Emulator(), matrices, None, precision)
+        assert np.isnan(values[1]).all()
+        np.testing.assert_array_equal(values[[0, 2]], 1.0)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_spectra_keep_trace_and_norm_and_ignore_the_order_of_assets(precision: type[np.floating]) -> None:
+    factor = factor_of(50, 252)
+    product = factor @ factor.T
+    index = universes_of(50, 37, 1)
+    shuffled = np.random.default_rng(2).permuted(index, axis=1)
+    values = kernels.eigvalsh(Emulator(), product, np.concatenate([index, shuffled]), precision)
+    rtol = 1e-13 if precision is np.float64 else 1e-6
+    np.testing.assert_allclose(values.sum(axis=1), 37, rtol=rtol)
+    np.testing.assert_allclose((values**2).sum(axis=1), (product[np.ix_(index[0], index[0])] ** 2).sum(), rtol=rtol)
+    np.testing.assert_allclose(values[0], values[1], rtol=0, atol=30 * rtol)
+
+
+def test_clusters_of_a_tridiagonal_matrix() -> None:
+    """Wilkinson's W21+, whose large eigenvalues come in pairs that agree to 1e-15, and a matrix that falls apart."""
+    diagonal = np.array([np.abs(np.arange(21) - 10.0), np.repeat([1.0, 2.0, 3.0], 7)])
+    offdiagonal = np.array([np.ones(21), np.zeros(21)])
+    offdiagonal[:, -1] = 0.0
+    values = np.empty((2, 21))
+    kernels.sturm(Emulator(), diagonal, offdiagonal, values)
+    dense = [np.diag(d) + np.diag(e[:-1], 1) + np.diag(e[:-1], -1) for d, e in zip(diagonal, offdiagonal, strict=True)]
+    expected = np.maximum(np.linalg.eigvalsh(np.array(dense)), 0.0)  # W21+ has one negative eigenvalue
+    np.testing.assert_allclose(values, expected, rtol=0, atol=1e-14)
+
+
+def test_pivots_of_zero() -> None:
+    """Where x is an entry of the diagonal and its neighbours are 0, the next pivot would be 0 / 0."""
+
+    def start_at_two(program: Program) -> str:
+        assert program.text.count("double x = 0.5 * (left + right)") == 1
+        return program.text.replace("double x = 0.5 * (left + right)", "double x = 2.0")
+
+    in_float = np.array([[1.0, 2.0, 1.5, 3.0]])  # the first bisection is at 2
+    in_double = np.array([[2.0, 2.0 - 1e-7, 3.0]])  # both brackets hold 2
+    for diagonal, edit in ((in_float, None), (in_double, start_at_two)):
+        values = np.empty_like(diagonal)
+        kernels.sturm(Emulator(edit=edit), diagonal, np.zeros_like(diagonal), values)
+        np.testing.assert_allclose(values, np.sort(diagonal), rtol=0, atol=4e-15)
+
+
+@pytest.mark.parametrize("n_assets", [2, 31, 33, 70])
+def test_pair_statistics_match_the_array_form(n_assets: int) -> None:
+    products = [z @ z.T for z in (factor_of(n_assets + 3, 100, seed) for seed in (1, 2, 3))]
+    products[0][:2, :2] = 1.0  # a pair in the last bin
+    products[0][3, 4] = products[0][4, 3] = 0.25  # and one on the edge of two
+    index = universes_of(n_assets + 3, n_assets, 2)
+    index[0] = np.arange(n_assets)
+    forward, *others = (
+        kernels.pair_statistics(Emulator(order), products, index) for order in (FORWARD, REVERSE, SHUFFLED)
+    )
+    expected = choose_solver(products[0]).pair_statistics(products, index)
+    for name, actual in forward._asdict().items():
+        scale = np.abs(getattr(expected, name)).max()
+        np.testing.assert_allclose(actual / scale, getattr(expected, name) / scale, rtol=0, atol=1e-14, err_msg=name)
+        for other in others:
+            np.testing.assert_array_equal(actual, getattr(other, name), err_msg=name)
+
+
+BARRIER = "__syncthreads();"
+
+
+def without_barrier(name: str, number: int) -> Callable[[Program], str]:
+    """Takes one barrier out of the text of the kernel `name`."""
+
+    def edit(program: Program) -> str:
+        if program.name != name:
+            return program.text
+        parts = program.text.split(BARRIER)
+        return BARRIER.join([*parts[:number], parts[number] + parts[number + 1], *parts[number + 2 :]])
+
+    return edit
+
+
+def run_tridiagonalise(emulator: Emulator) -> np.ndarray:
+    factor = factor_of(45, 252)
+    return kernels.eigvalsh(emulator, factor @ factor.T, universes_of(45, 40, 1), np.float64)
+
+
+def run_sturm(emulator: Emulator) -> np.ndarray:
+    # Eigenvalues left in descending order give the last step, which repairs their order, something to do.
+    unedited = emulator.edit
+    emulator.edit = lambda program: unedited(program).replace("found[k] =", "found[n - 1 - k] =")
+    rng = np.random.default_rng(5)
+    values = np.empty((1, 40))
+    offdiagonal = rng.random((1, 40))
+    kernels.sturm(emulator, 2.0 + rng.random((1, 40)), offdiagonal, values)
+    return values
+
+
+def run_pair_statistics(emulator: Emulator) -> np.ndarray:
+    products = [z @ z.T for z in (factor_of(43, 100, seed) for seed in (1, 2, 3))]
+    statistics = kernels.pair_statistics(emulator, products, universes_of(43, 40, 1))
+    return np.concatenate([np.ravel(value) for value in statistics])
+
+
+RUNS = {"tridiagonalise": run_tridiagonalise, "sturm": run_sturm, "pair_statistics": run_pair_statistics}
+BARRIERS = [(name, k) for name in RUNS for k in range(Program(name, ()).text.count(BARRIER))]
+
+
+def test_every_kernel_has_barriers() -> None:
+    assert {name for name, _ in BARRIERS} == set(RUNS)
+
+
+@pytest.mark.parametrize(("name", "number"), BARRIERS)
+def test_a_missing_barrier_is_caught(name: str, number: int) -> None:
+    run = RUNS[name]
+    correct = run(Emulator())
+    assert np.isfinite(correct).all()
+    answers = [run(Emulator(order, without_barrier(name, number))) for order in (FORWARD, REVERSE, SHUFFLED)]
+    assert not all(np.array_equal(answer, answers[0]) for answer in answers) or not np.isfinite(answers[0]).all()
+
+
+def test_the_emulator_sees_threads_at_different_barriers() -> None:
+    def diverge(program: Program) -> str:
+        return program.text.replace(BARRIER, f"if (threadIdx.x != 3) {BARRIER}", 1)
+
+    with pytest.raises(KernelFault, match="different barriers"):
+        run_sturm(Emulator(edit=diverge))
+
+
+def test_the_emulator_sees_writes_beyond_the_shared_memory() -> None:
+    def launch_with_too_little(program, blocks, threads, shared_bytes, arguments):
+        Emulator()(program, blocks, threads, shared_bytes - 8, arguments)
+
+    for run in (run_tridiagonalise, run_pair_statistics):
+        with pytest.raises(KernelFault, match="beyond its shared memory"):
+            run(launch_with_too_little)
+
+
+def test_small_eigenvalues_are_refined_in_double() -> None:
+    factor = factor_of(40, 252)
+    factor[1] = factor[0] + 1e-4 * factor[1]
+    factor[1] /= np.linalg.norm(factor[1])
+    product = factor @ factor.T
+    index = np.array([np.arange(20), np.arange(20, 40)])
+    expected = choose_solver(product).eigenvalues(product, factor, index)
+    assert expected[0, 0] < 1e-7
+    assert expected[1, 0] > REFINE_BELOW
+
+    emulator = Emulator()
+    solver = own_kernels(emulator, np.float32, np.float64)
+    actual = solver.eigenvalues(product, factor, index)
+    np.testing.assert_allclose(actual[0], expected[0], rtol=0, atol=1e-13)
+    assert_close_spectra(actual[1], expected[1], np.float32)
+    assert np.abs(actual[1] - expected[1]).max() > 1e-9  # the one that needs no double was left alone
+    assert solver.used == {"kernels-float32", "kernels-float64"}
+
+
+def test_a_matrix_too_large_goes_to_the_next_step() -> None:
+    factor = factor_of(60, 252)
+    product = factor @ factor.T
+    small, large = universes_of(60, 20, 2), universes_of(60, 50, 2)
+    limit = kernels.tridiagonal_shared_bytes(20, 1, np.float64)
+    solver = own_kernels(Emulator(), np.float64, np.float32, shared_limit=limit)
+    lapack = choose_solver(product)
+    solver = Solver("kernels", [*solver._steps, *lapack._steps])
+    for index, used in ((small, {"kernels-float64"}), (large, {"kernels-float64", "lapack"})):
+        actual = solver.eigenvalues(product, factor, index)
+        np.testing.assert_allclose(actual, lapack.eigenvalues(product, factor, index), rtol=0, atol=1e-13)
+        assert solver.used == used

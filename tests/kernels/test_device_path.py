@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The features of a panel on a GPU, emulated: no meeting of host and device arrays, few waits, the same numbers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from without_gpu.emulator import COMPILER, Emulator
+from without_gpu.pretended_cupy import pretended_cupy, waits
+
+from sigmahat_kernels import solvers
+from sigmahat_kernels.cuda import device
+from sigmahat_kernels.features import FEATURE_NAMES, compute_features
+from sigmahat_kernels.request import PADDING, Request, read_request
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="the emulator needs g++")
+
+H200 = {"MaxSharedMemoryPerBlockOptin": 232_448, "SingleToDoublePrecisionPerfRatio": 2}
+
+
+@pytest.fixture
+def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """CuPy on a machine with an H200, pretended."""
+    launched = Emulator()
+
+    def compiled(program: Any, number: int) -> Any:
+        def launch(grid: Sequence[int], block: Sequence[int], arguments: Sequence[Any], shared_mem: int) -> None:
+            launched(program, grid[0], block[0], shared_mem, arguments)
+
+        return launch
+
+    module = pretended_cupy()
+    module.cuda = SimpleNamespace(runtime=SimpleNamespace(getDevice=lambda: 0))
+    module.cuda.Device = lambda: SimpleNamespace(attributes=H200)
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    monkeypatch.setattr(device, "compiled", compiled)
+    monkeypatch.setattr(solvers.cusolver, "check_available", lambda: None)
+    solvers._steps_on_device.cache_clear()
+    yield module
+    solvers._steps_on_device.cache_clear()
+
+
+def draw_request(n_rows: int, n_universes: int) -> Request:
+    rng = np.random.default_rng(8)
+    returns = 0.01 * (rng.standard_normal((n_rows, 40)) + rng.standard_normal((n_rows, 1)))
+    returns[rng.random(returns.shape) < 0.01] = np.nan
+    universes = np.full((n_universes, 34), PADDING, np.int32)
+    for row in universes:
+        size = rng.choice([2, 9, 34])
+        row[:size] = rng.choice(40, size, replace=False)
+    universes[0, :34] = np.arange(34)
+    market = np.exp(rng.standard_normal((n_rows, 4))).astype(np.float32)
+    return read_request(returns.astype(np.float32), universes, market=market, dates=np.arange(n_rows) + 18_000)
+
+
+@pytest.mark.parametrize("n_rows", [120, 25])  # more and fewer rows than assets
+def test_features(cupy: Any, n_rows: int) -> None:
+    request = draw_request(n_rows, 6)
+    expected = compute_features(request)
+    on_device = request._replace(panel=cupy.asarray(request.panel))
+    waits.clear()
+    actual = compute_features(on_device, threads=1)
+    few = sum(waits.values())
+    assert (expected.solvers, actual.solvers) == (("lapack",), ("kernels-float64",))
+    np.testing.assert_array_equal(actual.status, expected.status)
+    for column, name in enumerate(FEATURE_NAMES):
+        np.testing.assert_allclose(
+            actual.features[:, column], expected.features[:, column], rtol=1e-5, atol=1e-5, err_msg=name
+        )
+
+    more = draw_request(n_rows, 12)
+    waits.clear()
+    compute_features(more._replace(panel=cupy.asarray(more.panel)), threads=1)
+    assert sum(waits.values()) == few <= 4  # a window's, not a universe's
+
+
+@pytest.mark.parametrize("name", ["kernels", "cupy", "lapack"])
+def test_solvers(cupy: Any, name: str) -> None:
+    rng = np.random.default_rng(3)
+    z = rng.standard_normal((40, 60)) + rng.standard_normal(60)
+    z -= z.mean(axis=1, keepdims=True)
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    index = np.array([rng.choice(40, 17, replace=False) for _ in range(3)])
+    products = (z @ z.T, 0.9 * z @ z.T, 0.5 * z @ z.T)
+    host, pretended = solvers.choose_solver(z), solvers.choose_solver(cupy.asarray(z), name)
+    on_device = [cupy.asarray(product) for product in products]
+    for rows in (60, 12):  # of the factor: the direct and the dual form
+        expected = host.eigenvalues(products[0], z[:, :rows], index)
+        actual = pretended.eigenvalues(on_device[0], cupy.asarray(z[:, :rows]), cupy.asarray(index))
+        np.testing.assert_allclose(actual.get(), expected, rtol=0, atol=1e-12)
+    assert {step.split("-")[0] for step in pretended.used} == {name}
+    expected = host.pair_statistics(products, index)
+    for field, actual in pretended.pair_statistics(on_device, cupy.asarray(index))._asdict().items():
+        np.testing.assert_allclose(actual.get(), getattr(expected, field), rtol=1e-12, err_msg=field)
+
+
+def test_the_pretended_device_refuses_host_arrays(cupy: Any) -> None:
+    there, here = cupy.zeros(3), np.zeros(3)
+    for mix in (
+        lambda: there + here,
+        lambda: here * there,
+        lambda: cupy.maximum(here, 0.0),
+        lambda: there[np.arange(2)],
+        lambda: cupy.concatenate([there, here]),
+        lambda: there.__setitem__(0, here[:1]),
+    ):
+        with pytest.raises(TypeError, match="Unsupported type"):
+            mix()

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CUDA kernels compiled to machine code by NVRTC, which needs neither a GPU nor a driver."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+from sigmahat_kernels.cuda.kernels import Program
+
+
+class Resources(NamedTuple):
+    """What ptxas reports of one kernel."""
+
+    registers: int  # per thread
+    spilled: int  # bytes per thread that did not fit into registers, and the stack frame
+    static_shared: int  # bytes per block, beside what a launch asks for
+
+
+def compile_for(program: Program, architecture: str) -> Resources:
+    """Compile one kernel for an architecture such as ``sm_90``; raises AssertionError with the log if that fails."""
+    from cuda.bindings import nvrtc
+
+    def checked(result: tuple[Any, ...]) -> Any:
+        assert result[0] == nvrtc.nvrtcResult.NVRTC_SUCCESS, result[0]
+        return result[1] if len(result) == 2 else None
+
+    source = checked(nvrtc.nvrtcCreateProgram(program.text.encode(), f"{program.name}.cu".encode(), 0, None, None))
+    options = [f"-arch={architecture}", "--std=c++17", "--ptxas-options=-v", *program.options]
+    (failed,) = nvrtc.nvrtcCompileProgram(source, len(options), [option.encode() for option in options])
+    buffer = b" " * checked(nvrtc.nvrtcGetProgramLogSize(source))
+    checked(nvrtc.nvrtcGetProgramLog(source, buffer))
+    log = buffer.decode().rstrip("\0 ")
+    assert not failed, log
+    assert checked(nvrtc.nvrtcGetCUBINSize(source)) > 0
+    checked(nvrtc.nvrtcDestroyProgram(source))
+
+    def total(pattern: str) -> int:
+        return sum(int(number) for number in re.findall(pattern, log))
+
+    (registers,) = re.findall(r"Used (\d+) registers", log)
+    return Resources(int(registers), total(r"(\d+) bytes (?:stack frame|spill)"), total(r"(\d+) bytes smem"))
