@@ -19,12 +19,13 @@ import pytest
 from onnx import numpy_helper
 
 from sigmahat_kernels.features import FEATURE_NAMES
+from sigmahat_kernels.manifest import write_manifest
 from sigmahat_kernels.members import MEMBER_FILES, Member
 from sigmahat_kernels.parameters import split_parameters
 from sigmahat_kernels.pipeline import N_MEMBERS, Outputs, Pipeline, features_and_status
 from sigmahat_kernels.request import PADDING, Request, read_request
-from sigmahat_trainer.baselines import gmv_weights
 from sigmahat_trainer.dataset import MIN_COVERAGE, eligible_assets, holding_returns
+from sigmahat_trainer.portfolios import gmv_weights
 
 ROOT = Path(__file__).parents[1]
 REPOSITORY = ROOT / "model_repository"
@@ -63,6 +64,7 @@ def answers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         (half / f"member_{k}" / "1").mkdir(parents=True)
         file = REPOSITORY / f"member_{k}" / "1" / MEMBER_FILES["fp16"]
         shutil.copy(file, half / f"member_{k}" / "1" / MEMBER_FILES["int8"])
+    write_manifest(half, half.glob("member_*/1/*.onnx"))
     batch = real_batch(request.param)
     table, *_ = features_and_status(batch)
     return Answers(batch, table.features, Pipeline(REPOSITORY).estimate(batch), Pipeline(half).estimate(batch))

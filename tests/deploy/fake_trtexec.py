@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+from sigmahat_kernels.manifest import write_manifest
+
 
 def main() -> None:
     """Do what the options say."""
@@ -44,6 +46,8 @@ def build(options: dict[str, str], faults: list[str]) -> None:
     if "edit_source" in faults:
         path = Path(os.environ["FAKE_SOURCE"])
         path.write_bytes(path.read_bytes() + b"\x72\x00")  # one more, empty, metadata entry
+        models = path.parents[2]
+        write_manifest(models, sorted(models.glob("member_*/1/*.onnx")))  # as an export does
     padding = b"\0" * (1 << 20) if "large" in faults else b""
     Path(options["--saveEngine"]).write_bytes(content)
     if padding:

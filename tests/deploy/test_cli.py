@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from importlib import metadata
@@ -108,8 +109,10 @@ def test_serve_is_where_the_table_says() -> None:
 def test_serve_reports_what_it_misses_without_a_stack_trace(tmp_path: Path) -> None:
     result = run("serve", "--model-repository", str(tmp_path / "absent"))
     assert result.exit_code == 1
-    assert result.output.startswith("Error: model repository ")
-    assert "--model-repository" in result.output
+    *records, message = result.output.splitlines()
+    assert message.startswith("Error: model repository ")
+    assert "--model-repository" in message
+    assert [json.loads(record)["event"] for record in records] == ["starting", "not_started"]
 
 
 def test_version_is_that_of_the_distribution() -> None:

@@ -23,6 +23,7 @@ from sigmahat_deploy.engines.builders import Profile, Trtexec, find_builder
 from sigmahat_deploy.engines.device import Device, find_device
 from sigmahat_deploy.engines.errors import EngineError
 from sigmahat_deploy.engines.graph import read_graph
+from sigmahat_kernels.manifest import MANIFEST, write_manifest
 
 COMMITTED = Path(__file__).parents[2] / "model_repository"
 MEMBERS = ("member_1", "member_2", "member_3")
@@ -57,6 +58,14 @@ def copy_members(models: Path) -> None:
         for file in (COMMITTED / member / "1").glob("*.onnx"):
             shutil.copy(file, models / member / "1")
         shutil.copytree(COMMITTED / member / "configs", models / member / "configs")
+    shutil.copy(COMMITTED / MANIFEST, models)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """As an export does: the manifest knows of it."""
+    path.write_bytes(content)
+    models = path.parents[2]
+    write_manifest(models, sorted(models.glob("member_*/1/*.onnx")))
 
 
 @pytest.fixture
@@ -94,7 +103,7 @@ def edit(repository: Path, member: str) -> bytes:
     """Change a member's file, though not its answers; return what it was."""
     path = repository / member / "1" / "model.onnx"
     before = path.read_bytes()
-    path.write_bytes(before + b"\x72\x00")  # one more, empty, metadata entry
+    replace_file(path, before + b"\x72\x00")  # one more, empty, metadata entry
     return before
 
 
@@ -189,7 +198,7 @@ def test_changed_member_is_built_anew_and_its_old_engine_serves_a_rollback(
     assert [engine.built for engine in build(repository, trtexec)] == [False, True, False]
     assert links(repository)["member_2"] != old["member_2"]
     n_built = built(calls)
-    (repository / "member_2" / "1" / "model.onnx").write_bytes(before)
+    replace_file(repository / "member_2" / "1" / "model.onnx", before)
     build(repository, trtexec)
     assert links(repository) == old
     assert built(calls) == n_built == 1
@@ -324,7 +333,7 @@ def test_plan_that_somebody_copied_there_is_not_overwritten(repository: Path, tr
 
 def test_member_of_other_features_is_refused(repository: Path, trtexec: Path, calls: Path) -> None:
     path = repository / "member_1" / "1" / "model.onnx"
-    path.write_bytes(path.read_bytes().replace(b"log_assets", b"log_aztets"))
+    replace_file(path, path.read_bytes().replace(b"log_assets", b"log_aztets"))
     with pytest.raises(EngineError, match="was trained on another list of features"):
         build(repository, trtexec)
     assert built(calls) == 0

@@ -23,6 +23,7 @@ from sigmahat_deploy.engines.errors import EngineError
 from sigmahat_deploy.engines.fused import FUSED, WEIGHTED, fuse
 from sigmahat_deploy.engines.graph import Graph, golden_batch, read_graph
 from sigmahat_deploy.engines.layers import check_layers, read_layers
+from sigmahat_kernels.manifest import ManifestError
 from sigmahat_kernels.members import MEMBER_FILES, Member, MemberError
 from sigmahat_kernels.parameters import N_PARAMETERS
 from sigmahat_kernels.pipeline import N_MEMBERS
@@ -186,7 +187,7 @@ def _content(members: list[Path]) -> bytes:
     try:
         for path in members:
             Member(path)  # TensorRT would not notice that a file was trained on other features
-    except MemberError as error:
+    except (ManifestError, MemberError) as error:
         raise EngineError(str(error)) from error
     if len(members) == 1:
         return members[0].read_bytes()
