@@ -22,7 +22,7 @@ PART_CELLS = 64 * 1024
 DEVICE_SCALE = 512
 """On a GPU stacks and parts are this much larger: a launch must keep the whole device busy."""
 
-_MIN_PART, _MIN_PARTS = 16, 16
+_MIN_PART, _MIN_PARTS = 16, 8
 
 
 class WindowGroup(NamedTuple):
