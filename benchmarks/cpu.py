@@ -26,7 +26,7 @@ from sigmahat_trainer.provenance import provenance
 from sigmahat_trainer.simulate import sector_design
 
 RESULT = Path(__file__).parent / "results" / "cpu.json"
-N_COLUMNS, N_OBS, N_UNIVERSES, ROUNDS = 500, 252, 1_000, 5
+N_COLUMNS, N_OBS, N_UNIVERSES, ROUNDS = 500, 252, 1_000, 11
 
 
 def main() -> None:
@@ -97,7 +97,10 @@ def draw_request(sizes: int | Sequence[int], n_obs: int, n_universes: int = N_UN
 
 
 def paired(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, float]:
-    """Median seconds of both, run in turn with one BLAS thread, after a warm-up of each."""
+    """Median seconds of the first, and the second's by the median ratio of neighbours; in turn, one BLAS thread.
+
+    A shared machine is fast and slow by turns; two runs next to each other see the same of it.
+    """
     seconds: tuple[list[float], list[float]] = ([], [])
     with threadpool_limits(1):
         for turn in range(ROUNDS + 1):
@@ -106,7 +109,8 @@ def paired(first: Callable[[], object], second: Callable[[], object]) -> tuple[f
                 work()
                 if turn:
                     times.append(time.perf_counter() - started)
-    return float(np.median(seconds[0])), float(np.median(seconds[1]))
+    own = float(np.median(seconds[0]))
+    return own, own * float(np.median(np.divide(seconds[1], seconds[0])))
 
 
 def peak_memory_ratio() -> float:
