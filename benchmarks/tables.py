@@ -40,5 +40,30 @@ def accuracy(n_assets: int = 100, n_obs: int = 252) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
+SPEED = {
+    "features_over_eigvalsh_n100": "all features over `numpy.linalg.eigvalsh` alone, N = 100, one thread",
+    "features_over_eigvalsh_n250": "the same, N = 250",
+    "features_over_sklearn_lw_n100": "all features over a loop of `sklearn.covariance.LedoitWolf().fit`, one thread",
+    "two_threads_over_one": "two threads over one",
+    "dual_over_direct_n500_t60": "spectra by the T x T Gram matrix over the N x N one, N = 500, T = 60",
+    "peak_memory_ratio": "peak memory over the panel's share plus two parts of the universes",
+    "service_over_inprocess_n100": "parameters through gRPC over the same pipeline in one process",
+    "covariance_over_inprocess_n100": "the same with covariances",
+    "shm_over_grpc": "covariances through shared memory over gRPC",
+    "covariance_shm_universes_per_s": "universes a second with covariances, both cores, shared memory",
+    "single_universe_extra_ms": "milliseconds that a call of one universe costs beyond the same in process",
+    "client_peak_mb_100k": "MB that a client needs to stream 100,000 universes with covariances",
+}
+
+
+def speed() -> str:
+    """Figures of ``make bench`` and of the service, by name."""
+    figures = {}
+    for name in ("cpu", "service"):
+        figures |= json.loads((RESULTS / f"{name}.json").read_text())["figures"]
+    rows = [["figure", ""], ["---", "--:"], *([text, f"{figures[name]:.3g}"] for name, text in SPEED.items())]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
 if __name__ == "__main__":
-    print(accuracy())
+    print(accuracy(), speed(), sep="\n\n")

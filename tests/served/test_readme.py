@@ -66,10 +66,11 @@ def test_tree_names_what_is_there() -> None:
     assert all((root / "feature_kernels" / "sigmahat_kernels" / module).is_file() for module in modules)
 
 
-def test_accuracy_table_is_the_results_file() -> None:
+def test_tables_are_the_results_files() -> None:
     spec = importlib.util.spec_from_file_location("tables", Path(__file__).parents[2] / "benchmarks" / "tables.py")
     assert spec is not None
     assert spec.loader is not None
     tables = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tables)
     assert tables.accuracy() in README
+    assert tables.speed() in README
