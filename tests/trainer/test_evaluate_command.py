@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from sigmahat_deploy.cli import main
 from sigmahat_kernels.features import FEATURE_NAMES
+from sigmahat_kernels.manifest import write_manifest
 from sigmahat_kernels.pipeline import N_MEMBERS, Pipeline
 from sigmahat_trainer.baselines import BASELINES
 from sigmahat_trainer.config import TrainConfig
@@ -79,6 +80,7 @@ def members(tmp_path_factory):
         else:
             shutil.copy(repository / "member_1" / "1" / "model.onnx", target)
     (run / "metrics.json").write_text(json.dumps({"constants": CONSTANTS}))
+    write_manifest(repository, repository.glob("member_*/1/*.onnx"))
     (repository / "model_card.json").write_text(json.dumps({"constants": CONSTANTS}))
     return run, repository
 

@@ -237,12 +237,13 @@ def _show(figures: dict[str, Any], console: Console) -> None:
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
+    from sigmahat_kernels.manifest import ManifestError
     from sigmahat_kernels.members import MemberError
     from sigmahat_trainer.export import CheckpointError
 
     try:
         yield
-    except (MemberError, CheckpointError, OSError, ValueError) as error:
+    except (ManifestError, MemberError, CheckpointError, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
 
 
