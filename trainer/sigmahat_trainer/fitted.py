@@ -23,13 +23,16 @@ from sigmahat_trainer.rienet import draw_windows, load_rienet, save_rienet, trai
 from sigmahat_trainer.train import fit_constants
 from sigmahat_trainer.windows import sizes_of
 
+BEYOND_LINEAR = ("intensity_tilt", "volatility_tilt", "level")
+"""Heads that one linear shrinkage for all assets does without."""
+
 CONSTANTS, ORACLES, RIENET = "constants.json", "average_oracle.npz", "rienet.safetensors"
 
 
 class Fitted(NamedTuple):
     """What `fit_baselines` wrote; a part whose file is not there is empty."""
 
-    constants: dict[str, list[float]]
+    constants: dict[str, dict[str, list[float]]]  # learned_constants, and tilted_constants with tilts and levels
     oracles: dict[OracleKey, Any]
     rienet: torch.nn.Module | None
 
@@ -64,10 +67,13 @@ def fit_baselines(
     """
     torch.set_num_threads(1)
     dataset = draw_dataset(panels, n_windows=windows, simulated_share=0.0, horizon=horizon, seed=seed, progress=True)
+    config = TrainConfig(horizon=horizon, seed=seed)
     with console.status("fitting the constants"):
-        logits = fit_constants(dataset, TrainConfig(horizon=horizon, seed=seed))
+        constants = {
+            "learned_constants": linear_constants(fit_constants(dataset, config, fixed=BEYOND_LINEAR)),
+            "tilted_constants": as_constants(fit_constants(dataset, config)),
+        }
     del dataset
-    constants = {name: values.tolist() for name, values in split_parameters(activate(logits))._asdict().items()}
     content = {**provenance(), "panels": [_extent(panel) for panel in panels], "windows": windows, "seed": seed}
     (folder / CONSTANTS).write_text(json.dumps({**content, "constants": constants}, indent=1) + "\n")
 
@@ -91,6 +97,17 @@ def fit_baselines(
 
             network = train_rienet(drawn, horizon=horizon, epochs=epochs, seed=seed, progress=report)
         save_rienet(network, folder / RIENET)
+
+
+def as_constants(logits: torch.Tensor) -> dict[str, list[float]]:
+    """Logits of shape (N_PARAMETERS,) as the values of each head."""
+    return {name: values.tolist() for name, values in split_parameters(activate(logits))._asdict().items()}
+
+
+def linear_constants(logits: torch.Tensor) -> dict[str, list[float]]:
+    """The same, without tilts and levels."""
+    constants = as_constants(logits)
+    return constants | {name: [0.0] * len(constants[name]) for name in BEYOND_LINEAR}
 
 
 def load_fitted(folder: Path) -> Fitted:

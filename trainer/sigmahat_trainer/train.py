@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sigmahat_kernels.parameters import N_PARAMETERS, TARGETS, split_parameters
+from sigmahat_kernels.parameters import HEADS, N_PARAMETERS, TARGETS, split_parameters
 from sigmahat_trainer.config import TrainConfig
 from sigmahat_trainer.dataset import Dataset
 from sigmahat_trainer.loss import Batch, Losses, member_losses
@@ -28,6 +28,7 @@ STARTING_CONSTANTS: dict[str, Any] = {
     "target_weights": [0.45, 0.05, 0.5],
     "memory": 0.5,
     "volatility": [0.34, 0.33, 0.33, 0.1],
+    "level": [0.0, 0.05],
 }
 
 
@@ -39,14 +40,21 @@ class Trained(NamedTuple):
 
 
 def fit_constants(
-    dataset: Dataset, config: TrainConfig, *, epochs: int = 2, progress: Progress | None = None
+    dataset: Dataset,
+    config: TrainConfig,
+    *,
+    epochs: int = 2,
+    fixed: Sequence[str] = (),
+    progress: Progress | None = None,
 ) -> Tensor:
     """Find the one answer that serves all windows best: logits of shape (N_PARAMETERS,).
 
     The same losses as for a member, with the same parameters for every universe. They are the baseline that the
-    network must beat, and the point it starts from.
+    network must beat, and the point it starts from. Heads named in `fixed` stay at `STARTING_CONSTANTS`, or 0.
     """
+    torch.manual_seed(config.seed)
     logits = constant_logits(STARTING_CONSTANTS).requires_grad_()
+    learns = ~torch.cat([torch.full((width,), name in fixed) for name, width in HEADS.items()])
     optimiser = torch.optim.Adam([logits], lr=0.03)
     rng = np.random.default_rng(config.seed)
     for epoch in range(epochs):
@@ -56,6 +64,8 @@ def fit_constants(
             losses = _losses(rows, logits.detach(), batch, config, rng)
             optimiser.zero_grad()
             losses.total.backward()
+            assert logits.grad is not None
+            logits.grad *= learns
             optimiser.step()
             running.add(losses, windows_in(batch))
         for group in optimiser.param_groups:
@@ -213,6 +223,7 @@ def _losses(
             constants,
             part,
             target=target,
+            qlike_weight=config.qlike_weight,
             auxiliary_weight=config.auxiliary_weight,
             residual_weight=config.residual_weight,
         )
