@@ -70,8 +70,8 @@ def fit_baselines(
     config = TrainConfig(horizon=horizon, seed=seed)
     with console.status("fitting the constants"):
         constants = {
-            "learned_constants": linear_constants(fit_constants(dataset, config, fixed=BEYOND_LINEAR)),
-            "tilted_constants": as_constants(fit_constants(dataset, config)),
+            "learned_constants": _by_head(fit_constants(dataset, config, fixed=BEYOND_LINEAR), without=BEYOND_LINEAR),
+            "tilted_constants": _by_head(fit_constants(dataset, config)),
         }
     del dataset
     content = {**provenance(), "panels": [_extent(panel) for panel in panels], "windows": windows, "seed": seed}
@@ -99,17 +99,6 @@ def fit_baselines(
         save_rienet(network, folder / RIENET)
 
 
-def as_constants(logits: torch.Tensor) -> dict[str, list[float]]:
-    """Logits of shape (N_PARAMETERS,) as the values of each head."""
-    return {name: values.tolist() for name, values in split_parameters(activate(logits))._asdict().items()}
-
-
-def linear_constants(logits: torch.Tensor) -> dict[str, list[float]]:
-    """The same, without tilts and levels."""
-    constants = as_constants(logits)
-    return constants | {name: [0.0] * len(constants[name]) for name in BEYOND_LINEAR}
-
-
 def load_fitted(folder: Path) -> Fitted:
     """Read what `fit_baselines` wrote.
 
@@ -124,6 +113,11 @@ def load_fitted(folder: Path) -> Fitted:
     oracles = load_oracles(folder / ORACLES) if (folder / ORACLES).is_file() else {}
     network = load_rienet(folder / RIENET) if (folder / RIENET).is_file() else None
     return Fitted(constants, oracles, network)
+
+
+def _by_head(logits: torch.Tensor, *, without: Sequence[str] = ()) -> dict[str, list[float]]:
+    heads = split_parameters(activate(logits))._asdict()
+    return {name: values.tolist() for name, values in heads.items() if name not in without}
 
 
 def _extent(panel: ReturnPanel) -> dict[str, Any]:
