@@ -14,6 +14,7 @@ from torch import Tensor
 from sigmahat_kernels.parameters import HEADS, N_PARAMETERS, TARGETS, split_parameters
 from sigmahat_trainer.config import TrainConfig
 from sigmahat_trainer.dataset import Dataset
+from sigmahat_trainer.distributed import add_up, own_share
 from sigmahat_trainer.loss import Batch, Losses, member_losses
 from sigmahat_trainer.network import MemberNetwork, activate, constant_logits
 
@@ -213,24 +214,61 @@ def learning_rate_schedule(
 def _losses(
     logits: Tensor, constants: Tensor, batch: Sequence[Batch], config: TrainConfig, rng: np.random.Generator
 ) -> Losses:
-    """Averages over the windows of a batch; `logits` of shape (B, N_PARAMETERS)."""
-    target = int(rng.integers(len(TARGETS)))
-    counts = [len(part.features) for part in batch]
-    losses = [
-        member_losses(
-            activate(rows),
-            rows,
-            constants,
-            part,
-            target=target,
-            qlike_weight=config.qlike_weight,
-            auxiliary_weight=config.auxiliary_weight,
-            residual_weight=config.residual_weight,
-        )
-        for part, rows in zip(batch, logits.split(counts), strict=True)
-    ]
-    weights = torch.tensor(counts) / sum(counts)
-    return Losses(*(torch.stack(values) @ weights for values in zip(*losses, strict=True)))
+    """Averages over the windows of a batch; `logits` of shape (B, N_PARAMETERS).
+
+    Nearly all time goes into these losses, hardly any into the network. So processes that train together all run the
+    network on the whole batch, with the same dropout and the same statistics of BatchNorm, and share out the losses:
+    each takes some pieces, and both the losses and their gradient with respect to `logits` are summed over processes.
+    A row belongs to one piece, all others add zeros: the sums are those of one process, to the bit, and so is the step.
+    What a loss draws at random must neither depend on who computes it nor move the generator of the dropout, so each
+    piece starts from the same seed.
+    """
+    target, seed = int(rng.integers(len(TARGETS))), int(rng.integers(2**32))
+    pieces = list(_pieces(batch))
+    counts = [len(piece.features) for piece in pieces]
+    own = own_share([_cost(piece) for piece in pieces])
+    if logits.requires_grad:
+        logits.register_hook(add_up)
+    values = []
+    for k, (piece, rows) in enumerate(zip(pieces, logits.split(counts), strict=True)):
+        if k in own:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                losses = member_losses(
+                    activate(rows),
+                    rows,
+                    constants,
+                    piece,
+                    target=target,
+                    qlike_weight=config.qlike_weight,
+                    auxiliary_weight=config.auxiliary_weight,
+                    residual_weight=config.residual_weight,
+                )
+            values.append(torch.stack(losses))
+        else:
+            values.append(rows[:0].sum().expand(len(Losses._fields)))  # 0, and backward still comes by
+    found = torch.stack(values)
+    is_own = torch.tensor([k in own for k in range(len(pieces))])[:, None]
+    found = torch.where(is_own, found, add_up(found))  # what the others found is a number here, nothing to learn from
+    return Losses(*(torch.tensor(counts) / sum(counts) @ found))
+
+
+PIECE = 2e7
+"""Cost of a piece: small enough to share out evenly, large enough that its calls do not matter."""
+
+
+def _pieces(batch: Sequence[Batch]) -> Iterator[Batch]:
+    """Cut a batch where one size costs much: the same cuts however many processes share them."""
+    for part in batch:
+        n_rows = len(part.features)
+        n_pieces = min(n_rows, math.ceil(_cost(part) / PIECE))
+        for rows in np.array_split(np.arange(n_rows), max(n_pieces, 1)):
+            yield Batch(*(field[rows[0] : rows[-1] + 1] for field in part))
+
+
+def _cost(part: Batch) -> int:
+    """Factorising a stack of B matrices N x N goes with B N^3."""
+    return len(part.features) * part.forward.shape[-1] ** 3
 
 
 class _Running:
