@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sigmahat_kernels.parameters import HEADS, N_PARAMETERS, TARGETS, split_parameters
+from sigmahat_trainer.checkpoint import Checkpoint
 from sigmahat_trainer.config import TrainConfig
 from sigmahat_trainer.dataset import Dataset
 from sigmahat_trainer.distributed import add_up, own_share
@@ -84,6 +85,7 @@ def train_member(
     *,
     member: int,
     progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Trained:
     """Train one member on a bootstrap of the months, starting at the learned constants.
 
@@ -96,6 +98,8 @@ def train_member(
     member : int
         Added to the seed: members differ in their starting weights and in the months that they see.
     progress : callable, optional
+    checkpoint : Checkpoint, optional
+        Written after each epoch; if it is there at the start, training goes on from it, to the same bits as without.
     """
     seed = config.seed + member
     torch.manual_seed(seed)
@@ -110,7 +114,12 @@ def train_member(
     steps_per_epoch = n_windows // config.batch_size + (n_windows % config.batch_size > 1)
     schedule = learning_rate_schedule(optimiser, config, steps_per_epoch)
     history: list[dict[str, float]] = []
-    for epoch in range(config.epochs):
+    learners = {"network": network, "optimiser": optimiser, "schedule": schedule}
+    if checkpoint and (saved := checkpoint.load()):
+        history = _restore(saved, learners, rng)
+        if progress:
+            progress(f"member {member + 1}", len(history), config.epochs, history[-1])
+    for epoch in range(len(history), config.epochs):
         network.train()
         running = _Running()
         for batch in batches(dataset, config.batch_size, rng, drawn):
@@ -124,6 +133,8 @@ def train_member(
         metrics = {f"train_{name}": value for name, value in running.means().items()}
         metrics |= {f"validation_{name}": value for name, value in evaluate_losses(network, validation, config).items()}
         history.append({"epoch": epoch + 1, **metrics})
+        if checkpoint:
+            checkpoint.save(_state(learners, rng, history))
         if progress:
             progress(f"member {member + 1}", epoch + 1, config.epochs, metrics)
     return Trained(network.eval(), history)
@@ -209,6 +220,22 @@ def learning_rate_schedule(
         "exponential": lambda step: 0.01 ** (step / total),
     }[config.schedule]
     return torch.optim.lr_scheduler.LambdaLR(optimiser, course)
+
+
+def _state(learners: Mapping[str, Any], rng: np.random.Generator, history: list[dict[str, float]]) -> dict[str, Any]:
+    """Everything that decides how training goes on."""
+    states = {name: learner.state_dict() for name, learner in learners.items()}
+    return {**states, "torch": torch.get_rng_state(), "numpy": rng.bit_generator.state, "history": history}
+
+
+def _restore(state: Mapping[str, Any], learners: Mapping[str, Any], rng: np.random.Generator) -> list[dict[str, float]]:
+    """Put back what `_state` took; returns the history."""
+    for name, learner in learners.items():
+        learner.load_state_dict(state[name])
+    torch.set_rng_state(state["torch"])
+    rng.bit_generator.state = state["numpy"]
+    history: list[dict[str, float]] = state["history"]
+    return history
 
 
 def _losses(
