@@ -13,9 +13,9 @@ import pytest
 from rich.console import Console
 
 from sigmahat_trainer import shards
-from sigmahat_trainer.dataset import Sample, draw_dataset
+from sigmahat_trainer.dataset import Sample, draw_dataset, open_dataset
 from sigmahat_trainer.panels import ReturnPanel
-from sigmahat_trainer.shards import cached_dataset, describe_windows
+from sigmahat_trainer.shards import cached_windows, describe_windows
 
 SETTINGS = {"n_windows": 30, "simulated_share": 0.3, "horizon": 10, "seed": 3, "first": None}
 QUIET = Console(quiet=True)
@@ -37,7 +37,7 @@ def small_shards(monkeypatch):
 
 
 def draw(cache, *, workers=1, panels=PANELS, **changes):
-    return cached_dataset(panels, cache, console=QUIET, workers=workers, **SETTINGS | changes)
+    return open_dataset(cached_windows(panels, cache, console=QUIET, workers=workers, **SETTINGS | changes))
 
 
 def contents(folder):

@@ -25,9 +25,10 @@ from threadpoolctl import threadpool_limits
 
 from sigmahat_kernels.features import FEATURE_NAMES
 from sigmahat_kernels.parallel import available_threads
-from sigmahat_trainer.dataset import UNIVERSES_PER_WINDOW, Dataset, draw_dataset, open_dataset
+from sigmahat_trainer.dataset import UNIVERSES_PER_WINDOW, draw_dataset, open_dataset
 from sigmahat_trainer.files import write_whole
 from sigmahat_trainer.panels import ReturnPanel
+from sigmahat_trainer.processes import end_with_parent
 from sigmahat_trainer.provenance import code_digest
 
 WINDOWS_PER_SHARD = 100 * UNIVERSES_PER_WINDOW
@@ -48,10 +49,10 @@ def describe_windows(panels: Sequence[ReturnPanel], **settings: Any) -> Settings
     }
 
 
-def cached_dataset(
+def cached_windows(
     panels: Sequence[ReturnPanel], cache: Path, *, console: Console, workers: int | None = None, **settings: Any
-) -> Dataset:
-    """What `draw_dataset` draws, shard by shard, mapped into memory; drawn only if the cache does not hold it yet.
+) -> Path:
+    """Folder, for `open_dataset`, of what `draw_dataset` draws, shard by shard, unless the cache holds it already.
 
     Shard k is seeded by (seed, k), so the windows are the same whoever draws which. Two runs that want the same windows
     draw them once: the second waits. A run that is killed leaves its finished shards to the next.
@@ -67,24 +68,28 @@ def cached_dataset(
         Processes that draw; default one per available core.
     **settings
         As of `draw_dataset`.
+
+    Raises
+    ------
+    ValueError
+        As `draw_dataset`.
     """
     started = time.perf_counter()
     description = json.dumps(describe_windows(panels, **settings), sort_keys=True, indent=1)
     folder = cache / hashlib.sha256(description.encode()).hexdigest()[:16]
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
-        if known := folder.is_dir():
-            dataset = open_dataset(folder)
-        else:
-            dataset = _draw(panels, settings, folder, description, workers or available_threads(), console)
-    done = "mapped" if known else "drawn"
-    console.print(f"{len(dataset):,} windows {done} in {time.perf_counter() - started:.1f} s: {folder}")
-    return dataset
+        if not (known := folder.is_dir()):
+            _draw(panels, settings, folder, description, workers or available_threads(), console)
+        n_windows = len(open_dataset(folder))
+    done = "found" if known else "drawn"
+    console.print(f"{n_windows:,} windows {done} in {time.perf_counter() - started:.1f} s: {folder}")
+    return folder
 
 
 def _draw(
     panels: Sequence[ReturnPanel], settings: Settings, folder: Path, description: str, workers: int, console: Console
-) -> Dataset:
+) -> None:
     shards = folder.with_suffix(".shards")
     seeds = _shard_seeds(settings["seed"], -(-settings["n_windows"] // WINDOWS_PER_SHARD))
     paths = [shards / f"{k:06d}.npz" for k in range(len(seeds))]
@@ -103,7 +108,6 @@ def _draw(
     (draft / "windows.json").write_text(description + "\n")
     os.replace(draft, folder)
     shutil.rmtree(shards)
-    return open_dataset(folder)
 
 
 def _shard_sizes(n_windows: int) -> list[int]:
@@ -137,6 +141,7 @@ _panels: Sequence[ReturnPanel] = ()
 def _receive(panels: Sequence[ReturnPanel]) -> None:
     global _panels
     _panels = panels
+    end_with_parent()
 
 
 def _work(draw: Work) -> None:
