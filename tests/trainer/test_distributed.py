@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from trainer.test_train import SMALL, independent_returns, one_thread, structured_returns, toy_dataset  # noqa: F401
@@ -15,7 +16,8 @@ from trainer.test_train import SMALL, independent_returns, one_thread, structure
 from sigmahat_trainer import distributed, train
 from sigmahat_trainer.config import TrainConfig
 from sigmahat_trainer.dataset import Dataset
-from sigmahat_trainer.train import fit_constants, train_member
+from sigmahat_trainer.network import constant_logits
+from sigmahat_trainer.train import STARTING_CONSTANTS, fit_constants, train_member
 
 CONFIG = TrainConfig(network=SMALL, batch_size=32, epochs=2, learning_rate=5e-3)
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
@@ -71,12 +73,10 @@ def test_processes_that_train_together_find_what_one_finds_to_the_bit(tmp_path, 
         assert found["history"] == alone["history"]
         for name, tensor in alone["weights"].items():
             assert torch.equal(found["weights"][name], tensor), name
-    # Each piece was computed once, and they were shared by what they cost.
+    # Each piece was computed once.
     taken = torch.cat([found["taken"] for found in together])
     assert torch.equal(taken.sort().values, alone["taken"].sort().values)
-    if processes == 2:
-        share = together[0]["taken"].sum() / taken.sum()
-        assert 0.45 < share < 0.55
+    assert sum(len(found["taken"]) > 0 for found in together) == 2
 
 
 def as_process(monkeypatch, rank, size):
@@ -103,7 +103,7 @@ def test_alone_a_process_does_everything():
         assert not torch.distributed.is_initialized()
 
 
-def test_pieces_make_up_the_batch_and_none_costs_much(monkeypatch):
+def test_pieces_make_up_the_batch_and_are_shared_by_their_cost(monkeypatch):
     monkeypatch.setattr(train, "PIECE", 1e4)
     parts = [toy_dataset([independent_returns], n_samples=n, n_assets=size) for size, n in ((5, 9), (10, 25), (30, 3))]
     batch = [train.Batch(*map(torch.from_numpy, stack)) for part in parts for stack in part.by_size.values()]
@@ -113,3 +113,7 @@ def test_pieces_make_up_the_batch_and_none_costs_much(monkeypatch):
         whole = [getattr(part, name) for part in batch]
         for k, part in zip((slice(0, 1), slice(1, 4), slice(4, 7)), whole, strict=True):
             assert torch.equal(torch.cat([getattr(piece, name) for piece in pieces[k]]), part)
+    shared, constants = [], constant_logits(STARTING_CONSTANTS)
+    monkeypatch.setattr(train, "own_share", lambda costs: shared.append(costs) or {*range(len(costs))})
+    train._losses(constants.expand(37, -1), constants, batch, CONFIG, np.random.default_rng(0))
+    assert shared == [[9 * 125, 9_000, 8_000, 8_000, 27_000, 27_000, 27_000]]
