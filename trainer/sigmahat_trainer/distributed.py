@@ -12,17 +12,24 @@ from datetime import timedelta
 import torch.distributed as dist
 from torch import Tensor
 
+from sigmahat_trainer.processes import end_with_parent
+
 PATIENCE = timedelta(days=1)
 """How long a process waits for the others: the first draws the windows meanwhile. torchrun ends a group that broke."""
 
 
 @contextmanager
 def group() -> Iterator[None]:
-    """Join the processes that torchrun started (environment: RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), if any."""
+    """Join the processes that torchrun started (environment: RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), if any.
+
+    They must see the same files, and run on processors of one kind, so that the same step has the same outcome in each.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    dist.init_process_group("gloo", timeout=PATIENCE)
+    if dist.is_torchelastic_launched():
+        end_with_parent()
+    dist.init_process_group("gloo", timeout=PATIENCE)  # all tensors of the training are on the CPU
     try:
         yield
     finally:
@@ -43,9 +50,15 @@ def is_first() -> bool:
 def first_alone() -> Iterator[None]:
     """Let the first process do something before the others do it, who then find it done."""
     if not is_first():
-        dist.barrier()
+        meet()
     yield
-    if is_first() and dist.is_initialized():
+    if is_first():
+        meet()
+
+
+def meet() -> None:
+    """Wait until all processes are here."""
+    if dist.is_initialized():
         dist.barrier()
 
 

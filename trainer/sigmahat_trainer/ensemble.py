@@ -26,7 +26,7 @@ from sigmahat_kernels.parameters import split_parameters
 from sigmahat_trainer.checkpoint import Checkpoint
 from sigmahat_trainer.config import TrainConfig
 from sigmahat_trainer.dataset import Dataset, open_dataset
-from sigmahat_trainer.distributed import first_alone, group_size, is_first
+from sigmahat_trainer.distributed import first_alone, group_size, is_first, meet
 from sigmahat_trainer.export import save_member
 from sigmahat_trainer.files import write_whole
 from sigmahat_trainer.network import activate
@@ -129,6 +129,7 @@ def train_ensemble(
         "seconds": {"windows": round(drawn - started, 1), "all": round(time.time() - started, 1)},
         **provenance(),
     }
+    meet()  # the others may still be reading the last checkpoint
     if is_first():
         _save_feature_rows(training, validation, folder / "features.npz", config.seed)
         write_manifest(folder, [*sorted(folder.glob("member_*.safetensors")), folder / "features.npz"])

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes that do a part of this one's work."""
+"""Processes that do a part of another's work."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import threading
+import time
 
 
 def end_with_parent() -> None:
-    """Let this worker end when the process that started it does, even if that was killed."""
+    """Let this process end when the one that started it does, even if that was killed: nobody wants its work."""
+    parent = os.getppid()
 
     def wait() -> None:
-        if parent := multiprocessing.parent_process():
-            parent.join()
-            os._exit(1)
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()

@@ -280,7 +280,7 @@ def _losses(
     return Losses(*(torch.tensor(counts) / sum(counts) @ found))
 
 
-PIECE = 2e7
+PIECE = 5e7
 """Cost of a piece: small enough to share out evenly, large enough that its calls do not matter."""
 
 
