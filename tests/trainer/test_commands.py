@@ -25,6 +25,7 @@ from sigmahat_kernels.pipeline import N_MEMBERS, Pipeline
 from sigmahat_kernels.request import read_request
 from sigmahat_trainer import card, commands, ensemble, shards
 from sigmahat_trainer.config import NetworkConfig, TrainConfig, from_dict
+from sigmahat_trainer.dataset import WINDOWS
 from sigmahat_trainer.export import CheckpointError, load_member
 from sigmahat_trainer.panels import load_panel
 from sigmahat_trainer.provenance import provenance
@@ -343,7 +344,7 @@ def test_panels_that_end_before_validation_begins_are_an_error_in_plain_words(da
     arguments = ["--data", data, "--out", tmp_path / "run", "--train-until", str(DATES[-3])]
     result = sigmahat("train", *arguments, *TINY)
     assert result.exit_code == 1
-    message = f"Error: no panel has 42 days and a holding period of 10 from {DATES[-3] + 1} on"
+    message = f"Error: no panel has {min(WINDOWS)} days and a holding period of 10 from {DATES[-3] + 1} on"
     assert message in " ".join(result.stderr.split())
     assert isinstance(result.exception, SystemExit)
 
