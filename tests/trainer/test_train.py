@@ -88,7 +88,7 @@ def numbered_dataset(sizes, *, months=7):
         start += n
         tiny = np.zeros((n, 1), np.float32)
         features, period = numbers[:, None].astype(np.float32), month_of(numbers % months)
-        by_size[size] = Sample(features, tiny, tiny, tiny, tiny, tiny, np.zeros(n, np.int64), period.astype(np.int64))
+        by_size[size] = Sample(features, *[tiny] * 5, np.zeros(n, np.int64), period.astype(np.int64))
     return Dataset(by_size)
 
 
