@@ -195,15 +195,17 @@ class Judge:
         """Mean difference of volatility in per cent, its t, and the difference in each panel.
 
         Each of `differences` is a difference of `Losses.mean`, of one member or one shuffle; they are averaged. A
-        panel counts as much as another; the error comes from the spread between stretches of time, and panels are taken
-        to be independent.
+        panel counts as much as another. The error is the spread between stretches of time, panels taken to be
+        independent, and that between members or shuffles.
         """
-        mean = PERCENT * np.mean(differences, axis=0)
+        each = PERCENT * np.stack(differences)
+        mean = each.mean(axis=0)
         weight = windows / windows.sum(axis=1, keepdims=True)
         by_panel = (weight * mean).sum(axis=1)
         used = (windows > 0).sum(axis=1)
-        spread = (weight**2 * (mean - by_panel[:, None]) ** 2).sum(axis=1) * used / np.maximum(used - 1, 1)
-        error = np.sqrt(spread.sum()) / len(self.panels)
+        of_time = (weight**2 * (mean - by_panel[:, None]) ** 2).sum(axis=1) * used / np.maximum(used - 1, 1)
+        of_members = (weight * each).sum(axis=2).mean(axis=1).var(ddof=1) / len(each) if len(each) > 1 else 0.0
+        error = np.sqrt(of_time.sum() / len(self.panels) ** 2 + of_members)
         return {
             "difference_percent": _short(by_panel.mean()),
             "t": _short(by_panel.mean() / error) if error > 0 else 0.0,

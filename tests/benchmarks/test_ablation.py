@@ -126,8 +126,11 @@ def test_differences_and_their_error(ablation, panels):
     # Means 0.04, 0.08 and 0.00, 0.04; times 50: 2, 4 and 0, 2; panels 3.5 and 1.
     assert compared["by_panel"] == {"north": 3.5, "south": 1.0}
     assert compared["difference_percent"] == 2.25
-    variance = 2 * (0.25**2 * 1.5**2 + 0.75**2 * 0.5**2), 2 * (0.5**2 * 1 + 0.5**2 * 1)
-    assert compared["t"] == pytest.approx(2.25 / (sum(variance) ** 0.5 / 2), rel=1e-3)
+    of_time = 2 * (0.25**2 * 1.5**2 + 0.75**2 * 0.5**2) + 2 * (0.5**2 * 1 + 0.5**2 * 1)
+    of_members = ((1.75 - 2.25) ** 2 + (2.75 - 2.25) ** 2) / 2
+    assert compared["t"] == pytest.approx(2.25 / (of_time / 4 + of_members) ** 0.5, rel=1e-3)
+    alone = judge.compare([(one + other) / 2], windows)
+    assert alone["t"] == pytest.approx(2.25 / (of_time / 4) ** 0.5, rel=1e-3)
 
 
 def test_shuffling_finds_what_an_answer_reads(ablation, panels):

@@ -6,9 +6,11 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from sigmahat_deploy.cli import main
+from sigmahat_trainer import search as module
 from sigmahat_trainer.config import NetworkConfig, TrainConfig, from_dict
 from sigmahat_trainer.dataset import Dataset, Sample, draw_dataset, open_dataset, save_dataset
 from sigmahat_trainer.drawn import ALL, open_drawn, pool
@@ -165,8 +168,31 @@ def test_windows_that_spoil_the_loss_fail_and_do_not_stop_the_search(dataset, tm
     assert trial_of(result)["reason"] == "ValueError: the validation loss is nan after epoch 1"
 
 
+def test_a_process_that_dies_is_a_failed_trial(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_train_trial", os._exit)  # called with what it does not take: exit code 1
+    result = search(dataset, CONFIG, tmp_path, trials=1, vary=VARY, console=QUIET)
+    assert trial_of(result)["reason"] == "its process ended with exit code 1"
+    assert trial_of(result)["epochs"] == []
+
+
 def trial_of(result):
     return result["figures"]["trials"][0]
+
+
+def test_a_trial_below_the_median_is_stopped(dataset, tmp_path, monkeypatch):
+    """The first learns fast, the second hardly; two of three epochs are enough to see it."""
+    monkeypatch.setattr(module, "STARTUP_TRIALS", 1)
+    config = replace(CONFIG, learning_rate=1e-2, epochs=3)
+    vary = [Vary("schedule"), Vary("learning_rate")]
+    result = search(dataset, config, tmp_path, trials=2, vary=vary, console=QUIET)
+    first, second = result["figures"]["trials"]
+    assert (first["state"], len(first["epochs"])) == ("complete", 3)
+    assert second["settings"]["learning_rate"] < 1e-2
+    assert second["epochs"][-1] > first["epochs"][len(second["epochs"]) - 1]
+    assert second["state"] == "pruned"
+    assert 1 <= len(second["epochs"]) < 3
+    assert "loss" not in second
+    assert result["figures"]["best"] == first
 
 
 def test_another_search_is_refused(dataset, found, tmp_path):
@@ -177,6 +203,10 @@ def test_another_search_is_refused(dataset, found, tmp_path):
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(ValueError, match="another search is running"):
             search(dataset, CONFIG, tmp_path, trials=1, console=QUIET)
+    shutil.copytree(dataset, tmp_path / "other")
+    shutil.rmtree(tmp_path / "other" / "validation" / "south")
+    with pytest.raises(ValueError, match=r"holds a search with another dataset: name a new folder"):
+        search(tmp_path / "other", CONFIG, folder, trials=4, vary=VARY, console=QUIET)
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="no windows for training"):
         search(tmp_path / "empty", CONFIG, tmp_path / "out", trials=1, console=QUIET)
