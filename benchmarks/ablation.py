@@ -42,6 +42,7 @@ from sigmahat_trainer.export import load_member
 from sigmahat_trainer.loss import Batch, member_losses
 from sigmahat_trainer.network import CLIP, activate
 from sigmahat_trainer.provenance import provenance
+from sigmahat_trainer.search_space import replace_settings
 from sigmahat_trainer.train import fit_constants, robust_scaling, train_member
 
 matplotlib.use("Agg")
@@ -230,7 +231,7 @@ def decision_loss(parameters: torch.Tensor, batch: Batch) -> float:
 def load_answers(folder: Path) -> tuple[list[Answer], TrainConfig]:
     """The INT8 members of a model repository or the float members of a run, and the settings to train others with."""
     if files := sorted(folder.glob("member_*/*/model.onnx")):
-        return [Member(path) for path in files], TrainConfig(**PRESETS["full"])
+        return [Member(path) for path in files], replace_settings(TrainConfig(), PRESETS["full"])
     members = [load_member(path, feature_names=FEATURE_NAMES) for path in sorted(folder.glob("member_*.safetensors"))]
     if not members:
         raise FileNotFoundError(f"{folder} holds neither member_*/VERSION/model.onnx nor member_*.safetensors")
