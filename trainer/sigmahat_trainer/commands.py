@@ -31,7 +31,8 @@ TRAIN_UNTIL, VALIDATE_UNTIL = "2012-12-31", "2015-12-31"
 _folder = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
-def _apply_preset(context: click.Context, _: click.Parameter, name: str | None) -> None:
+def apply_preset(context: click.Context, _: click.Parameter, name: str | None) -> None:
+    """Callback of an option ``--preset``: its settings become the defaults of the other options."""
     if name is not None:
         context.default_map = {**(context.default_map or {}), **PRESETS[name]}
 
@@ -44,7 +45,7 @@ def _apply_preset(context: click.Context, _: click.Parameter, name: str | None) 
     type=click.Choice(sorted(PRESETS)),
     is_eager=True,
     expose_value=False,
-    callback=_apply_preset,
+    callback=apply_preset,
     help="full: as the committed members; small: minutes on a laptop. Options given beside it win.",
 )
 @click.option(
