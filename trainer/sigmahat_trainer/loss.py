@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What training minimises: realised variance of minimum-variance portfolios, QLIKE of random ones, auxiliary scores."""
+"""What training minimises: realised variance of minimum-variance portfolios, QLIKE of forecasts, auxiliary scores."""
 
 from __future__ import annotations
 
@@ -52,6 +52,7 @@ class Batch(NamedTuple):
 class Portfolio(NamedTuple):
     """The minimum-variance portfolio of an estimate, and what became of it."""
 
+    weights: Tensor  # (B, N)
     log_realised: Tensor  # (B,) ln of its realised variance per period
     log_forecast: Tensor  # (B,) ln of the variance that the estimate gave it
 
@@ -131,6 +132,7 @@ def minimum_variance(estimate: Estimate, forward: Tensor) -> Portfolio:
     realised = (torch.einsum("bhn,bn->bh", forward, weights) ** 2).mean(dim=1)
     forecast = torch.exp(2.0 * mean[:, 0]) / total.clamp_min(1e-12) + estimate.common_variance
     return Portfolio(
+        weights,
         realised.clamp_min(_SMALLEST_VARIANCE).log(),
         2.0 * estimate.log_factor + forecast.clamp_min(_SMALLEST_VARIANCE).log(),
     )
@@ -169,7 +171,7 @@ class Losses(NamedTuple):
 
     total: Tensor
     decision: Tensor  # ln realised variance of the minimum-variance portfolio
-    qlike: Tensor  # of random portfolios, long-only and long-short
+    qlike: Tensor  # of random portfolios, long-only and long-short, and of the minimum-variance portfolio
     alone: Tensor  # the same, shrinking toward one target only, at that head's own intensity
     confidence: Tensor  # binary cross-entropy
     condition: Tensor  # squared error of log10 condition number
@@ -207,14 +209,16 @@ def member_losses(
     whole = estimate(batch, heads)
     together = minimum_variance(whole, batch.forward)
 
-    # Only the level learns from random portfolios: it leaves the minimum-variance portfolio as the decision wants it.
+    # Only the level learns to forecast: it leaves the minimum-variance portfolio as the decision wants it. That portfolio
+    # is among those that are forecast, because an estimate is most wrong about what was optimised on it.
     levelled = Estimate(
         whole.correlation.detach(),
         whole.log_volatility.detach(),
         whole.log_factor,
         heads.level[:, 1] / torch.exp(-2.0 * whole.log_volatility.detach()).mean(dim=1),
     )
-    random_score = qlike(levelled, batch.forward, random_portfolios(*whole.log_volatility.shape))
+    portfolios = torch.cat([random_portfolios(*together.weights.shape), together.weights.detach()[:, None]], dim=1)
+    score = qlike(levelled, batch.forward, portfolios).mean()
 
     # Alone, only the head's own intensity learns: what it would use if it were the one target.
     only = functional.one_hot(torch.tensor(target), len(TARGETS)).expand_as(heads.target_weights)
@@ -235,7 +239,7 @@ def member_losses(
     regime = functional.nll_loss(heads.regime.clamp_min(1e-8).log(), batch.regime)
     residual = ((logits - constant_logits)[:, _DECISION] ** 2).mean()
 
-    decision, score, alone_loss = together.log_realised.mean(), random_score.mean(), alone.log_realised.mean()
+    decision, alone_loss = together.log_realised.mean(), alone.log_realised.mean()
     auxiliary = alone_loss + confidence + condition.mean() + expected_error.mean() + regime
     total = decision + qlike_weight * score + auxiliary_weight * auxiliary + residual_weight * residual
     return Losses(
