@@ -99,7 +99,7 @@ def evaluated(data, members, fitted, tmp_path_factory):
     """(folder of results, what the command said)."""
     out = tmp_path_factory.mktemp("evaluate") / "new" / "results"
     run, repository = members
-    sources = ["--model-repository", repository, "--run", run, "--baselines", fitted, "--processes", 2]
+    sources = ["--model-repository", repository, "--run", run, "--baselines", fitted, "--dcc", "--processes", 2]
     arguments = [*sources, *GRID, "--period", PERIOD, "--simulated-draws", 2, "--out", out]
     result = sigmahat("evaluate", data / "north.npz", data / "south.npz", *arguments)
     assert result.exit_code == 0, (result.output, result.exception)
@@ -123,7 +123,7 @@ def test_every_method_is_scored_at_every_date_of_every_cell(evaluated):
     cells = scores.groupby(["panel", "n_assets", "n_obs"], sort=False)
     # 8 fits into one panel, 12 into none, and is left out.
     assert sorted(cells.groups) == [("north", 8, 60), ("north", 8, 90), ("south", 7, 60), ("south", 7, 90)]
-    own = {"average_oracle", "rienet", "learned_constants", HINDSIGHT, "sigmahat", "untrained"}
+    own = {"average_oracle", "rienet", "dcc_nl", "learned_constants", HINDSIGHT, "sigmahat", "untrained"}
     for _, rows in cells:
         assert set(rows["method"]) == own | set(BASELINES)
         assert (rows.groupby("method").size() == 11).all()  # 180 rows less a purge of 15, in steps of 15

@@ -20,6 +20,7 @@ from sigmahat_kernels.pipeline import Pipeline
 from sigmahat_trainer.average_oracle import average_oracle
 from sigmahat_trainer.baselines import BASELINES, Baseline
 from sigmahat_trainer.card import read_card
+from sigmahat_trainer.dcc import dcc_nl
 from sigmahat_trainer.designs import evaluate_design
 from sigmahat_trainer.estimators import (
     Estimator,
@@ -45,6 +46,7 @@ class Sources(NamedTuple):
     runs: tuple[Path, ...] = ()  # folders of `sigmahat train`, float32: methods named for the folders
     fitted: Path | None = None  # folder of `sigmahat fit-baselines`
     hindsight: bool = True
+    dcc: bool = False  # a GARCH for every asset at every date: about 10 ms each
 
 
 class Settings(NamedTuple):
@@ -141,8 +143,8 @@ def run_grid(
     return Rows(*(_sorted(pd.concat(frames, ignore_index=True)) for frames in zip(*done, strict=True)))
 
 
-def load_methods(sources: Sources, panel: str | None) -> Methods:
-    """All that can be compared on a panel; on simulated returns, None, there is no oracle and no hindsight."""
+def load_methods(sources: Sources, panel: str | None, horizon: int) -> Methods:
+    """All that can be compared on a panel; on simulated returns, None, there is no oracle, no hindsight and no DCC."""
     loaded = _load(sources)
     forms: dict[str, Baseline] = dict(BASELINES)
     estimators: dict[str, Estimator] = {name: closed_form(form) for name, form in forms.items()}
@@ -152,6 +154,8 @@ def load_methods(sources: Sources, panel: str | None) -> Methods:
             estimators["average_oracle"] = closed_form(lambda returns: average_oracle(own[_shape(returns)])(returns))
         if loaded.fitted.rienet is not None:
             estimators["rienet"] = closed_form(rienet(loaded.fitted.rienet))
+    if sources.dcc and panel is not None:
+        estimators["dcc_nl"] = dcc_nl(horizon)
     if loaded.constants is not None:
         estimators["learned_constants"] = learned_constants(loaded.constants)
     hindsight = loaded.constants if sources.hindsight and panel is not None else None
@@ -204,12 +208,12 @@ def _work(job: PanelJob | DesignJob, sources: Sources, settings: Settings) -> Ro
     torch.set_num_threads(1)
     nothing = pd.DataFrame()
     if isinstance(job, DesignJob):
-        methods = load_methods(sources, None)
+        methods = load_methods(sources, None, settings.horizon)
         estimators = {**methods.estimators, **{name: served(p) for name, p in methods.pipelines.items()}}
         rows = evaluate_design(*job, estimators, draws=settings.simulated_draws, seed=settings.seed)
         return Rows(nothing, nothing, rows)
     panel = _panel(job.path)
-    methods = load_methods(sources, panel.name)
+    methods = load_methods(sources, panel.name, settings.horizon)
     found = evaluate(panel, job.cell, settings.period, methods, draws=settings.draws, seed=settings.seed)
     return Rows(found.scores, found.heads, nothing)
 

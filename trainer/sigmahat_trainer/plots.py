@@ -27,6 +27,7 @@ SHOWN = (
     "multi_target_ledoit_wolf",
     "qis",
     "rie",
+    "dcc_nl",
     "average_oracle",
     "learned_constants",
     "rienet",
