@@ -105,8 +105,10 @@ def test_the_truth_beats_the_sample_and_reaches_what_theory_says():
     assert found["oracle"] == pytest.approx(math.sqrt(252 * np.mean(variances)), rel=0.04)
     assert (found["sample"] / found["oracle"]) ** 2 == pytest.approx(N_OBS / (N_OBS - 20), rel=0.15)
     means = scores.groupby("method").mean(numeric_only=True)
-    for column in ("gmv_square", "long_only_square", "random_long_only_square", "random_long_short_square"):
+    for column in (column for column in means if column.endswith("_square")):
         assert means.loc["oracle", column] == pytest.approx(1.0, abs=0.04)
+    tracking = means["tracking_variance"]
+    assert tracking["oracle"] < tracking[REFERENCE] < tracking["sample"]
     assert means.loc["sample", "gmv_square"] > 2  # the forecast of what was optimised is far too low
 
 
@@ -155,6 +157,9 @@ def test_draws_are_averaged_and_their_days_too():
         assert row["gmv_log_variance"] == pytest.approx(np.log((daily**2).mean(axis=1)).mean())
         np.testing.assert_allclose(row["gmv_returns"], daily.mean(axis=0))
         np.testing.assert_allclose(row["gmv_squares"], (daily**2).mean(axis=0))
+        for kind in ("gmv", "long_only", "tracking"):
+            assert row[f"{kind}_squares"].mean() == pytest.approx(row[f"{kind}_variance"])
+            assert (row[f"{kind}_squares"] > row[f"{kind}_returns"] ** 2).all()
 
 
 def test_a_method_without_a_portfolio_is_nan_and_spoils_no_other():

@@ -108,7 +108,8 @@ def evaluated(data, members, fitted, tmp_path_factory):
 
 def test_results_are_figures_rows_and_pictures_and_nothing_else(evaluated):
     out, result = evaluated
-    pictures = ["bias", "calibration-sigmahat", "calibration-untrained", "cumulative", "simulated", "volatility"]
+    pictures = ["bias", "calibration-sigmahat", "calibration-untrained", "cumulative", "simulated"]
+    pictures += ["long-only", "tracking", "volatility"]
     files = ["evaluation.json", *(f"{name}.parquet" for name in ("heads", "scores", "simulated"))]
     assert sorted(path.name for path in out.iterdir()) == sorted([*files, *(f"{name}.png" for name in pictures)])
     assert [path.name for path in out.parent.iterdir()] == ["results"]

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sigmahat_trainer.scores import Score
+from sigmahat_trainer.scores import PORTFOLIOS, Score
 from sigmahat_trainer.significance import moments_of, newey_west_t, variance_test
 from sigmahat_trainer.summary import pool, rounded, summarise, summarise_cell
 
@@ -28,7 +28,7 @@ def made_scores(log_variances, *, panel="north", n_assets=50, start="2013-01-02"
             variance = {"gmv_variance": 1e-4 * math.exp(value), "gmv_log_variance": value + math.log(1e-4)}
             days = {
                 f"{kind}_{what}": v
-                for kind in ("gmv", "long_only")
+                for kind in PORTFOLIOS
                 for what, v in (("returns", returns), ("squares", returns**2))
             }
             where = {"panel": panel, "n_assets": n_assets, "n_obs": 252, "horizon": 21, "method": name}
@@ -58,6 +58,7 @@ def test_a_cell_by_hand():
     rows = made_scores(values)
     rows.loc[rows["method"] == "better", "random_long_only_qlike"] = 0.75
     rows["random_long_short_square"] = 1.44
+    rows.loc[rows["method"] == "better", ["tracking_variance", "tracking_log_variance"]] = [4e-6, 0.5]
     cell = summarise_cell(rows, [], resamples=0)
     assert (cell["n_assets"], cell["n_dates"], cell["first"], cell["last"]) == (50, 36, "2013-01-02", "2015-12-23")
     better = cell["methods"]["better"]
@@ -67,7 +68,10 @@ def test_a_cell_by_hand():
     assert better["turnover_per_year"] == pytest.approx(0.25 * 12)
     assert better["milliseconds_per_universe"] == 2.0
     assert better["random_long_short_bias"] == pytest.approx(1.2)
+    assert better["annual_tracking_error_percent"] == pytest.approx(0.2 * math.sqrt(252))
+    assert better["tracking_bias"] == 1.0
     versus = better["versus"]["qis_correlation"]
+    assert versus["tracking"]["difference"] == pytest.approx(50 * (0.5 - 1.0))
     difference = values["better"] - values["qis_correlation"]
     assert versus["gmv"]["difference"] == pytest.approx(50 * difference.mean())
     assert versus["gmv"]["t"] == pytest.approx(newey_west_t(difference))

@@ -17,7 +17,16 @@ from sigmahat_trainer.dataset import MIN_COVERAGE, eligible_assets, holding_retu
 from sigmahat_trainer.estimators import Estimator, learned_constants, unpadded
 from sigmahat_trainer.hindsight import Outcome, hindsight_constants
 from sigmahat_trainer.panels import ReturnPanel
-from sigmahat_trainer.scores import Held, RandomPortfolios, Score, draw_random, hold, no_portfolio, turnover
+from sigmahat_trainer.scores import (
+    PORTFOLIOS,
+    Held,
+    RandomPortfolios,
+    Score,
+    draw_random,
+    hold,
+    no_portfolio,
+    turnover,
+)
 
 T = TypeVar("T")
 
@@ -179,14 +188,11 @@ def _hold(covariance: np.ndarray, forward: np.ndarray, random: RandomPortfolios)
 def _average(held: Sequence[Held]) -> dict[str, Any]:
     """Averages over the draws of a date; of each day the mean return and the mean squared return."""
     scores = np.mean([h.score for h in held], axis=0)
-    returns, long_only = (np.stack(r) for r in zip(*((h.gmv_returns, h.long_only_returns) for h in held), strict=True))
-    return {
-        **dict(zip(Score._fields, scores.tolist(), strict=True)),
-        "gmv_returns": returns.mean(axis=0),
-        "gmv_squares": (returns**2).mean(axis=0),
-        "long_only_returns": long_only.mean(axis=0),
-        "long_only_squares": (long_only**2).mean(axis=0),
-    }
+    row: dict[str, Any] = dict(zip(Score._fields, scores.tolist(), strict=True))
+    for kind in PORTFOLIOS:
+        returns = np.stack([getattr(h, f"{kind}_returns") for h in held])
+        row |= {f"{kind}_returns": returns.mean(axis=0), f"{kind}_squares": (returns**2).mean(axis=0)}
+    return row
 
 
 def _turnover(

@@ -195,6 +195,9 @@ def evaluate(
 ) -> None:
     """Compare the ensemble with every baseline, rolling and out of sample, on PANELS and on simulated designs.
 
+    Portfolios are of minimum variance (with short sales and without), trackers of all assets by a random half of them,
+    and random ones.
+
     OUT receives evaluation.json, scores.parquet (a row a panel, cell, date and method), heads.parquet (a row a
     universe: what the auxiliary heads said and what came of it), simulated.parquet and pictures.
     """

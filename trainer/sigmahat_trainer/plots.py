@@ -38,6 +38,11 @@ SHOWN = (
 COLOURS = {name: f"C{k}" for k, name in enumerate(SHOWN)} | {REFERENCE: "black"}
 """Pipelines take those that are left."""
 
+FORESTS = {"volatility": "gmv", "long-only": "long_only", "tracking": "tracking"}
+"""Picture -> kind of portfolio."""
+
+TITLES = {"gmv": "volatility", "long_only": "long-only volatility", "tracking": "tracking error"}
+
 TWO_SIDED = norm.ppf(0.975)
 
 
@@ -46,7 +51,8 @@ def draw_plots(scores: pd.DataFrame, heads: pd.DataFrame, figures: dict[str, Any
     pipelines = [] if heads.empty else list(heads["method"].unique())
     drawings: dict[str, Callable[[], Figure]] = {}
     if not scores.empty:
-        drawings["volatility"] = lambda: volatility(figures, pipelines)
+        for name, kind in FORESTS.items():
+            drawings[name] = lambda kind=kind: differences(figures, pipelines, kind)  # type: ignore[misc]
         drawings["cumulative"] = lambda: cumulative(scores, pipelines)
         drawings["bias"] = lambda: bias(figures, pipelines)
     for name in pipelines:
@@ -62,8 +68,8 @@ def draw_plots(scores: pd.DataFrame, heads: pd.DataFrame, figures: dict[str, Any
     return files
 
 
-def volatility(figures: dict[str, Any], pipelines: Sequence[str]) -> Figure:
-    """Volatility of the minimum-variance portfolio against the reference, a row a cell, with 95 % intervals."""
+def differences(figures: dict[str, Any], pipelines: Sequence[str], kind: str) -> Figure:
+    """Volatility of one kind of portfolio against the reference, a row a cell, with 95 % intervals."""
     figure, axes = _panels(len(figures["panels"]), width=5.0, height=6.0)
     for axis, (panel, cells) in zip(axes, figures["panels"].items(), strict=True):
         names = [name for name in (*SHOWN, *pipelines) if any(name in c["methods"] for c in cells.values())]
@@ -73,14 +79,14 @@ def volatility(figures: dict[str, Any], pipelines: Sequence[str]) -> Figure:
                 versus = cell["methods"].get(name, {}).get("versus", {}).get(REFERENCE)
                 if versus is None:
                     continue
-                value, t = versus["gmv"]["difference"], versus["gmv"]["t"]
+                value, t = versus[kind]["difference"], versus[kind]["t"]
                 interval = TWO_SIDED * abs(value / t) if t else 0.0
                 y = row + 0.8 * (k - (len(names) - 1) / 2) / len(names)
                 axis.errorbar(value, y, xerr=interval, fmt=_marker(name, pipelines), ms=4, color=colour, label=name)
         axis.axvline(0, color="black", lw=0.8)
         axis.set_yticks(range(len(cells)), [cell.rsplit(",", 1)[0] for cell in cells])
         axis.invert_yaxis()
-        axis.set(title=panel, xlabel="volatility against QIS (correlation), %")
+        axis.set(title=panel, xlabel=f"{TITLES[kind]} against QIS (correlation), %")
     return _with_legend(figure, axes)
 
 
@@ -115,6 +121,7 @@ def bias(figures: dict[str, Any], pipelines: Sequence[str]) -> Figure:
     """Bias statistics, realised over forecast volatility, of three kinds of portfolios; a dot a cell."""
     kinds = {
         "bias": "minimum-variance",
+        "tracking_bias": "tracking error",
         "random_long_only_bias": "random long-only",
         "random_long_short_bias": "random long-short",
     }

@@ -13,6 +13,7 @@ import pandas as pd
 from sigmahat_trainer.calibration import calibrate
 from sigmahat_trainer.designs import ORACLE, prial
 from sigmahat_trainer.evaluate import HINDSIGHT
+from sigmahat_trainer.scores import PORTFOLIOS
 from sigmahat_trainer.significance import (
     bootstrap_variance_test,
     confidence_set,
@@ -29,6 +30,7 @@ DIFFERENCES = {
     # column -> factor that turns a mean difference into what is reported
     "gmv_log_variance": 50.0,  # ln variance to ln volatility, in percent
     "long_only_log_variance": 50.0,
+    "tracking_log_variance": 50.0,
     "random_long_only_qlike": 1.0,
     "random_long_short_qlike": 1.0,
 }
@@ -117,6 +119,8 @@ def _levels(part: pd.DataFrame) -> dict[str, float]:
         "long_only_annual_volatility_percent": 100 * math.sqrt(PERIODS_PER_YEAR * mean["long_only_variance"]),
         "long_only_bias": math.sqrt(mean["long_only_square"]),
         "long_only_effective_names": mean["long_only_names"],
+        "annual_tracking_error_percent": 100 * math.sqrt(PERIODS_PER_YEAR * mean["tracking_variance"]),
+        "tracking_bias": math.sqrt(mean["tracking_square"]),
         **{
             key: value
             for kind in ("random_long_only", "random_long_short")
@@ -133,7 +137,7 @@ def _against(part: pd.DataFrame, reference: pd.DataFrame, *, resamples: int) -> 
     for column, factor in DIFFERENCES.items():
         difference = part[column].to_numpy() - reference[column].to_numpy()
         figures[column.removesuffix("_log_variance")] = _difference(difference, factor)
-    for kind in ("gmv", "long_only"):
+    for kind in PORTFOLIOS:
         days = [
             [np.concatenate(rows[f"{kind}_{what}"].to_list()) for what in ("returns", "squares")]
             for rows in (part, reference)
