@@ -142,6 +142,24 @@ def test_pooling_averages_cells_then_panels_of_a_step():
     assert twice["t"] == pytest.approx(once["t"])
 
 
+def test_times_are_called_turbulent_by_the_market_and_not_by_a_method_that_is_compared():
+    """Two methods that differ by luck alone: neither wins where the other's variance happened to be high."""
+    rng = np.random.default_rng(3)
+    market = rng.standard_normal(2_000)
+    luck = {name: market + rng.standard_normal(2_000) for name in ("qis_correlation", "m")}
+    splits = pool(made_scores({"equal_weight": market, **luck}), [])["m"]["qis_correlation"]["gmv_splits"]
+    difference = luck["m"] - luck["qis_correlation"]
+    high = market > np.median(market)
+    assert splits["turbulent"]["difference"] == pytest.approx(50 * difference[high].mean())
+    assert splits["calm"]["difference"] == pytest.approx(50 * difference[~high].mean())
+    assert max(abs(splits[name]["t"]) for name in ("calm", "turbulent")) < 2.5
+    assert set(pool(made_scores(luck), [])["m"]["qis_correlation"]["gmv_splits"]) == {
+        "first_third",
+        "second_third",
+        "last_third",
+    }
+
+
 def test_pooling_leaves_out_cells_that_a_method_does_not_exist_in():
     zero = np.zeros(24)
     rows = pd.concat(

@@ -61,7 +61,7 @@ class Step(NamedTuple):
 
     stop: int
     universes: np.ndarray  # (draws, n_assets), each ascending
-    number: int  # of the date in the period: the same in all panels, but for a few holidays
+    number: int  # of the holding period within the whole period: the same in all panels, but for a few holidays
 
 
 class Evaluation(NamedTuple):
@@ -74,7 +74,9 @@ class Evaluation(NamedTuple):
 def plan(panel: ReturnPanel, cell: Cell, period: Period, *, draws: int, seed: int) -> list[Step]:
     """Choose dates and universes, `horizon` rows apart, so that holding periods are whole and do not overlap.
 
-    The first begins `horizon` rows into the period: the purge, for what was fitted to the time before it. Universes are
+    The first begins `horizon` rows into the period: the purge, for what was fitted to the time before it. Holding
+    periods of all shapes start on the same rows, and of a panel that begins within the period on those, about, on which
+    it would have had them from the beginning: what is pooled by number happened at one time. Universes are
     drawn from the assets that qualify by their past (`dataset.eligible_assets`). The first of each date keeps the names
     of the one before, as far as they still qualify, so that its turnover means something; the others are drawn afresh.
 
@@ -86,9 +88,12 @@ def plan(panel: ReturnPanel, cell: Cell, period: Period, *, draws: int, seed: in
     panel = panel.between(None, period.last)
     rng = np.random.default_rng([seed, cell.n_assets, cell.n_obs])
     begin = int(np.searchsorted(panel.dates, np.datetime64(period.first, "D"))) + cell.horizon
+    zero = begin - _rows_lacking(panel, period)  # where holding period 0 starts or would have started
+    first_number = -(-(max(begin, cell.n_obs) - zero) // cell.horizon)
     steps: list[Step] = []
     kept = np.empty(0, int)
-    for stop in range(max(begin, cell.n_obs), len(panel.dates) - cell.horizon + 1, cell.horizon):
+    first_stop, last_stop = zero + first_number * cell.horizon, len(panel.dates) - cell.horizon
+    for number, stop in enumerate(range(first_stop, last_stop + 1, cell.horizon), start=first_number):
         candidates = eligible_assets(panel.returns[stop - cell.n_obs : stop], MIN_COVERAGE)
         if len(candidates) < cell.n_assets:
             continue
@@ -96,7 +101,7 @@ def plan(panel: ReturnPanel, cell: Cell, period: Period, *, draws: int, seed: in
         fresh = rng.choice(np.setdiff1d(candidates, stay), cell.n_assets - len(stay), replace=False)
         kept = np.concatenate([stay, fresh])
         others = [rng.choice(candidates, cell.n_assets, replace=False) for _ in range(draws - 1)]
-        steps.append(Step(stop, np.sort(np.stack([kept, *others]), axis=1), (stop - begin) // cell.horizon))
+        steps.append(Step(stop, np.sort(np.stack([kept, *others]), axis=1), number))
     if not steps:
         raise ValueError(
             f"{panel.name} has no date from {period.first} to {period.last or 'its end'} with {cell.n_assets} assets "
@@ -152,6 +157,15 @@ def evaluate(
         for name, answer in outputs.items():
             heads.append(_heads(request, answer, covariances[name], forwards, {**where, "method": name}))
     return Evaluation(pd.DataFrame(score_rows), pd.concat(heads, ignore_index=True) if heads else pd.DataFrame())
+
+
+def _rows_lacking(panel: ReturnPanel, period: Period) -> int:
+    """Rows from the beginning of the period to that of the panel, at the panel's own number of them a weekday."""
+    if not len(panel.dates):
+        return 0
+    first, last = panel.dates[[0, -1]]
+    weekdays = max(int(np.busday_count(np.datetime64(period.first, "D"), first)), 0)
+    return round(weekdays * len(panel.dates) / max(int(np.busday_count(first, last + 1)), 1))
 
 
 def request_of(panel: ReturnPanel, cell: Cell, step: Step) -> Request:

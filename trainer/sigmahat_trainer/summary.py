@@ -23,6 +23,9 @@ from sigmahat_trainer.significance import (
 )
 
 PERIODS_PER_YEAR = 252
+MARKET = "equal_weight"
+"""The method whose minimum-variance portfolio is 1/N: how turbulent a time was."""
+
 REFERENCES = ("qis_correlation", "learned_constants", "rienet")
 """The first is what every method is compared with, all are what a pipeline is, as far as they were evaluated."""
 
@@ -159,12 +162,13 @@ def pool(rows: pd.DataFrame, pipelines: Sequence[str]) -> dict[str, Any]:
 
     Of each method against its references, `REFERENCES`.
     """
+    one_over_n = rows[rows["method"] == MARKET].set_index([*CELL, "step"])
+    market = _by_step(one_over_n[["gmv_log_variance"]])["gmv_log_variance"]
     wide = {column: rows.pivot(index=[*CELL, "step"], columns="method", values=column) for column in DIFFERENCES}
     answers: dict[str, Any] = {name: {} for name in rows["method"].unique()}
     for reference in REFERENCES:
         if reference not in answers:
             continue
-        level = _by_step(wide["gmv_log_variance"][[reference]])[reference]
         stepwise = {column: _by_step(table.sub(table[reference], axis=0)) for column, table in wide.items()}
         for method, versus in answers.items():
             steps = stepwise["gmv_log_variance"][method].dropna().index
@@ -175,12 +179,16 @@ def pool(rows: pd.DataFrame, pipelines: Sequence[str]) -> dict[str, Any]:
                 for column, table in stepwise.items()
             }
             gmv = stepwise["gmv_log_variance"].loc[steps, method]
-            versus[reference] |= {"gmv_splits": _splits(gmv, level[steps]), "n_steps": len(steps)}
+            versus[reference] |= {"gmv_splits": _splits(gmv, market), "n_steps": len(steps)}
     return answers
 
 
-def _splits(differences: pd.Series, level: pd.Series) -> dict[str, Any]:
-    """By third of the steps, and by whether the reference's variance was above its median."""
+def _splits(differences: pd.Series, market: pd.Series) -> dict[str, Any]:
+    """By third of the steps, and by whether 1/N had a variance above its median.
+
+    Not by a compared method's own variance: where its luck was bad it lies high, and whatever it is compared with wins.
+    """
+    level = market.reindex(differences.index)
     thirds = [differences.iloc[rows] for rows in np.array_split(np.arange(len(differences)), 3)]
     parts = dict(zip(("first_third", "second_third", "last_third"), thirds, strict=True))
     parts |= {"calm": differences[level <= level.median()], "turbulent": differences[level > level.median()]}
