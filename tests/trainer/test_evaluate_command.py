@@ -109,7 +109,7 @@ def evaluated(data, members, fitted, tmp_path_factory):
 def test_results_are_figures_rows_and_pictures_and_nothing_else(evaluated):
     out, result = evaluated
     pictures = ["bias", "calibration-sigmahat", "calibration-untrained", "cumulative", "simulated"]
-    pictures += ["long-only", "tracking", "volatility"]
+    pictures += ["grid-sigmahat", "grid-untrained", "long-only", "tracking", "volatility"]
     files = ["evaluation.json", *(f"{name}.parquet" for name in ("heads", "scores", "simulated"))]
     assert sorted(path.name for path in out.iterdir()) == sorted([*files, *(f"{name}.png" for name in pictures)])
     assert [path.name for path in out.parent.iterdir()] == ["results"]
@@ -170,6 +170,8 @@ def test_figures_hold_settings_and_what_the_rows_say(evaluated):
         assert set(row["versus"]) == {"qis_correlation"} | others
     assert set(figures["heads"]) == {"sigmahat", "untrained"}
     assert set(figures["pooled"]) == {"all", "north", "south"}
+    assert set(figures["bias"]) == {"all", "north", "south"}
+    assert figures["grid"]["sigmahat"]["rienet"]["cells"] == 4
     assert set(figures["simulated"]) == {"isotropic", "sectors", "switching", "missing"}
     for cells in figures["simulated"].values():
         assert set(cells) == {f"N={n}, T={t}" for n in (8, 12) for t in (60, 90, 400)}

@@ -12,7 +12,7 @@ import pytest
 
 from sigmahat_trainer.scores import PORTFOLIOS, Score
 from sigmahat_trainer.significance import moments_of, newey_west_t, variance_test
-from sigmahat_trainer.summary import pool, rounded, summarise, summarise_cell
+from sigmahat_trainer.summary import BIASES, grid_of, pool, pool_bias, rounded, summarise, summarise_cell
 
 
 def made_scores(log_variances, *, panel="north", n_assets=50, start="2013-01-02", seed=0):
@@ -68,6 +68,7 @@ def test_a_cell_by_hand():
     assert better["turnover_per_year"] == pytest.approx(0.25 * 12)
     assert better["milliseconds_per_universe"] == 2.0
     assert better["random_long_short_bias"] == pytest.approx(1.2)
+    assert better["random_long_short_bias_error"] == pytest.approx(0.0, abs=1e-12)
     assert better["annual_tracking_error_percent"] == pytest.approx(0.2 * math.sqrt(252))
     assert better["tracking_bias"] == 1.0
     versus = better["versus"]["qis_correlation"]
@@ -160,6 +161,52 @@ def test_times_are_called_turbulent_by_the_market_and_not_by_a_method_that_is_co
     }
 
 
+def test_bias_statistics_and_their_errors_over_cells_and_panels():
+    """The first of each step is the mean over panels of the mean over their cells; errors by the delta method."""
+    rng = np.random.default_rng(4)
+    squares = rng.chisquare(5, (3, 24)) / 5
+    parts = []
+    for (panel, size), values in zip((("north", 50), ("north", 100), ("south", 50)), squares, strict=True):
+        part = made_scores({"m": np.zeros(24), "none": np.zeros(24)}, panel=panel, n_assets=size)
+        part.loc[part["method"] == "m", "random_long_only_square"] = values
+        part.loc[part["method"] == "none", list(BIASES.values())] = np.nan
+        parts.append(part)
+    bias = pool_bias(pd.concat(parts))
+    assert set(bias) == {"m"}
+    assert set(bias["m"]) == set(BIASES)
+    means = (squares[:2].mean(axis=0) + squares[2]) / 2
+    found = bias["m"]["random_long_only_bias"]
+    assert found["value"] == pytest.approx(math.sqrt(means.mean()))
+    assert found["standard_error"] == pytest.approx(means.mean() / newey_west_t(means) / 2 / math.sqrt(means.mean()))
+    assert bias["m"]["tracking_bias"]["value"] == 1.0
+
+
+def test_one_table_says_where_a_pipeline_is_better():
+    reference, rng = np.zeros(36), np.random.default_rng(5)
+    parts = []
+    for panel, size, mean in (("north", 50, -0.2), ("north", 100, 0.1), ("south", 50, -0.01)):
+        values = {"qis_correlation": reference, "mine": mean + 0.3 * rng.permutation(np.linspace(-1, 1, 36))}
+        parts.append(made_scores(values, panel=panel, n_assets=size))
+    rows = pd.concat(parts)
+    panels = {
+        panel: {f"N={size}": summarise_cell(cell, ["mine"], resamples=0) for size, cell in part.groupby("n_assets")}
+        for panel, part in rows.groupby("panel")
+    }
+    grid = grid_of(panels, "mine")
+    assert set(grid) == {"qis_correlation"}
+    found = grid["qis_correlation"]
+    assert (found["cells"], found["better"], found["better_with_t_below_minus_2"]) == (3, 2, 1)
+    assert {panel: set(cells) for panel, cells in found["table"].items()} == {
+        "north": {"N=50", "N=100"},
+        "south": {"N=50"},
+    }
+    assert found["table"]["north"]["N=50"]["difference"] == pytest.approx(-10)
+    assert found["table"]["north"]["N=50"]["t"] < -2
+    assert found["worst"]["panel"] == "north"
+    assert found["worst"]["cell"] == "N=100"
+    assert found["worst"]["difference"] == pytest.approx(5)
+
+
 def test_pooling_leaves_out_cells_that_a_method_does_not_exist_in():
     zero = np.zeros(24)
     rows = pd.concat(
@@ -170,7 +217,7 @@ def test_pooling_leaves_out_cells_that_a_method_does_not_exist_in():
 
 def test_figures_are_json():
     figures = summarise(made_scores(series()), pd.DataFrame(), pd.DataFrame())
-    assert set(figures) == {"panels", "pooled", "heads", "simulated"}
+    assert set(figures) == {"panels", "grid", "pooled", "bias", "heads", "simulated"}
     assert list(figures["panels"]["north"]) == ["N=50, T=252, H=21"]
     assert set(figures["pooled"]) == {"all", "north"}
     json.dumps(figures, allow_nan=False)

@@ -235,7 +235,10 @@ def evaluate(
 
 
 def _show(figures: dict[str, Any], console: Console) -> None:
-    """A row a method, a column a panel: minimum-variance volatility against the reference over all its cells."""
+    """A row a method, a column a panel: minimum-variance volatility against the reference over all its cells.
+
+    Then of each pipeline in how many cells it is better than its references.
+    """
     pooled = figures["pooled"]
     table = Table("estimator", *pooled, title="volatility against QIS (correlation), % (t)")
     for method in pooled["all"]:
@@ -243,6 +246,13 @@ def _show(figures: dict[str, Any], console: Console) -> None:
         if any(versus):
             table.add_row(method, *(f"{v['difference']:+.2f} ({v['t']:+.1f})" if v else "" for v in versus))
     console.print(table)
+    for method, answers in figures["grid"].items():
+        for reference, answer in answers.items():
+            worst = answer["worst"]
+            console.print(
+                f"{method} against {reference}: better in {answer['better']} of {answer['cells']} cells; worst "
+                f"{worst['difference']:+.2f} % ({worst['t']:+.1f}) in {worst['panel']}, {worst['cell']}"
+            )
 
 
 @contextmanager

@@ -43,6 +43,9 @@ FORESTS = {"volatility": "gmv", "long-only": "long_only", "tracking": "tracking"
 
 TITLES = {"gmv": "volatility", "long_only": "long-only volatility", "tracking": "tracking error"}
 
+GRID_LIMIT = 8.0
+"""Percent of volatility at which a colour is deepest."""
+
 TWO_SIDED = norm.ppf(0.975)
 
 
@@ -56,6 +59,8 @@ def draw_plots(scores: pd.DataFrame, heads: pd.DataFrame, figures: dict[str, Any
         drawings["cumulative"] = lambda: cumulative(scores, pipelines)
         drawings["bias"] = lambda: bias(figures, pipelines)
     for name in pipelines:
+        if figures["grid"].get(name):
+            drawings[f"grid-{name}"] = lambda name=name: grid(figures, name)  # type: ignore[misc]
         drawings[f"calibration-{name}"] = lambda name=name: calibration(heads[heads["method"] == name], name)  # type: ignore[misc]
     if figures["simulated"]:
         drawings["simulated"] = lambda: simulated(figures, pipelines)
@@ -88,6 +93,32 @@ def differences(figures: dict[str, Any], pipelines: Sequence[str], kind: str) ->
         axis.invert_yaxis()
         axis.set(title=panel, xlabel=f"{TITLES[kind]} against QIS (correlation), %")
     return _with_legend(figure, axes)
+
+
+def grid(figures: dict[str, Any], name: str) -> Figure:
+    """Volatility of a pipeline against each reference in every cell, as a colour; figures are difference and t."""
+    answers = figures["grid"][name]
+    shapes = [(panel, cell) for panel, cells in figures["panels"].items() for cell in cells]
+    rows = list(dict.fromkeys((panel, cell.split(", ")[0]) for panel, cell in shapes))
+    columns = sorted({cell.split(", ", 1)[1] for _, cell in shapes}, key=lambda text: int(text[2:].split(",")[0]))
+    size = 2.5 + 1.3 * len(columns) * len(answers), 1.5 + 0.35 * len(rows)
+    figure, axes = plt.subplots(1, len(answers), figsize=size, layout="constrained", squeeze=False, sharey=True)
+    for axis, (reference, answer) in zip(axes.ravel(), answers.items(), strict=True):
+        values = np.full((len(rows), len(columns)), np.nan)
+        for panel, cells in answer["table"].items():
+            for cell, found in cells.items():
+                n_assets, rest = cell.split(", ", 1)
+                where = rows.index((panel, n_assets)), columns.index(rest)
+                values[where] = found["difference"]
+                text = f"{found['difference']:+.1f} ({found['t']:+.1f})"
+                colour = "white" if abs(found["difference"]) > 0.7 * GRID_LIMIT else "black"
+                axis.text(*where[::-1], text, ha="center", va="center", fontsize="x-small", color=colour)
+        axis.imshow(values, cmap="RdYlGn_r", vmin=-GRID_LIMIT, vmax=GRID_LIMIT, aspect="auto")
+        axis.set_xticks(range(len(columns)), [column.split(",")[0] for column in columns])
+        axis.set_yticks(range(len(rows)), [f"{panel}, {n_assets}" for panel, n_assets in rows], fontsize="x-small")
+        axis.set_title(f"against {reference}:\nbetter in {answer['better']} of {answer['cells']}", fontsize="small")
+    figure.suptitle(f"{name}: volatility, % (t)")
+    return figure
 
 
 def cumulative(scores: pd.DataFrame, pipelines: Sequence[str]) -> Figure:
@@ -224,7 +255,8 @@ def _marker(name: str, pipelines: Sequence[str]) -> str:
 def _with_legend(figure: Figure, axes: Sequence[Axes]) -> Figure:
     """One legend below all axes, of what any of them shows."""
     shown = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=5, fontsize="small")
+    ncols = max(int(figure.get_figwidth() // 2.5), 1)
+    figure.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=ncols, fontsize="small")
     return figure
 
 

@@ -18,6 +18,7 @@ from sigmahat_trainer.significance import (
     bootstrap_variance_test,
     confidence_set,
     moments_of,
+    newey_west_error,
     newey_west_t,
     variance_test,
 )
@@ -37,24 +38,34 @@ DIFFERENCES = {
     "random_long_only_qlike": 1.0,
     "random_long_short_qlike": 1.0,
 }
+BIASES = {
+    # what is reported -> column of squares whose mean it is the root of
+    "bias": "gmv_square",
+    "long_only_bias": "long_only_square",
+    "tracking_bias": "tracking_square",
+    "random_long_only_bias": "random_long_only_square",
+    "random_long_short_bias": "random_long_short_square",
+}
 CELL = ["panel", "n_assets", "n_obs", "horizon"]
 
 
 def summarise(
     scores: pd.DataFrame, heads: pd.DataFrame, simulated: pd.DataFrame, *, resamples: int = 4_999
 ) -> dict[str, Any]:
-    """All figures of an evaluation; see `summarise_cell`, `pool`, `calibration.calibrate` and `summarise_designs`.
+    """All figures of an evaluation; see the functions that make them, and `calibration.calibrate`.
 
     `resamples` is for the bootstrap p-values, which are given for pipelines alone; 0 leaves them out.
     """
     pipelines = [] if heads.empty else list(heads["method"].unique())
-    figures: dict[str, Any] = {"panels": {}, "pooled": {}, "heads": {}, "simulated": {}}
+    figures: dict[str, Any] = {"panels": {}, "grid": {}, "pooled": {}, "bias": {}, "heads": {}, "simulated": {}}
     for (panel, *_), rows in scores.groupby(CELL, sort=True):
         cells = figures["panels"].setdefault(panel, {})
         cells[cell_name(rows)] = summarise_cell(rows, pipelines, resamples=resamples)
     if not scores.empty:
-        figures["pooled"] = {"all": pool(scores, pipelines)}
-        figures["pooled"] |= {str(panel): pool(rows, pipelines) for panel, rows in scores.groupby("panel")}
+        figures["grid"] = {name: grid_of(figures["panels"], name) for name in pipelines}
+        scopes = {"all": scores, **{str(panel): rows for panel, rows in scores.groupby("panel")}}
+        figures["pooled"] = {scope: pool(rows, pipelines) for scope, rows in scopes.items()}
+        figures["bias"] = {scope: pool_bias(rows) for scope, rows in scopes.items()}
     for method, rows in heads.groupby("method") if pipelines else []:
         by_panel = {str(panel): calibrate(part) for panel, part in rows.groupby("panel")}
         figures["heads"][method] = {"all": calibrate(rows), **by_panel}
@@ -107,32 +118,38 @@ def _references(method: str, pipelines: Sequence[str]) -> Sequence[str]:
 
 
 def _levels(part: pd.DataFrame) -> dict[str, float]:
-    """Volatilities are roots of 252 times a mean square; a bias statistic is the root of realised / forecast."""
+    """Volatilities are roots of 252 times a mean square; bias statistics as `_bias` says."""
     mean = part.drop(columns=[*CELL, "step", "date", "method"]).select_dtypes("number").mean()
     per_year = PERIODS_PER_YEAR / part["horizon"].iloc[0]
     window_volatility = np.sqrt(PERIODS_PER_YEAR * part["gmv_variance"]).mean()
     return {
         "annual_volatility_percent": 100 * math.sqrt(PERIODS_PER_YEAR * mean["gmv_variance"]),
         "mean_window_volatility_percent": 100 * float(window_volatility),
-        "bias": math.sqrt(mean["gmv_square"]),
         "gross_leverage": mean["gmv_gross"],
         "effective_names": mean["gmv_names"],
         "turnover_per_year": mean["turnover"] * per_year,
         "milliseconds_per_universe": float(part["milliseconds"].median()),
         "long_only_annual_volatility_percent": 100 * math.sqrt(PERIODS_PER_YEAR * mean["long_only_variance"]),
-        "long_only_bias": math.sqrt(mean["long_only_square"]),
         "long_only_effective_names": mean["long_only_names"],
         "annual_tracking_error_percent": 100 * math.sqrt(PERIODS_PER_YEAR * mean["tracking_variance"]),
-        "tracking_bias": math.sqrt(mean["tracking_square"]),
+        "random_long_only_qlike": mean["random_long_only_qlike"],
+        "random_long_short_qlike": mean["random_long_short_qlike"],
         **{
             key: value
-            for kind in ("random_long_only", "random_long_short")
-            for key, value in {
-                f"{kind}_bias": math.sqrt(mean[f"{kind}_square"]),
-                f"{kind}_qlike": mean[f"{kind}_qlike"],
-            }.items()
+            for name, column in BIASES.items()
+            for key, value in zip((name, f"{name}_error"), _bias(part[column]).values(), strict=True)
         },
     }
+
+
+def _bias(squares: pd.Series) -> dict[str, float]:
+    """Root of the mean of realised / forecast variance, in order of dates; 1 is right. With its HAC standard error.
+
+    It is the standard deviation about zero of daily returns over their forecast volatility, the latter held for a
+    period: the bias statistic. Its error is that of the mean by the delta method.
+    """
+    value = math.sqrt(squares.mean())
+    return {"value": value, "standard_error": newey_west_error(squares.to_numpy()) / (2 * value)}
 
 
 def _against(part: pd.DataFrame, reference: pd.DataFrame, *, resamples: int) -> dict[str, Any]:
@@ -180,6 +197,40 @@ def pool(rows: pd.DataFrame, pipelines: Sequence[str]) -> dict[str, Any]:
             }
             gmv = stepwise["gmv_log_variance"].loc[steps, method]
             versus[reference] |= {"gmv_splits": _splits(gmv, market), "n_steps": len(steps)}
+    return answers
+
+
+def pool_bias(rows: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
+    """Bias statistics, `BIASES`, of each method over several cells and panels, a unit a step as in `pool`."""
+    wide = {name: _by_step(rows.pivot(index=[*CELL, "step"], columns="method", values=c)) for name, c in BIASES.items()}
+    methods = [method for method in rows["method"].unique() if wide["bias"][method].notna().any()]
+    return {method: {name: _bias(table[method].dropna()) for name, table in wide.items()} for method in methods}
+
+
+def grid_of(panels: dict[str, Any], method: str) -> dict[str, Any]:
+    """Is a method better everywhere? Its minimum-variance differences in all cells, a table for each reference.
+
+    Of `panels`, figures of `summarise_cell`; beside the table, how many cells there are, in how many of them the
+    difference is negative, in how many with t <= -2, and the worst.
+    """
+    answers = {}
+    for reference in REFERENCES:
+        table: dict[str, dict[str, Any]] = {}
+        for panel, cells in panels.items():
+            for name, cell in cells.items():
+                versus = cell["methods"].get(method, {}).get("versus", {})
+                if reference in versus:
+                    found = versus[reference]["gmv"]
+                    table.setdefault(panel, {})[name] = {key: found[key] for key in ("difference", "t")}
+        every = [{"panel": panel, "cell": name, **f} for panel, found in table.items() for name, f in found.items()]
+        if every:
+            answers[reference] = {
+                "cells": len(every),
+                "better": sum(found["difference"] < 0 for found in every),
+                "better_with_t_below_minus_2": sum(found["t"] <= -2 and found["difference"] < 0 for found in every),
+                "worst": max(every, key=lambda found: found["difference"]),
+                "table": table,
+            }
     return answers
 
 
