@@ -100,7 +100,18 @@ def evaluated(data, members, fitted, tmp_path_factory):
     out = tmp_path_factory.mktemp("evaluate") / "new" / "results"
     run, repository = members
     sources = ["--model-repository", repository, "--run", run, "--baselines", fitted, "--dcc", "--processes", 2]
-    arguments = [*sources, *GRID, "--period", PERIOD, "--simulated-draws", 2, "--out", out]
+    arguments = [
+        *sources,
+        *GRID,
+        "--period",
+        PERIOD,
+        "--simulated-draws",
+        2,
+        "--simulated-window",
+        "60,400",
+        "--out",
+        out,
+    ]
     result = sigmahat("evaluate", data / "north.npz", data / "south.npz", *arguments)
     assert result.exit_code == 0, (result.output, result.exception)
     return out, result
@@ -109,7 +120,8 @@ def evaluated(data, members, fitted, tmp_path_factory):
 def test_results_are_figures_rows_and_pictures_and_nothing_else(evaluated):
     out, result = evaluated
     pictures = ["bias", "calibration-sigmahat", "calibration-untrained", "cumulative", "simulated"]
-    pictures += ["grid-sigmahat", "grid-untrained", "long-only", "tracking", "volatility"]
+    pictures += ["grid-sigmahat", "grid-untrained", "long-only"]
+    pictures += ["prial-sigmahat", "prial-untrained", "tracking", "volatility"]
     files = ["evaluation.json", *(f"{name}.parquet" for name in ("heads", "scores", "simulated"))]
     assert sorted(path.name for path in out.iterdir()) == sorted([*files, *(f"{name}.png" for name in pictures)])
     assert [path.name for path in out.parent.iterdir()] == ["results"]
@@ -172,9 +184,10 @@ def test_figures_hold_settings_and_what_the_rows_say(evaluated):
     assert set(figures["pooled"]) == {"all", "north", "south"}
     assert set(figures["bias"]) == {"all", "north", "south"}
     assert figures["grid"]["sigmahat"]["rienet"]["cells"] == 4
+    assert figures["prial"]["sigmahat"]["frobenius"]["isotropic"]["shapes"] == 4
     assert set(figures["simulated"]) == {"isotropic", "sectors", "switching", "missing"}
     for cells in figures["simulated"].values():
-        assert set(cells) == {f"N={n}, T={t}" for n in (8, 12) for t in (60, 90, 400)}
+        assert set(cells) == {f"N={n}, T={t}" for n in (8, 12) for t in (60, 400)}
         assert {"sigmahat", "untrained", "rienet", "learned_constants", ORACLE} <= set(cells["N=8, T=60"])
 
 

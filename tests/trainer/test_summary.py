@@ -217,7 +217,7 @@ def test_pooling_leaves_out_cells_that_a_method_does_not_exist_in():
 
 def test_figures_are_json():
     figures = summarise(made_scores(series()), pd.DataFrame(), pd.DataFrame())
-    assert set(figures) == {"panels", "grid", "pooled", "bias", "heads", "simulated"}
+    assert set(figures) == {"panels", "grid", "pooled", "bias", "heads", "simulated", "prial"}
     assert list(figures["panels"]["north"]) == ["N=50, T=252, H=21"]
     assert set(figures["pooled"]) == {"all", "north"}
     json.dumps(figures, allow_nan=False)

@@ -64,6 +64,9 @@ def missing(rng: np.random.Generator, n_obs: int, n_assets: int) -> Drawn:
     return Drawn(returns, covariance)
 
 
+INDEPENDENT = ("isotropic", "sectors", "missing")
+"""Designs whose rows are independent and of one covariance: the case that closed-form intensities are made for."""
+
 DESIGNS: dict[str, Design] = {
     "isotropic": isotropic,
     "sectors": sectors,
@@ -132,12 +135,16 @@ class Prial(NamedTuple):
     standard_error: float  # jackknife over draws
 
 
-def prial(sample_loss: np.ndarray, loss: np.ndarray, oracle_loss: np.ndarray) -> Prial:
+def prial(
+    sample_loss: np.ndarray, loss: np.ndarray, oracle_loss: np.ndarray, against: np.ndarray | None = None
+) -> Prial:
     """100 (mean L(S) - mean L) / (mean L(S) - mean L(oracle)): Ledoit, Wolf (2020), Annals of Statistics 48(5).
 
-    Structured targets may exceed 100: the oracle is the best that keeps the sample's eigenvectors.
+    Structured targets may exceed 100: the oracle is the best that keeps the sample's eigenvectors. With the losses of
+    another method, `against`, the difference of the two PRIALs on the same draws.
     """
-    gain, full = sample_loss - loss, sample_loss - oracle_loss
+    gain = (sample_loss if against is None else against) - loss
+    full = sample_loss - oracle_loss
     n = len(gain)
     value = 100 * gain.sum() / full.sum()
     without = 100 * (gain.sum() - gain) / (full.sum() - full)

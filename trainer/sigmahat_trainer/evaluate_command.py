@@ -35,6 +35,10 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str) -> t
     return values
 
 
+def _numbers_if_any(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, ...] | None:
+    return None if text is None else _numbers(context, parameter, text)
+
+
 def _period(context: click.Context, parameter: click.Parameter, text: str) -> tuple[str, str | None]:
     if text in PERIODS:
         return PERIODS[text]
@@ -158,6 +162,18 @@ def fit_baselines(
     help="Of each design with known truth; 0 for none.",
 )
 @click.option(
+    "--simulated-n",
+    "simulated_sizes",
+    callback=_numbers_if_any,
+    help="Assets of a design; the protocol: 30,50,100,200,500.  [default: as --n]",
+)
+@click.option(
+    "--simulated-window",
+    "simulated_lengths",
+    callback=_numbers_if_any,
+    help="Rows of a design; the protocol: 63,126,252,504.  [default: as --window]",
+)
+@click.option(
     "--hindsight/--no-hindsight",
     default=True,
     show_default=True,
@@ -186,6 +202,8 @@ def evaluate(
     period: tuple[str, str | None],
     draws: int,
     simulated_draws: int,
+    simulated_sizes: tuple[int, ...] | None,
+    simulated_lengths: tuple[int, ...] | None,
     hindsight: bool,
     dcc: bool,
     resamples: int,
@@ -213,7 +231,17 @@ def evaluate(
         model_repository = Path("model_repository")
     console = Console(stderr=True)
     sources = Sources(model_repository, runs, fitted, hindsight, dcc)
-    settings = Settings(sizes, lengths, horizon, Period(*period), draws, simulated_draws, seed)
+    settings = Settings(
+        sizes,
+        lengths,
+        horizon,
+        Period(*period),
+        draws,
+        simulated_draws,
+        simulated_sizes or sizes,
+        simulated_lengths or lengths,
+        seed,
+    )
     with _plain_errors(), _new_folder(out) as folder:
         jobs, left_out = plan_jobs(panels, list(DESIGNS), settings)
         for reason in left_out:
@@ -237,7 +265,7 @@ def evaluate(
 def _show(figures: dict[str, Any], console: Console) -> None:
     """A row a method, a column a panel: minimum-variance volatility against the reference over all its cells.
 
-    Then of each pipeline in how many cells it is better than its references.
+    Then of each pipeline in how many cells it is better than its references, and how it does where the truth is known.
     """
     pooled = figures["pooled"]
     table = Table("estimator", *pooled, title="volatility against QIS (correlation), % (t)")
@@ -253,6 +281,15 @@ def _show(figures: dict[str, Any], console: Console) -> None:
                 f"{method} against {reference}: better in {answer['better']} of {answer['cells']} cells; worst "
                 f"{worst['difference']:+.2f} % ({worst['t']:+.1f}) in {worst['panel']}, {worst['cell']}"
             )
+    for method in figures["grid"]:
+        for loss, answers in figures["prial"].get(method, {}).items():
+            for design, answer in answers.items():
+                worst = answer["worst"]
+                console.print(
+                    f"{method}, PRIAL ({loss}) of {design}: not below multi-target Ledoit-Wolf in "
+                    f"{answer['not_below']} of {answer['shapes']} shapes; worst {worst['difference']:+.1f} "
+                    f"(± {worst['difference_error']:.1f}) at {worst['shape']}"
+                )
 
 
 @contextmanager

@@ -58,6 +58,8 @@ class Settings(NamedTuple):
     period: Period
     draws: int
     simulated_draws: int
+    simulated_sizes: tuple[int, ...]
+    simulated_lengths: tuple[int, ...]
     seed: int
 
 
@@ -92,7 +94,7 @@ class Jobs(NamedTuple):
 
 
 def plan_jobs(paths: Sequence[Path], designs: Sequence[str], settings: Settings) -> Jobs:
-    """The cells of each panel, and each design at every shape of the grid.
+    """The cells of each panel, and each design at every shape of its own grid.
 
     Sizes that a panel cannot fill are left out (`windows.sizes_of`), and so are cells without a date.
 
@@ -116,7 +118,7 @@ def plan_jobs(paths: Sequence[Path], designs: Sequence[str], settings: Settings)
         if len(jobs) == before:
             raise ValueError(left_out[-1])
     if settings.simulated_draws:
-        jobs += [DesignJob(*shape) for shape in product(designs, settings.sizes, settings.lengths)]
+        jobs += [DesignJob(*shape) for shape in product(designs, settings.simulated_sizes, settings.simulated_lengths)]
     return Jobs(jobs, left_out)
 
 

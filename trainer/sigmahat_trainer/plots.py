@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from scipy.stats import norm
 
 from sigmahat_kernels.parameters import REGIMES, TARGETS
 from sigmahat_trainer.calibration import reliability
+from sigmahat_trainer.designs import INDEPENDENT
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -43,9 +44,6 @@ FORESTS = {"volatility": "gmv", "long-only": "long_only", "tracking": "tracking"
 
 TITLES = {"gmv": "volatility", "long_only": "long-only volatility", "tracking": "tracking error"}
 
-GRID_LIMIT = 8.0
-"""Percent of volatility at which a colour is deepest."""
-
 TWO_SIDED = norm.ppf(0.975)
 
 
@@ -64,6 +62,9 @@ def draw_plots(scores: pd.DataFrame, heads: pd.DataFrame, figures: dict[str, Any
         drawings[f"calibration-{name}"] = lambda name=name: calibration(heads[heads["method"] == name], name)  # type: ignore[misc]
     if figures["simulated"]:
         drawings["simulated"] = lambda: simulated(figures, pipelines)
+    for name in pipelines:
+        if figures["prial"].get(name):
+            drawings[f"prial-{name}"] = lambda name=name: prial(figures, name)  # type: ignore[misc]
     files = []
     for name, draw in drawings.items():
         files.append(folder / f"{name}.png")
@@ -101,21 +102,17 @@ def grid(figures: dict[str, Any], name: str) -> Figure:
     shapes = [(panel, cell) for panel, cells in figures["panels"].items() for cell in cells]
     rows = list(dict.fromkeys((panel, cell.split(", ")[0]) for panel, cell in shapes))
     columns = sorted({cell.split(", ", 1)[1] for _, cell in shapes}, key=lambda text: int(text[2:].split(",")[0]))
-    size = 2.5 + 1.3 * len(columns) * len(answers), 1.5 + 0.35 * len(rows)
-    figure, axes = plt.subplots(1, len(answers), figsize=size, layout="constrained", squeeze=False, sharey=True)
-    for axis, (reference, answer) in zip(axes.ravel(), answers.items(), strict=True):
-        values = np.full((len(rows), len(columns)), np.nan)
-        for panel, cells in answer["table"].items():
-            for cell, found in cells.items():
-                n_assets, rest = cell.split(", ", 1)
-                where = rows.index((panel, n_assets)), columns.index(rest)
-                values[where] = found["difference"]
-                text = f"{found['difference']:+.1f} ({found['t']:+.1f})"
-                colour = "white" if abs(found["difference"]) > 0.7 * GRID_LIMIT else "black"
-                axis.text(*where[::-1], text, ha="center", va="center", fontsize="x-small", color=colour)
-        axis.imshow(values, cmap="RdYlGn_r", vmin=-GRID_LIMIT, vmax=GRID_LIMIT, aspect="auto")
-        axis.set_xticks(range(len(columns)), [column.split(",")[0] for column in columns])
-        axis.set_yticks(range(len(rows)), [f"{panel}, {n_assets}" for panel, n_assets in rows], fontsize="x-small")
+    figure, axes = _tables(len(answers), len(rows), len(columns))
+    for axis, (reference, answer) in zip(axes, answers.items(), strict=True):
+        entries = {
+            (rows.index((panel, cell.split(", ")[0])), columns.index(cell.split(", ", 1)[1])): (
+                found["difference"],
+                f"{found['difference']:+.1f} ({found['t']:+.1f})",
+            )
+            for panel, cells in answer["table"].items()
+            for cell, found in cells.items()
+        }
+        _table(axis, entries, [", ".join(row) for row in rows], [column.split(",")[0] for column in columns], limit=8)
         axis.set_title(f"against {reference}:\nbetter in {answer['better']} of {answer['cells']}", fontsize="small")
     figure.suptitle(f"{name}: volatility, % (t)")
     return figure
@@ -171,7 +168,7 @@ def bias(figures: dict[str, Any], pipelines: Sequence[str]) -> Figure:
 
 
 def simulated(figures: dict[str, Any], pipelines: Sequence[str]) -> Figure:
-    """PRIAL of the minimum-variance loss, or, where no shape has it, of the Frobenius loss."""
+    """PRIAL of the Frobenius loss, which all shapes have."""
     designs = figures["simulated"]
     figure, axes = _panels(len(designs), width=5.0, height=5.0)
     for axis, (design, cells) in zip(axes, designs.items(), strict=True):
@@ -186,6 +183,28 @@ def simulated(figures: dict[str, Any], pipelines: Sequence[str]) -> Figure:
         axis.set_yticks(range(len(cells)), list(cells), fontsize="x-small")
         axis.set(title=design, xlabel="PRIAL (Frobenius), %; 100 = oracle")
     return _with_legend(figure, axes)
+
+
+def prial(figures: dict[str, Any], name: str) -> Figure:
+    """PRIAL of a pipeline less that of multi-target Ledoit-Wolf, by shape and design, with its standard error."""
+    losses = figures["prial"][name]
+    designs = list(figures["simulated"])
+    rows = list(dict.fromkeys(shape for shapes in figures["simulated"].values() for shape in shapes))
+    figure, axes = _tables(len(losses), len(rows), len(designs))
+    for axis, (loss, answers) in zip(axes, losses.items(), strict=True):
+        entries = {
+            (rows.index(shape), designs.index(design)): (
+                -found["difference"],
+                f"{found['difference']:+.1f} ± {found['difference_error']:.1f}",
+            )
+            for design, answer in answers.items()
+            for shape, found in answer["table"].items()
+        }
+        columns = [f"{design}{'*' if design in INDEPENDENT else ''}" for design in designs]
+        _table(axis, entries, rows, columns, limit=40)
+        axis.set_title(f"{loss.replace('_', ' ')} loss", fontsize="small")
+    figure.suptitle(f"{name}: PRIAL less that of multi-target Ledoit-Wolf (* independent rows)", fontsize="medium")
+    return figure
 
 
 def calibration(rows: pd.DataFrame, name: str) -> Figure:
@@ -242,6 +261,31 @@ def _reliability(
 
 def _diagonal(axis: Axes) -> None:
     axis.axline((0, 0), slope=1, color="black", lw=0.6)
+
+
+def _tables(n: int, n_rows: int, n_columns: int) -> tuple[Figure, list[Axes]]:
+    size = 2.5 + 1.3 * n_columns * n, 1.5 + 0.35 * n_rows
+    figure, axes = plt.subplots(1, n, figsize=size, layout="constrained", squeeze=False, sharey=True)
+    return figure, list(axes.ravel())
+
+
+def _table(
+    axis: Axes,
+    entries: Mapping[tuple[int, int], tuple[float, str]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    limit: float,
+) -> None:
+    """(row, column) -> (value, text); values from -limit, deep green, to limit, deep red."""
+    values = np.full((len(rows), len(columns)), np.nan)
+    for (row, column), (value, text) in entries.items():
+        values[row, column] = value
+        colour = "white" if abs(value) > 0.7 * limit else "black"
+        axis.text(column, row, text, ha="center", va="center", fontsize="x-small", color=colour)
+    axis.imshow(values, cmap="RdYlGn_r", vmin=-limit, vmax=limit, aspect="auto")
+    axis.set_xticks(range(len(columns)), columns, fontsize="small")
+    axis.set_yticks(range(len(rows)), rows, fontsize="x-small")
 
 
 def _colour(name: str, pipelines: Sequence[str]) -> str:

@@ -38,6 +38,11 @@ DIFFERENCES = {
     "random_long_only_qlike": 1.0,
     "random_long_short_qlike": 1.0,
 }
+MULTI_TARGET = "multi_target_ledoit_wolf"
+"""What every method is compared with where the truth is known: the closed form that has the same targets."""
+
+PRIALS = ("frobenius", "minimum_variance")
+
 BIASES = {
     # what is reported -> column of squares whose mean it is the root of
     "bias": "gmv_square",
@@ -57,7 +62,15 @@ def summarise(
     `resamples` is for the bootstrap p-values, which are given for pipelines alone; 0 leaves them out.
     """
     pipelines = [] if heads.empty else list(heads["method"].unique())
-    figures: dict[str, Any] = {"panels": {}, "grid": {}, "pooled": {}, "bias": {}, "heads": {}, "simulated": {}}
+    figures: dict[str, Any] = {
+        "panels": {},
+        "grid": {},
+        "pooled": {},
+        "bias": {},
+        "heads": {},
+        "simulated": {},
+        "prial": {},
+    }
     for (panel, *_), rows in scores.groupby(CELL, sort=True):
         cells = figures["panels"].setdefault(panel, {})
         cells[cell_name(rows)] = summarise_cell(rows, pipelines, resamples=resamples)
@@ -71,6 +84,8 @@ def summarise(
         figures["heads"][method] = {"all": calibrate(rows), **by_panel}
     if not simulated.empty:
         figures["simulated"] = summarise_designs(simulated)
+        for method in (*pipelines, *REFERENCES):
+            figures["prial"][method] = prial_of(figures["simulated"], method)
     return rounded(figures)
 
 
@@ -253,7 +268,11 @@ def _by_step(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def summarise_designs(rows: pd.DataFrame) -> dict[str, Any]:
-    """By design and shape, of each method: both PRIALs where they exist, and mean losses with standard errors."""
+    """By design and shape, of each method: both PRIALs where they exist, and mean losses, with standard errors.
+
+    `condition_error` is that of its absolute value. Each comes with what it is less that of `MULTI_TARGET` on the same
+    draws: a positive difference of PRIALs is good, a positive difference of losses is not.
+    """
     figures: dict[str, Any] = {}
     for (design, n_assets, n_obs), cell in rows.groupby(["design", "n_assets", "n_obs"], sort=False):
         table = {name: part.set_index("draw") for name, part in cell.groupby("method", sort=False)}
@@ -262,18 +281,55 @@ def summarise_designs(rows: pd.DataFrame) -> dict[str, Any]:
             if part["frobenius"].isna().any():
                 continue  # the estimator does not exist here
             own: dict[str, Any] = {}
-            for loss in ("frobenius", "minimum_variance"):
-                three = [table[n][loss].to_numpy() for n in ("sample", name, ORACLE)]
-                if not np.isnan(three).any():
-                    value, error = prial(*three)
-                    own[f"prial_{loss}"] = {"mean": value, "standard_error": error}
+            other = table.get(MULTI_TARGET)
+            for loss in PRIALS:
+                worst, mine, best = (table[n][loss].to_numpy() for n in ("sample", name, ORACLE))
+                if not np.isnan([worst, mine, best]).any():
+                    difference = prial(worst, mine, best, other[loss].to_numpy()) if other is not None else None
+                    own[f"prial_{loss}"] = _with_errors(prial(worst, mine, best), difference)
             for loss in ("gmv_ratio", "stein", "condition_error"):
-                values = part[loss].to_numpy()
+                values = part[loss].abs().to_numpy()
                 if not np.isnan(values).any():
-                    error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
-                    own[loss] = {"mean": float(values.mean()), "standard_error": error}
+                    less = _mean(values - other[loss].abs().to_numpy()) if other is not None else None
+                    own[loss] = _with_errors(_mean(values), less)
             methods[name] = own
         figures.setdefault(str(design), {})[f"N={n_assets}, T={n_obs}"] = methods
+    return figures
+
+
+def prial_of(simulated: dict[str, Any], method: str) -> dict[str, Any]:
+    """Does a method know when little shrinkage is right? Its PRIALs less those of `MULTI_TARGET` in one table a loss.
+
+    Of `simulated`, figures of `summarise_designs`. By loss and design, beside the table: how many shapes there are, in
+    how many the difference is not negative, in how many it is by more than two standard errors, and the worst.
+    """
+    answers: dict[str, Any] = {}
+    for loss in PRIALS:
+        for design, shapes in simulated.items():
+            found = {shape: methods.get(method, {}).get(f"prial_{loss}", {}) for shape, methods in shapes.items()}
+            table = {shape: row for shape, row in found.items() if "difference" in row}
+            if table:
+                rows = [{"shape": shape, **row} for shape, row in table.items()]
+                answers.setdefault(loss, {})[design] = {
+                    "shapes": len(rows),
+                    "not_below": sum(row["difference"] >= 0 for row in rows),
+                    "below_by_two_errors": sum(row["difference"] < -2 * row["difference_error"] for row in rows),
+                    "worst": min(rows, key=lambda row: row["difference"]),
+                    "table": table,
+                }
+    return answers
+
+
+def _mean(values: Any) -> tuple[float, float]:
+    """With its standard error over independent draws."""
+    error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
+    return float(values.mean()), error
+
+
+def _with_errors(mean: tuple[float, float], difference: tuple[float, float] | None) -> dict[str, float]:
+    figures = dict(zip(("mean", "standard_error"), mean, strict=True))
+    if difference is not None:
+        figures |= dict(zip(("difference", "difference_error"), difference, strict=True))
     return figures
 
 
