@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from threadpoolctl import threadpool_limits
 
 from sigmahat_kernels.pipeline import Pipeline
 from sigmahat_trainer.average_oracle import average_oracle
@@ -155,7 +156,7 @@ def load_methods(sources: Sources, panel: str | None, horizon: int) -> Methods:
         if own:
             estimators["average_oracle"] = closed_form(lambda returns: average_oracle(own[_shape(returns)])(returns))
         if loaded.fitted.rienet is not None:
-            estimators["rienet"] = closed_form(rienet(loaded.fitted.rienet))
+            estimators["rienet"] = rienet(loaded.fitted.rienet)
     if sources.dcc and panel is not None:
         estimators["dcc_nl"] = dcc_nl(horizon)
     if loaded.constants is not None:
@@ -205,9 +206,15 @@ def _results(
 
 
 def _work(job: PanelJob | DesignJob, sources: Sources, settings: Settings) -> Rows:
+    """One job, on one thread of BLAS and of torch: the processes fill the cores."""
     import torch
 
     torch.set_num_threads(1)
+    with threadpool_limits(limits=1):
+        return _score(job, sources, settings)
+
+
+def _score(job: PanelJob | DesignJob, sources: Sources, settings: Settings) -> Rows:
     nothing = pd.DataFrame()
     if isinstance(job, DesignJob):
         methods = load_methods(sources, None, settings.horizon)

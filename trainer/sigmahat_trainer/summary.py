@@ -133,7 +133,10 @@ def _references(method: str, pipelines: Sequence[str]) -> Sequence[str]:
 
 
 def _levels(part: pd.DataFrame) -> dict[str, float]:
-    """Volatilities are roots of 252 times a mean square; bias statistics as `_bias` says."""
+    """Volatilities are roots of 252 times a mean square; bias statistics as `_bias` says; time is that of processors.
+
+    All universes of a date are estimated together, so that the time of one is lower than if it came alone.
+    """
     mean = part.drop(columns=[*CELL, "step", "date", "method"]).select_dtypes("number").mean()
     per_year = PERIODS_PER_YEAR / part["horizon"].iloc[0]
     window_volatility = np.sqrt(PERIODS_PER_YEAR * part["gmv_variance"]).mean()
