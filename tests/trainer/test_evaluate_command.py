@@ -216,6 +216,15 @@ def quick(data, members, out, *more, panel="north.npz"):
     return sigmahat("evaluate", data / panel, "--run", members[0], *GRID, *few, "--out", out, *more)
 
 
+def test_a_shape_without_an_oracle_is_evaluated_without_it(data, members, fitted, tmp_path):
+    more = ["--baselines", fitted, "--n", 8, "--window", "60,70", "--period", PERIOD]
+    result = quick(data, members, tmp_path / "results", *more)
+    assert result.exit_code == 0, (result.output, result.exception)
+    scores = pd.read_parquet(tmp_path / "results" / "scores.parquet")
+    by_length = {length: set(rows["method"]) for length, rows in scores.groupby("n_obs")}
+    assert by_length[60] - by_length[70] == {"average_oracle"}
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

@@ -11,7 +11,6 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -146,22 +145,26 @@ def run_grid(
     return Rows(*(_sorted(pd.concat(frames, ignore_index=True)) for frames in zip(*done, strict=True)))
 
 
-def load_methods(sources: Sources, panel: str | None, horizon: int) -> Methods:
-    """All that can be compared on a panel; on simulated returns, None, there is no oracle, no hindsight and no DCC."""
+def load_methods(sources: Sources, place: tuple[str, Cell] | None) -> Methods:
+    """All that can be compared on a panel, by name, and cell; an Average Oracle if one was fitted to their shape.
+
+    On simulated returns, None, there is no oracle, no hindsight and no DCC.
+    """
     loaded = _load(sources)
     forms: dict[str, Baseline] = dict(BASELINES)
     estimators: dict[str, Estimator] = {name: closed_form(form) for name, form in forms.items()}
-    if loaded.fitted is not None:
-        own = {(n_assets, n_obs): o for (name, n_assets, n_obs), o in loaded.fitted.oracles.items() if name == panel}
-        if own:
-            estimators["average_oracle"] = closed_form(lambda returns: average_oracle(own[_shape(returns)])(returns))
-        if loaded.fitted.rienet is not None:
-            estimators["rienet"] = rienet(loaded.fitted.rienet)
-    if sources.dcc and panel is not None:
-        estimators["dcc_nl"] = dcc_nl(horizon)
+    if place is not None:
+        panel, cell = place
+        oracles = loaded.fitted.oracles if loaded.fitted is not None else {}
+        if (panel, cell.n_assets, cell.n_obs) in oracles:
+            estimators["average_oracle"] = closed_form(average_oracle(oracles[panel, cell.n_assets, cell.n_obs]))
+        if sources.dcc:
+            estimators["dcc_nl"] = dcc_nl(cell.horizon)
+    if loaded.fitted is not None and loaded.fitted.rienet is not None:
+        estimators["rienet"] = rienet(loaded.fitted.rienet)
     if loaded.constants is not None:
         estimators["learned_constants"] = learned_constants(loaded.constants)
-    hindsight = loaded.constants if sources.hindsight and panel is not None else None
+    hindsight = loaded.constants if sources.hindsight and place is not None else None
     return Methods(estimators, loaded.pipelines, hindsight)
 
 
@@ -217,19 +220,14 @@ def _work(job: PanelJob | DesignJob, sources: Sources, settings: Settings) -> Ro
 def _score(job: PanelJob | DesignJob, sources: Sources, settings: Settings) -> Rows:
     nothing = pd.DataFrame()
     if isinstance(job, DesignJob):
-        methods = load_methods(sources, None, settings.horizon)
+        methods = load_methods(sources, None)
         estimators = {**methods.estimators, **{name: served(p) for name, p in methods.pipelines.items()}}
         rows = evaluate_design(*job, estimators, draws=settings.simulated_draws, seed=settings.seed)
         return Rows(nothing, nothing, rows)
     panel = _panel(job.path)
-    methods = load_methods(sources, panel.name, settings.horizon)
+    methods = load_methods(sources, (panel.name, job.cell))
     found = evaluate(panel, job.cell, settings.period, methods, draws=settings.draws, seed=settings.seed)
     return Rows(found.scores, found.heads, nothing)
-
-
-def _shape(returns: np.ndarray) -> tuple[int, int]:
-    n_obs, n_assets = returns.shape
-    return n_assets, n_obs
 
 
 def _cost(job: PanelJob | DesignJob) -> float:
