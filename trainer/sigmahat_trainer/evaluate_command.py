@@ -275,6 +275,7 @@ def _show(figures: dict[str, Any], console: Console) -> None:
             table.add_row(method, *(f"{v['difference']:+.2f} ({v['t']:+.1f})" if v else "" for v in versus))
     console.print(table)
     for method, answers in figures["grid"].items():
+        console.print(_scorecard(figures, method))
         for reference, answer in answers.items():
             worst = answer["worst"]
             console.print(
@@ -290,6 +291,36 @@ def _show(figures: dict[str, Any], console: Console) -> None:
                     f"{answer['not_below']} of {answer['shapes']} shapes; worst {worst['difference']:+.1f} "
                     f"(± {worst['difference_error']:.1f}) at {worst['shape']}"
                 )
+
+
+SCORES = {
+    # column of a scorecard -> (reference, kind of difference)
+    "GMV, QIS": ("qis_correlation", "gmv"),
+    "GMV, constants": ("learned_constants", "gmv"),
+    "GMV, RIEnet": ("rienet", "gmv"),
+    "long-only, QIS": ("qis_correlation", "long_only"),
+    "tracking, QIS": ("qis_correlation", "tracking"),
+    "QLIKE long-only, QIS": ("qis_correlation", "random_long_only_qlike"),
+    "QLIKE long-short, QIS": ("qis_correlation", "random_long_short_qlike"),
+}
+
+
+def _scorecard(figures: dict[str, Any], method: str) -> Table:
+    """A row a panel: differences with their t, then the bias statistics of random portfolios with their errors."""
+    title = (
+        f"{method}: volatility, % (t), and QLIKE, of what against whom; bias statistics of random portfolios (± error)"
+    )
+    table = Table("panel", *SCORES, "bias long-only", "bias long-short", title=title)
+    for scope, pooled in figures["pooled"].items():
+        differences = [pooled[method].get(reference, {}).get(kind) for reference, kind in SCORES.values()]
+        own = figures["bias"][scope].get(method, {})
+        biases = [own.get(f"random_{kind}_bias") for kind in ("long_only", "long_short")]
+        table.add_row(
+            scope,
+            *(f"{found['difference']:+.3g} ({found['t']:+.1f})" if found else "" for found in differences),
+            *(f"{found['value']:.3f} (± {found['standard_error']:.3f})" if found else "" for found in biases),
+        )
+    return table
 
 
 @contextmanager
