@@ -14,6 +14,7 @@ from sigmahat_trainer.designs import (
     ORACLE,
     evaluate_design,
     isotropic,
+    know,
     losses,
     missing,
     prial,
@@ -63,7 +64,7 @@ def test_missing_cells_are_as_many_as_the_design_says():
 def test_losses_equal_their_definitions():
     rng = np.random.default_rng(4)
     truth, estimate = (np.cov(rng.standard_normal((5, 40))) * DAILY_VARIANCE for _ in range(2))
-    found = losses(estimate, truth)
+    found = losses(estimate, know(truth))
     inverse, one = np.linalg.inv(estimate), np.ones(5)
     assert found["frobenius"] == pytest.approx(np.linalg.norm(estimate - truth) ** 2 / 5 / DAILY_VARIANCE**2)
     minimum = np.trace(inverse @ truth @ inverse) / 5 / (np.trace(inverse) / 5) ** 2
@@ -80,13 +81,13 @@ def test_losses_equal_their_definitions():
 
 def test_losses_of_the_truth_and_of_a_singular_estimate():
     _, truth = isotropic(np.random.default_rng(5), 10, 12)
-    perfect = losses(truth, truth)
+    perfect = losses(truth, know(truth))
     assert perfect["gmv_ratio"] == pytest.approx(1.0)
     assert max(abs(value) for name, value in perfect.items() if name != "gmv_ratio") < 1e-9
-    singular = losses(np.ones((12, 12)) * DAILY_VARIANCE, truth)
+    singular = losses(np.ones((12, 12)) * DAILY_VARIANCE, know(truth))
     assert np.isfinite(singular.pop("frobenius"))
     assert np.isnan(list(singular.values())).all()
-    assert np.isnan(losses(np.full((12, 12), np.nan), truth)["frobenius"])
+    assert np.isnan(losses(np.full((12, 12), np.nan), know(truth))["frobenius"])
 
 
 def test_prial_and_its_error_by_hand():
