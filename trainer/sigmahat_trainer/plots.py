@@ -305,7 +305,7 @@ def _with_legend(figure: Figure, axes: Sequence[Axes]) -> Figure:
 
 
 def _panels(n: int, *, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    n_columns = min(n, 3)
+    n_columns = 2 if n == 4 else min(n, 3)
     n_rows = -(-n // n_columns)
     size = width * n_columns, height * n_rows
     figure, axes = plt.subplots(n_rows, n_columns, figsize=size, layout="constrained", squeeze=False)
