@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from sigmahat_client.errors import UniverseError
-from sigmahat_kernels.parameters import REGIMES, TARGETS, VOLATILITY_BASES
+from sigmahat_kernels.assets import ASSET_STATISTICS
+from sigmahat_kernels.parameters import LEVELS, REGIMES, TARGETS, VOLATILITY_BASES
 from sigmahat_kernels.status import Status
 
 if TYPE_CHECKING:
@@ -44,6 +45,12 @@ class Estimates:
     """(U,) weight of the exponentially weighted correlation."""
     volatility: np.ndarray
     """(U, 4) weights over `parameters.VOLATILITY_BASES`, then the pull to the cross-section."""
+    intensity_tilt: np.ndarray
+    """(U, 8) how an asset's intensity leans on its `assets.ASSET_STATISTICS`."""
+    volatility_tilt: np.ndarray
+    """(U, 8) how an asset's ln volatility leans on them."""
+    level: np.ndarray
+    """(U, 2) in the order of `parameters.LEVELS`: added to all ln volatilities; common variance of all assets."""
     condition: np.ndarray
     """(U,) log10 condition number of the estimate."""
     expected_error: np.ndarray
@@ -137,6 +144,9 @@ class Estimates:
             **_named("block_intensity", self.block_names, self.block_intensity),
             "memory": self.memory,
             **_named("volatility", (*VOLATILITY_BASES, "pull"), self.volatility),
+            **_named("intensity_tilt", tuple(ASSET_STATISTICS), self.intensity_tilt),
+            **_named("volatility_tilt", tuple(ASSET_STATISTICS), self.volatility_tilt),
+            **_named("level", LEVELS, self.level),
             "condition": self.condition,
             "expected_error": self.expected_error,
             **_named("uncertainty", ("aleatoric", "epistemic"), self.uncertainty),

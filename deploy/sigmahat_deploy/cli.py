@@ -28,6 +28,8 @@ SUBCOMMANDS = {
     ),
     "train": Subcommand("sigmahat_trainer.commands:train", "train", "Train the members of the ensemble."),
     "export": Subcommand("sigmahat_trainer.commands:export", "train", "Quantise the members into the repository."),
+    "draw": Subcommand("sigmahat_trainer.search_command:draw", "train", "Draw windows once, for a search."),
+    "search": Subcommand("sigmahat_trainer.search_command:search", "search", "Search for the settings of training."),
     "fit-baselines": Subcommand("sigmahat_trainer.evaluate_command:fit_baselines", "evaluate", "Fit what learns."),
     "evaluate": Subcommand("sigmahat_trainer.evaluate_command:evaluate", "evaluate", "Compare with other estimators."),
 }

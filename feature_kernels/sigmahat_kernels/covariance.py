@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from sigmahat_kernels.assets import asset_statistics
 from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.groups import (
     WindowGroup,
@@ -21,6 +22,9 @@ from sigmahat_kernels.request import MAX_COVARIANCE_CELLS, PADDING, Request, blo
 from sigmahat_kernels.scratch import Scratch, take_blocks
 from sigmahat_kernels.status import InvalidRequest, Status
 from sigmahat_kernels.targets import mix_targets
+
+_NOT_CLASSIC = ("memory", "intensity_tilt", "volatility_tilt", "level")
+"""Heads that textbook shrinkage does without."""
 
 
 def shrink_correlation(
@@ -73,6 +77,52 @@ def _scale(matrices: Array, scale: Array) -> Array:
     return matrices
 
 
+def tilt_intensity(intensity: Array, tilt: Array, statistics: Array) -> Array:
+    """Lean each asset's intensity on its statistics: logit(delta_i) + theta . a_i, back in (0, 1).
+
+    Parameters
+    ----------
+    intensity : array of shape (n, N)
+        In [0, 1]; 0 and 1 stay what they are.
+    tilt : array of shape (n, N_ASSET_STATISTICS)
+        theta of each universe.
+    statistics : array of shape (n, N, N_ASSET_STATISTICS)
+        a_i of each asset, from `assets.asset_statistics`.
+
+    Returns
+    -------
+    array of shape (n, N)
+    """
+    xp = array_namespace(statistics)
+    odds = xp.exp(xp.einsum("nik,nk->ni", statistics, tilt))  # sigma(logit(d) + x) = d e^x / (d e^x + 1 - d)
+    raised = intensity * odds
+    return raised / (raised + xp.maximum(1.0 - intensity, 0.0))
+
+
+def add_common_variance(covariance: Array, share: Array) -> Array:
+    """Add the same number to all entries of each matrix: `share` times the harmonic mean of its variances.
+
+    It raises the forecast risk of portfolios with a net investment and leaves that of the others. The fully invested
+    minimum-variance portfolio stays the same, with bounds on its weights or without: w'(S + c 11')w = w'Sw + c.
+
+    Parameters
+    ----------
+    covariance : array of shape (n, N, N)
+        Overwritten.
+    share : array of shape (n,)
+        At least 0.
+
+    Returns
+    -------
+    array of shape (n, N, N)
+        In the memory of `covariance`.
+    """
+    xp = array_namespace(covariance)
+    variances = xp.einsum("nii->ni", covariance)
+    covariance += (share / (1.0 / variances).mean(axis=1))[:, None, None]
+    return covariance
+
+
 def blend_volatility(volatilities: Array, blend: Array) -> Array:
     """Mix volatilities over half-lives and pull them toward their cross-section, in logarithms.
 
@@ -117,7 +167,7 @@ def assemble(
         Takes the place of the universe's own intensity for the assets of each block of `request.blocks`.
     classic : bool
         Textbook multi-target linear shrinkage (1 - delta) S + sum_k w_k F_k of the plain sample covariance S (n - 1),
-        with targets that keep its diagonal: no winsorising, no exponential weights, no pull of volatilities. A pair
+        with targets that keep its diagonal: no winsorising, no exponential weights, tilts or levels. A pair
         with missing returns divides by sqrt((n_i - 1)(n_j - 1)).
 
     Returns
@@ -146,7 +196,7 @@ def assemble(
     if classic:
         window_only = np.eye(len(VOLATILITY_BASES) + 1)[0]
         parameters = parameters._replace(
-            memory=np.zeros_like(parameters.memory),
+            **{name: np.zeros_like(getattr(parameters, name)) for name in _NOT_CLASSIC},
             volatility=np.broadcast_to(window_only, parameters.volatility.shape),
         )
     threads = threads or available_threads()
@@ -167,16 +217,24 @@ def assemble(
                 index = xp.asarray(gather_index(request, part, chunk))
                 size = index.shape[1]
                 answers = Parameters(*(xp.asarray(head[universes], xp.float64) for head in parameters))
+                slow = take_blocks(slow_product, index, scratch, "slow")
+                fast = take_blocks(fast_product, index, scratch, "fast")
+                volatilities = window.volatilities[:, index]
+                statistics = asset_statistics(slow, fast, volatilities, window.kurtosis[index])
                 correlation = shrink_correlation(
-                    take_blocks(slow_product, index, scratch, "slow"),
-                    take_blocks(fast_product, index, scratch, "fast"),
+                    slow,
+                    fast,
                     answers.memory[:, 0],
                     answers.target_weights,
                     answers.target_intensity,
-                    xp.asarray(per_asset[universes, :size], xp.float64),
+                    tilt_intensity(
+                        xp.asarray(per_asset[universes, :size], xp.float64), answers.intensity_tilt, statistics
+                    ),
                 )
-                volatility = blend_volatility(window.volatilities[:, index], answers.volatility)
-                estimate = _scale(correlation, volatility)
+                log_factor, common_variance = answers.level.T
+                volatility = blend_volatility(volatilities, answers.volatility)
+                volatility *= xp.exp(xp.einsum("nik,nk->ni", statistics, answers.volatility_tilt) + log_factor[:, None])
+                estimate = add_common_variance(_scale(correlation, volatility), common_variance)
                 covariance[universes, :size, :size] = to_numpy(estimate.astype(xp.float32))
 
         for_each(fill_part, parts_of(request, group), threads)

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from sigmahat_kernels.assets import N_ASSET_STATISTICS
 from sigmahat_kernels.backend import Array
 
 TARGETS = ("identity", "constant_correlation", "single_factor")
 VOLATILITY_BASES = ("window", "halflife_63", "halflife_21")
+LEVELS = ("log_volatility", "common_variance")
 REGIMES = ("calm", "normal", "elevated", "stressed")
 
 HEADS: dict[str, int] = {
@@ -17,6 +19,9 @@ HEADS: dict[str, int] = {
     "target_confidence": len(TARGETS),  # probability that target k alone does at least as well as the mixture
     "memory": 1,  # phi in (0, 1): weight of the exponentially weighted correlation
     "volatility": len(VOLATILITY_BASES) + 1,  # blend over half-lives (sum 1), then the pull to the cross-section
+    "intensity_tilt": N_ASSET_STATISTICS,  # theta: an asset's logit of delta is the universe's + theta . its statistics
+    "volatility_tilt": N_ASSET_STATISTICS,  # eta: what its statistics add to an asset's ln volatility
+    "level": len(LEVELS),  # ln of the factor on all volatilities; common variance, in harmonic mean variances
     "condition": 1,  # log10 condition number of the estimate
     "expected_error": 1,  # expected ln(realised / forecast volatility) of the minimum-variance portfolio
     "log_variance": 1,  # ln of the variance of that error: the member's own, aleatoric
@@ -35,6 +40,9 @@ class Parameters(NamedTuple):
     target_confidence: Array
     memory: Array
     volatility: Array
+    intensity_tilt: Array
+    volatility_tilt: Array
+    level: Array
     condition: Array
     expected_error: Array
     log_variance: Array

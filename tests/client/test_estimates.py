@@ -13,6 +13,7 @@ import pytest
 from client.fake_server import HEADS, FakeServer, fake_server
 
 from sigmahat_client import Estimates, ShrinkageClient, UniverseError
+from sigmahat_kernels.assets import ASSET_STATISTICS
 from sigmahat_kernels.status import Status
 
 TICKERS = [f"T{i:03}" for i in range(500)]
@@ -213,12 +214,15 @@ def test_frame_has_one_row_a_universe_and_flat_columns(client: ShrinkageClient):
         *("confidence_identity", "confidence_constant_correlation", "confidence_single_factor"),
         *("block_intensity_tech", "memory"),
         *("volatility_window", "volatility_halflife_63", "volatility_halflife_21", "volatility_pull"),
+        *(f"{head}_tilt_{name}" for head in ("intensity", "volatility") for name in ASSET_STATISTICS),
+        *("level_log_volatility", "level_common_variance"),
         *("condition", "expected_error", "uncertainty_aleatoric", "uncertainty_epistemic"),
         *("regime_calm", "regime_normal", "regime_elevated", "regime_stressed", "status", "message"),
     ]
     row = table.loc["last"]
     assert (row["n_assets"], row["intensity"], row["weight_single_factor"], row["memory"]) == (2, 7.0, 1009.0, 4007.0)
     assert (row["volatility_pull"], row["regime_stressed"], row["block_intensity_tech"]) == (5010.0, 8010.0, 5.5)
+    assert (row["volatility_tilt_log_unshared"], row["level_common_variance"]) == (11009.0, 12008.0)
     assert table["status"].tolist() == [0, 2, 0]
     assert table["message"].tolist() == ["", str(estimates.failures[0]), ""]
 

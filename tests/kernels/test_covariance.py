@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from reference import covariance as reference
 from sklearn.covariance import empirical_covariance, shrunk_covariance
 
+from sigmahat_kernels.assets import ASSET_STATISTICS, N_ASSET_STATISTICS, STATISTIC_LIMIT, asset_statistics
 from sigmahat_kernels.covariance import assemble, blend_volatility, shrink_correlation
 from sigmahat_kernels.features import compute_features
 from sigmahat_kernels.panel import correlation_factor, prepare_window
@@ -47,22 +48,29 @@ def simulate_returns(n_obs, n_assets, *, seed=1, missing=0.0):
 
 
 def simulate_parameters(n, *, seed=1):
-    """Random answers of a network: intensities in (0, 1), weights that sum to one."""
+    """Random answers of a network: intensities in (0, 1), weights that sum to one, tilts of both signs."""
     rng = np.random.default_rng(seed)
     parameters = Parameters(*(rng.uniform(size=(n, columns)) for columns in HEADS.values()))
     blend = np.hstack([rng.dirichlet(np.ones(len(VOLATILITY_BASES)), n), rng.uniform(size=(n, 1))])
-    parameters = parameters._replace(target_weights=rng.dirichlet(np.ones(len(TARGETS)), n), volatility=blend)
+    tilts = rng.normal(size=(2, n, N_ASSET_STATISTICS))
+    parameters = parameters._replace(
+        target_weights=rng.dirichlet(np.ones(len(TARGETS)), n),
+        volatility=blend,
+        intensity_tilt=tilts[0],
+        volatility_tilt=0.1 * tilts[1],
+    )
     return Parameters(*(head.astype(np.float32) for head in parameters))
 
 
-def chosen_parameters(*, weights, intensity, memory=0.0, volatility=(1.0, 0.0, 0.0, 0.0)):
-    """One universe's answer."""
+def chosen_parameters(*, weights, intensity, memory=0.0, volatility=(1.0, 0.0, 0.0, 0.0), **others):
+    """One universe's answer; heads that are not named are 0."""
     rows = split_parameters(np.zeros((1, N_PARAMETERS)))
     return rows._replace(
         target_weights=np.array([weights], float),
         target_intensity=np.array([intensity], float),
         memory=np.array([[memory]], float),
         volatility=np.array([volatility], float),
+        **{name: np.array([values], float) for name, values in others.items()},
     )
 
 
@@ -80,6 +88,9 @@ def looped_estimate(returns, parameters, row, **options):
         target_intensity=parameters.target_intensity[row].tolist(),
         memory=float(parameters.memory[row, 0]),
         volatility=parameters.volatility[row].tolist(),
+        intensity_tilt=parameters.intensity_tilt[row].tolist(),
+        volatility_tilt=parameters.volatility_tilt[row].tolist(),
+        level=parameters.level[row].tolist(),
         **options,
     )
 
@@ -148,10 +159,16 @@ def test_block_intensity_without_blocks_is_not_used():
 )
 @pytest.mark.parametrize(("n_obs", "n_assets", "missing"), SHAPES)
 def test_classic_equals_textbook_shrinkage_of_the_plain_sample(n_obs, n_assets, missing, weights):
-    """Memory and blend are ignored; neither is the data winsorised."""
+    """Memory, blend, tilts and level are ignored; neither is the data winsorised."""
     returns = simulate_returns(n_obs, n_assets, missing=missing)
     parameters = chosen_parameters(
-        weights=weights, intensity=(1.0, 1.0, 1.0), memory=0.7, volatility=(0.1, 0.2, 0.3, 0.5)
+        weights=weights,
+        intensity=(1.0, 1.0, 1.0),
+        memory=0.7,
+        volatility=(0.1, 0.2, 0.3, 0.5),
+        intensity_tilt=[1.0] * N_ASSET_STATISTICS,
+        volatility_tilt=[0.1] * N_ASSET_STATISTICS,
+        level=[0.2, 0.3],
     )
     expected = reference.classic(returns.astype(float), weights)
     assert_close_covariance(estimate(returns, parameters, classic=True), expected)
@@ -211,6 +228,9 @@ def test_published_layout_of_parameters():
         "target_confidence": 3,
         "memory": 1,
         "volatility": 4,
+        "intensity_tilt": 8,
+        "volatility_tilt": 8,
+        "level": 2,
         "condition": 1,
         "expected_error": 1,
         "log_variance": 1,
@@ -286,6 +306,75 @@ def test_blend_of_a_stack_equals_one_at_a_time():
         np.testing.assert_allclose(stack[n], blend_volatility(volatilities[:, [n]], blend[[n]])[0], rtol=1e-14)
 
 
+# ------------------------------------------------------------------------------------------------- tilts and levels
+
+
+def measured_statistics(returns):
+    window = prepare_window(returns)
+    factors = [correlation_factor(window), correlation_factor(window, halflife=63.0)]
+    slow, fast = (factor.T @ factor for factor in factors)
+    before = slow.copy()
+    statistics = asset_statistics(slow[None], fast[None], window.volatilities[:, None], window.kurtosis[None])[0]
+    np.testing.assert_allclose(slow, before, rtol=0.0, atol=1e-14)  # the correlation is used afterwards
+    return statistics
+
+
+@pytest.mark.parametrize(("n_obs", "n_assets", "missing"), [*SHAPES, (40, 2, 0.0)])
+def test_asset_statistics_equal_loops(n_obs, n_assets, missing):
+    returns = simulate_returns(n_obs, n_assets, missing=missing)
+    expected = reference.asset_statistics(returns.astype(float))
+    np.testing.assert_allclose(measured_statistics(returns), expected, rtol=0.0, atol=1e-9)
+
+
+def test_statistics_of_assets_that_are_almost_one_are_limited():
+    returns = simulate_returns(60, 6)
+    returns[:, 1] = returns[:, 0] * np.float32(1.5)
+    unshared = measured_statistics(returns)[:, list(ASSET_STATISTICS).index("log_unshared")]
+    assert unshared[0] == pytest.approx(unshared[1])
+    assert unshared[0] == -STATISTIC_LIMIT
+
+
+def test_a_tilt_shrinks_the_assets_that_have_more_of_the_statistic(returns):
+    """Only what an asset shares with others is scaled: the share kept between i and j is sqrt((1 - d_i)(1 - d_j))."""
+    tilt = np.eye(N_ASSET_STATISTICS)[3]  # ln volatility
+    parameters = chosen_parameters(weights=(1, 0, 0), intensity=(0.3, 0, 0), intensity_tilt=tilt)
+    R, slow = correlation_of(estimate(returns, parameters)), sample_parts(returns)[0]
+    statistics = measured_statistics(returns)[:, 3]
+    intensity = 1 / (1 + (0.7 / 0.3) * np.exp(-statistics))
+    assert np.argsort(intensity).tolist() == np.argsort(np.diag(estimate(returns, parameters))).tolist()
+    off_diagonal = ~np.eye(len(R), dtype=bool)
+    kept = np.sqrt(np.outer(1 - intensity, 1 - intensity))
+    np.testing.assert_allclose(R[off_diagonal], (kept * slow)[off_diagonal], atol=RTOL)
+
+
+@pytest.mark.parametrize("intensity", [0.0, 1.0])
+def test_nothing_tilts_an_intensity_of_none_or_all(returns, intensity):
+    tilt = np.full(N_ASSET_STATISTICS, 2.0)
+    straight = chosen_parameters(weights=(0, 1, 0), intensity=(0, intensity, 0))
+    tilted = chosen_parameters(weights=(0, 1, 0), intensity=(0, intensity, 0), intensity_tilt=tilt)
+    np.testing.assert_array_equal(estimate(returns, tilted), estimate(returns, straight))
+
+
+def test_log_volatility_level_scales_the_matrix(returns):
+    parameters, level = simulate_parameters(1), np.array([[0.3, 0.5]], np.float32)
+    scaled = estimate(returns, parameters._replace(level=level))
+    plain = estimate(returns, parameters._replace(level=level * np.array([0.0, 1.0])))
+    np.testing.assert_allclose(scaled, plain * np.exp(2 * 0.3), rtol=1e-6)
+
+
+def test_common_variance_moves_no_fully_invested_minimum_variance_portfolio(returns):
+    parameters = chosen_parameters(weights=(1, 0, 0), intensity=(0.4, 0, 0))
+    plain = estimate(returns, parameters)
+    raised = estimate(returns, parameters._replace(level=np.array([[0.0, 2.0]])))
+    harmonic_mean = 1 / np.mean(1 / np.diag(plain))
+    np.testing.assert_allclose(raised - plain, 2 * harmonic_mean, rtol=1e-4)
+    ones = np.ones(len(plain))
+    for matrix in (plain, raised):
+        weights = np.linalg.solve(matrix, ones)
+        matrix[0] = weights / weights.sum()
+    np.testing.assert_allclose(raised[0], plain[0], atol=1e-5)
+
+
 def test_two_assets():
     returns = simulate_returns(40, 2)
     parameters = simulate_parameters(1)
@@ -307,16 +396,26 @@ SHARES = st.floats(0.0, 1.0, width=32)
     memory=SHARES,
     blend=st.lists(SHARES, min_size=4, max_size=4),
     blocks=st.lists(SHARES, min_size=1, max_size=4),
+    tilt=st.lists(st.floats(-2.0, 2.0, width=32), min_size=N_ASSET_STATISTICS, max_size=N_ASSET_STATISTICS),
+    level=st.tuples(st.floats(-1.0, 1.0, width=32), st.floats(0.0, 3.0, width=32)),
     classic=st.booleans(),
     seed=st.integers(0, 1000),
 )
 def test_covariance_is_symmetric_and_positive_semi_definite_for_any_parameters(
-    n_obs, n_assets, missing, weights, intensity, memory, blend, blocks, classic, seed
+    n_obs, n_assets, missing, weights, intensity, memory, blend, blocks, tilt, level, classic, seed
 ):
     returns = simulate_returns(n_obs + 15, n_assets, missing=missing, seed=seed)
     total = sum(weights[:3])
     weights = [weight / total for weight in weights] if total > 1e-3 else [1 / 3] * 3
-    parameters = chosen_parameters(weights=weights, intensity=intensity, memory=memory, volatility=blend)
+    parameters = chosen_parameters(
+        weights=weights,
+        intensity=intensity,
+        memory=memory,
+        volatility=blend,
+        intensity_tilt=tilt,
+        volatility_tilt=0.1 * np.array(tilt),
+        level=level,
+    )
     block_of = np.arange(n_assets)[None] % len(blocks)
     universe = np.arange(n_assets)[None]
     request = read_request(returns, universe, blocks=block_of)

@@ -153,20 +153,76 @@ def blended_volatilities(returns, blend, pull):
     return [math.exp((1 - pull) * log + pull * mean) for log in logs]
 
 
-def estimate(returns, *, target_weights, target_intensity, memory, volatility, asset_intensity=None):
+def asset_statistics(returns):
+    """Of each asset: eight statistics less their mean over the universe, over a usual difference, at most 4 away."""
+    z = standardised(returns)
+    slow, fast = correlation(z), correlation(z, FAST_HALFLIFE)
+    n_assets = len(slow)
+    rows = []
+    for i in range(n_assets):
+        others = [j for j in range(n_assets) if j != i]
+        mean = sum(slow[i, j] for j in others) / len(others)
+        recent = sum(fast[i, j] for j in others) / len(others)
+        nearest = max(abs(slow[i, j]) for j in others)
+        window, medium, short = (volatility(returns, i, halflife) for halflife in HALFLIVES)
+        x = deviations(returns[:, [i]])[:, 0]
+        known = observed(returns, i)
+        kurtosis = sum((x[t] / window) ** 4 for t in known) / len(known)
+        rows.append(
+            [
+                mean / 0.15,
+                (recent - mean) / 0.1,
+                math.log(max(1 - nearest**2, 1e-6)),
+                math.log(window) / 0.5,
+                math.log(medium / window) / 0.25,
+                math.log(short / window) / 0.35,
+                math.log(kurtosis) / 0.7,
+                math.sqrt(sum(slow[i, j] ** 2 for j in others) / len(others)) / 0.15,
+            ]
+        )
+    centre = [sum(row[k] for row in rows) / n_assets for k in range(8)]
+    return [[max(-4.0, min(4.0, row[k] - centre[k])) for k in range(8)] for row in rows]
+
+
+def estimate(
+    returns,
+    *,
+    target_weights,
+    target_intensity,
+    memory,
+    volatility,
+    intensity_tilt,
+    volatility_tilt,
+    level,
+    asset_intensity=None,
+):
     """The project's covariance of one universe, from the heads of its parameters.
 
-    `volatility` holds the blend, then the pull. `asset_intensity` replaces the universe's intensity, asset by asset.
+    `volatility` holds the blend, then the pull; `level` what is added to all ln volatilities, then the common variance
+    in harmonic means of the variances. `asset_intensity` replaces the universe's intensity, asset by asset.
     """
+    n_assets = returns.shape[1]
+    statistics = asset_statistics(returns)
     weights = [p * a for p, a in zip(target_weights, target_intensity, strict=True)]
     if asset_intensity is None:
-        asset_intensity = [sum(weights)] * returns.shape[1]
-    R = shrunk_correlation(returns, weights, memory, asset_intensity)
+        asset_intensity = [sum(weights)] * n_assets
+    tilted, lean = [], []
+    for i in range(n_assets):
+        shift = sum(intensity_tilt[k] * statistics[i][k] for k in range(8))
+        if 0 < asset_intensity[i] < 1:
+            logit = math.log(asset_intensity[i] / (1 - asset_intensity[i])) + shift
+            tilted.append(1 / (1 + math.exp(-logit)))
+        else:
+            tilted.append(asset_intensity[i])
+        lean.append(sum(volatility_tilt[k] * statistics[i][k] for k in range(8)))
+    R = shrunk_correlation(returns, weights, memory, tilted)
     sd = blended_volatilities(returns, volatility[:-1], volatility[-1])
+    sd = [sd[i] * math.exp(lean[i] + level[0]) for i in range(n_assets)]
+    common = level[1] * n_assets / sum(1 / sd[i] ** 2 for i in range(n_assets))
     covariance = np.empty(R.shape)
-    for i in range(len(R)):
-        for j in range(len(R)):
-            covariance[i, j] = R[i, j] * sd[i] * sd[j]
+    for i in range(n_assets):
+        for j in range(n_assets):
+            covariance[i, j] = R[i, j] * sd[i] * sd[j] + common
     return covariance
 
 

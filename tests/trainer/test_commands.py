@@ -6,7 +6,11 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import subprocess
+import sys
+import time
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +23,9 @@ from sigmahat_kernels.members import MEMBER_FILES, Member
 from sigmahat_kernels.parameters import N_PARAMETERS, split_parameters
 from sigmahat_kernels.pipeline import N_MEMBERS, Pipeline
 from sigmahat_kernels.request import read_request
-from sigmahat_trainer import card, commands, ensemble
+from sigmahat_trainer import card, commands, ensemble, shards
 from sigmahat_trainer.config import NetworkConfig, TrainConfig, from_dict
+from sigmahat_trainer.dataset import WINDOWS
 from sigmahat_trainer.export import CheckpointError, load_member
 from sigmahat_trainer.panels import load_panel
 from sigmahat_trainer.provenance import provenance
@@ -148,27 +153,23 @@ def test_command_compares_the_members_with_the_constants(trained):
 
 
 def test_windows_are_drawn_before_and_after_the_training_days(data, tmp_path, monkeypatch):
-    """Which panels, dates and numbers reach `draw_dataset`; and what becomes of what it draws."""
-    calls, saved = [], {}
+    """Which panels, dates and numbers reach the drawing, and where the windows are kept."""
+    calls = []
 
     class Enough(Exception):
         pass
 
-    def draw(panels, **settings):
-        calls.append((panels, settings))
-        return f"dataset {len(calls)}"
-
-    def save(dataset, folder):
-        saved[folder.name] = dataset
-        if len(saved) == 2:
+    def draw(panels, cache, *, console, workers, **settings):
+        calls.append((panels, settings, cache, workers))
+        if len(calls) == 2:
             raise Enough
 
-    monkeypatch.setattr(ensemble, "draw_dataset", draw)
-    monkeypatch.setattr(ensemble, "save_dataset", save)
-    arguments = ["--data", data, "--out", tmp_path, "--train-until", TRAIN_UNTIL, "--validate-until", VALIDATE_UNTIL]
+    monkeypatch.setattr(ensemble, "cached_windows", draw)
+    arguments = ["--data", data, "--out", tmp_path / "run", "--workers", 5]
+    arguments += ["--train-until", TRAIN_UNTIL, "--validate-until", VALIDATE_UNTIL]
     assert isinstance(sigmahat("train", *arguments, *TINY, "--seed", 7).exception, Enough)
-    assert saved == {"training": "dataset 1", "validation": "dataset 2"}
-    (training, train_settings), (validation, validation_settings) = calls
+    (training, train_settings, *places), (validation, validation_settings, *_) = calls
+    assert places == [tmp_path / "windows", 5]
     for panels, last in ((training, TRAIN_UNTIL), (validation, VALIDATE_UNTIL)):
         assert [panel.name for panel in panels] == ["north", "south"]
         assert {str(panel.dates[-1]) for panel in panels} == {last}
@@ -181,7 +182,97 @@ def test_windows_are_drawn_before_and_after_the_training_days(data, tmp_path, mo
     assert validation_settings["simulated_share"] == 0.0
     assert validation_settings["first"] == str(np.datetime64(TRAIN_UNTIL) + 1)  # not one holding period overlaps
     assert validation_settings["seed"] != 7
-    assert {settings["horizon"] for _, settings in calls} == {10}
+    assert {settings["horizon"] for _, settings, *_ in calls} == {10}
+    calls.clear()
+    assert isinstance(sigmahat("train", *arguments, "--cache", tmp_path / "kept").exception, Enough)
+    assert calls[0][2] == tmp_path / "kept"
+
+
+def settled(folder):
+    """The files of a run; of its metrics all but the time that it took."""
+    files = contents(folder)
+    metrics = json.loads(files.pop("metrics.json"))
+    return files, {name: value for name, value in metrics.items() if name != "seconds"}
+
+
+PROGRAM = """
+import os, pathlib, signal, time
+from sigmahat_deploy.cli import main
+from sigmahat_trainer import ensemble
+
+ensemble.VALIDATION_WINDOWS = 36
+real = ensemble.train_member
+
+def kill_the_command(*args, member, progress, **settings):
+    # Runs in a member's process, after its checkpoint: the one that started it goes, and it would stay.
+    def report(*_):
+        pathlib.Path({pids!r}, str(os.getpid())).touch()
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(600)
+
+    return real(*args, member=member, progress=report, **settings)
+
+if {killed}:
+    ensemble.train_member = kill_the_command
+if __name__ == "__main__":
+    main()
+"""
+
+
+def start(starter, tmp_path, data, out, *, killed=False):
+    """Run `sigmahat train` outside this process."""
+    (tmp_path / "pids").mkdir()
+    (tmp_path / "program.py").write_text(PROGRAM.format(pids=str(tmp_path / "pids"), killed=killed))
+    arguments = ["--data", data, "--out", out, "--train-until", TRAIN_UNTIL, "--validate-until", VALIDATE_UNTIL]
+    command = [sys.executable, *starter, tmp_path / "program.py", "train", *arguments, *TINY]
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+
+
+def test_processes_of_torchrun_write_the_files_that_one_command_writes(trained, data, tmp_path):
+    starter = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = start(starter, tmp_path, data, tmp_path / "new" / "run")
+    assert done.returncode == 0, done.stderr
+    assert settled(tmp_path / "new" / "run") == settled(trained[0])
+    assert done.stderr.count("learned constants") == 1  # the others are silent
+
+
+def is_running(pid):
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+
+
+def test_a_command_that_was_killed_goes_on_when_it_is_given_again(trained, data, tmp_path, monkeypatch):
+    run = tmp_path / "new" / "run"
+    assert start([], tmp_path, data, run, killed=True).returncode == -9
+    for path in (tmp_path / "pids").iterdir():  # the members' processes end with it
+        deadline = time.monotonic() + 60
+        while is_running(int(path.name)):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    assert {"constants.pt"} < {path.name for path in (run / "checkpoints").glob("*.pt")}
+    arguments = ["--data", data, "--out", run, "--train-until", TRAIN_UNTIL, "--validate-until", VALIDATE_UNTIL]
+
+    def refused(*changes):
+        result = sigmahat("train", *arguments, *TINY, *changes)
+        assert result.exit_code == 1
+        return " ".join(result.stderr.split())
+
+    monkeypatch.setattr(ensemble, "VALIDATION_WINDOWS", 36)
+    unchanged = contents(run)
+    monkeypatch.setattr(ensemble, "cached_windows", None)  # said before anything is drawn
+    assert "config.seed was 0, is 8, training.seed was 0, is 8, validation.seed was 1, is 9" in refused("--seed", 8)
+    assert "config.epochs was 1, is 2" in refused("--epochs", 2)
+    assert f"validation.first was {np.datetime64(TRAIN_UNTIL) + 1}, is " in refused("--train-until", DATES[140])
+    assert contents(run) == unchanged
+    monkeypatch.undo()
+
+    monkeypatch.setattr(ensemble, "VALIDATION_WINDOWS", 36)
+    monkeypatch.setattr(ensemble, "fit_constants", None)  # nor is anything repeated
+    monkeypatch.setattr(shards, "draw_dataset", None)
+    assert sigmahat("train", *arguments, *TINY).exit_code == 0
+    assert settled(run) == settled(trained[0])
 
 
 @pytest.fixture
@@ -253,7 +344,7 @@ def test_panels_that_end_before_validation_begins_are_an_error_in_plain_words(da
     arguments = ["--data", data, "--out", tmp_path / "run", "--train-until", str(DATES[-3])]
     result = sigmahat("train", *arguments, *TINY)
     assert result.exit_code == 1
-    message = f"Error: no panel has 42 days and a holding period of 10 from {DATES[-3] + 1} on"
+    message = f"Error: no panel has {min(WINDOWS)} days and a holding period of 10 from {DATES[-3] + 1} on"
     assert message in " ".join(result.stderr.split())
     assert isinstance(result.exception, SystemExit)
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from sigmahat_kernels.assets import asset_statistics
 from sigmahat_kernels.features import FEATURE_NAMES, compute_features
 from sigmahat_kernels.market import MARKET
 from sigmahat_kernels.panel import FAST_HALFLIFE, correlation_factor, prepare_window
@@ -15,6 +16,7 @@ from sigmahat_kernels.parameters import REGIMES
 from sigmahat_kernels.request import read_request
 from sigmahat_kernels.temporal import SEASON
 from sigmahat_trainer import dataset as module
+from sigmahat_trainer.baskets import draw_baskets
 from sigmahat_trainer.dataset import (
     LOOSE_COVERAGE,
     MIN_COVERAGE,
@@ -56,6 +58,14 @@ def make_panel(*, seed=0, name="panel", n_rows=N_ROWS):
     market = rng.uniform(1.0, 40.0, (n_rows, 4)).astype(np.float32)
     market[:, 3] = rng.integers(0, 20, n_rows)
     return ReturnPanel(name, returns.astype(np.float32), dates, market)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _assets_alone():
+    """Universes of the panel's own columns, which can be found again; funds have a test of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "BASKET_SHARE", 0.0)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +141,10 @@ def test_samples_are_what_the_kernels_measure_on_their_window(panel, origins):
         np.testing.assert_allclose(sample.slow, slow.T @ slow, atol=1e-6)
         np.testing.assert_allclose(sample.fast, fast.T @ fast, atol=1e-6)
         np.testing.assert_allclose(sample.log_volatility, np.log(window.volatilities), atol=1e-6)
+        statistics = asset_statistics(
+            (slow.T @ slow)[None], (fast.T @ fast)[None], window.volatilities[:, None], window.kurtosis[None]
+        )
+        np.testing.assert_allclose(sample.assets, statistics[0], atol=1e-5)
         past = panel.returns[stop - n_obs : stop, universe]
         assert sample.regime == regime_label(past, sample.forward)
         assert sample.period == (panel.dates[stop - 1].astype("datetime64[M]") - np.datetime64("1970-01")).astype(int)
@@ -179,8 +193,9 @@ def test_universes_hold_names_that_qualify_by_their_past(panel, origins):
     loose = 0
     for _, (stop, n_obs, universe) in origins:
         past = panel.returns[stop - n_obs : stop]
-        assert set(universe) <= set(eligible_assets(past, LOOSE_COVERAGE))
-        loose += not set(universe) <= set(eligible_assets(past, MIN_COVERAGE))
+        strict = set(universe) <= set(eligible_assets(past, MIN_COVERAGE))
+        assert strict or set(universe) <= set(eligible_assets(past, LOOSE_COVERAGE))
+        loose += not strict
     assert 0 < loose / len(origins) < 0.2  # a tenth of the windows is loose
 
 
@@ -252,11 +267,46 @@ def test_future_rows_do_not_change_what_is_known():
     assert len(here) == len(there) > 0
     for a, b in zip(here, there, strict=True):
         assert (a.forward != b.forward).any()
-        for name in ("slow", "fast", "log_volatility", "features", "period"):
+        for name in ("slow", "fast", "log_volatility", "assets", "features", "period"):
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
 
 
 # ------------------------------------------------------------------------------------------------------- the mixture
+
+
+def test_funds_are_weighted_sums_of_the_assets_in_the_window_and_ahead(monkeypatch):
+    """Two assets that hold everything: each return of a fund is a weighted sum of theirs, before and after the date."""
+    monkeypatch.setattr(module, "BASKET_SHARE", 1.0)
+    rng = np.random.default_rng(0)
+    two = np.array([[0.01], [0.004]]) * rng.standard_normal((2, 300))
+    shares = rng.dirichlet([1.0, 1.0], 30)
+    returns = (shares @ two).T.astype(np.float32)
+    dates = np.busday_offset(np.datetime64("2010-01-04"), np.arange(300))
+    panel = ReturnPanel("two", returns, dates, np.full((300, 4), np.nan, np.float32))
+    samples = list(rows_of(draw([panel], n_windows=60)))
+    assert len(samples) > 40
+    for sample in samples:
+        assert np.linalg.matrix_rank(sample.forward, tol=1e-6) <= 2
+        assert np.linalg.matrix_rank(sample.slow.astype(float), tol=0.2) <= 3  # winsorised, so not quite two
+    own = {column.tobytes() for stop in range(291) for column in returns[stop : stop + HORIZON].T}
+    alone = [column.tobytes() in own for sample in samples for column in sample.forward.T]
+    assert 0.1 < np.mean(alone) < 0.9  # funds, and some of the assets beside them
+
+
+@pytest.mark.parametrize("n_assets", [20, 300])
+def test_weights_of_baskets(n_assets):
+    shorted = 0
+    for seed in range(40):
+        weights = draw_baskets(np.random.default_rng(seed), n_assets)
+        assert len(weights) == n_assets
+        held = (weights != 0).sum(axis=0)
+        assert held.min() >= 1
+        short = (weights < 0).any(axis=0)
+        np.testing.assert_allclose(weights[:, ~short].sum(axis=0), 1.0)
+        np.testing.assert_allclose(weights[:, short].sum(axis=0), 0.0, atol=1e-12)
+        assert held[~short].max() <= 60
+        shorted += short.any()
+    assert 2 <= shorted <= 25  # three of ten
 
 
 def test_same_seed_same_samples(panel):
@@ -330,14 +380,14 @@ def test_panels_too_short_for_a_window_and_a_holding_period_are_left_out(panel):
     assert draw([short, panel], n_windows=60).periods().max() < 600
     enough = shifted(make_panel(seed=3, n_rows=shortest))
     dataset = draw([enough], n_windows=12)
-    assert dataset.periods().tolist() == [int((enough.dates[41].astype("datetime64[M]")).astype(int))]
+    assert dataset.periods().tolist() == [int((enough.dates[29].astype("datetime64[M]")).astype(int))]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.9])
 def test_no_panel_with_enough_rows_is_an_error(panel, share):
     """Simulated windows must not take the place of real ones in silence."""
     short = make_panel(n_rows=min(WINDOWS) + HORIZON - 1)
-    with pytest.raises(ValueError, match="no panel has 42 days and a holding period of 10 from its start on"):
+    with pytest.raises(ValueError, match="no panel has 30 days and a holding period of 10 from its start on"):
         draw([short], n_windows=12, simulated_share=share)
     with pytest.raises(ValueError, match="a holding period of 10 from 2030-01-01 on"):
         draw([panel], n_windows=12, simulated_share=share, first="2030-01-01")

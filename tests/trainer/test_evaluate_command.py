@@ -137,7 +137,16 @@ def test_every_method_is_scored_at_every_date_of_every_cell(evaluated):
     cells = scores.groupby(["panel", "n_assets", "n_obs"], sort=False)
     # 8 fits into one panel, 12 into none, and is left out.
     assert sorted(cells.groups) == [("north", 8, 60), ("north", 8, 90), ("south", 7, 60), ("south", 7, 90)]
-    own = {"average_oracle", "rienet", "dcc_nl", "learned_constants", HINDSIGHT, "sigmahat", "untrained"}
+    own = {
+        "average_oracle",
+        "rienet",
+        "dcc_nl",
+        "learned_constants",
+        "tilted_constants",
+        HINDSIGHT,
+        "sigmahat",
+        "untrained",
+    }
     for _, rows in cells:
         assert set(rows["method"]) == own | set(BASELINES)
         assert (rows.groupby("method").size() == 11).all()  # 180 rows less a purge of 15, in steps of 15
@@ -193,7 +202,7 @@ def test_figures_hold_settings_and_what_the_rows_say(evaluated):
 
 
 def test_refitted_constants_win_over_those_of_the_card(evaluated, fitted, data):
-    constants = json.loads((fitted / "constants.json").read_text())["constants"]
+    constants = json.loads((fitted / "constants.json").read_text())["constants"]["learned_constants"]
     assert constants != CONSTANTS
     first, last = PERIOD.split(":")
     estimators = {"learned_constants": learned_constants(constants)}

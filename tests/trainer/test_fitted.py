@@ -13,7 +13,7 @@ from sigmahat_kernels.request import PADDING, read_request
 from sigmahat_trainer.average_oracle import average_oracle, fit_oracle, oracle_eigenvalues
 from sigmahat_trainer.baselines import sample
 from sigmahat_trainer.estimators import fill_missing, learned_constants
-from sigmahat_trainer.fitted import fit_baselines, load_fitted
+from sigmahat_trainer.fitted import BEYOND_LINEAR, fit_baselines, load_fitted
 from sigmahat_trainer.hindsight import Outcome, hindsight_constants
 from sigmahat_trainer.panels import ReturnPanel
 from sigmahat_trainer.portfolios import gmv_weights
@@ -199,7 +199,8 @@ def test_everything_fitted_is_written_and_read(tmp_path):
     assert set(fitted.oracles) == {("north", 10, 60), ("south", 7, 60)}  # no panel has 2,000 rows
     expected = fit_oracle(panels[1], n_assets=7, n_obs=60, horizon=10, n_windows=5, seed=0)
     np.testing.assert_array_equal(fitted.oracles["south", 7, 60], expected)
-    assert set(fitted.constants) == set(HEADS)
+    assert set(fitted.constants["tilted_constants"]) == set(HEADS)
+    assert set(HEADS) - set(fitted.constants["learned_constants"]) == set(BEYOND_LINEAR)
     returns = np.nan_to_num(panels[0].returns[:90].astype(float))
     assert np.linalg.eigvalsh(rienet(fitted.rienet)(request_of(returns))[0])[0] > 0
     with pytest.raises(FileNotFoundError, match="has no constants"):

@@ -11,16 +11,21 @@ import torch
 from reference import covariance as reference
 
 from sigmahat_kernels import covariance as kernels
-from sigmahat_kernels.panel import FAST_HALFLIFE, correlation_factor, prepare_window
-from sigmahat_kernels.parameters import HEADS, N_PARAMETERS, intensity_of, split_parameters
+from sigmahat_kernels.parameters import HEADS, N_PARAMETERS, Parameters, split_parameters
 from sigmahat_kernels.request import read_request
 from sigmahat_trainer import loss
+from sigmahat_trainer.dataset import estimate_inputs
 from sigmahat_trainer.loss import (
+    DECISION_HEADS,
+    PORTFOLIOS,
     Batch,
-    blend_log_volatility,
+    Estimate,
+    estimate,
     log10_condition,
     member_losses,
     minimum_variance,
+    qlike,
+    random_portfolios,
     shrink_correlation,
 )
 from sigmahat_trainer.network import activate
@@ -40,16 +45,13 @@ def make_returns(n_obs, n_assets, *, seed):
 
 def make_batch(n_universes, n_assets, *, seed=0, dtype=torch.float64, scale=1.0):
     """A batch, and the windows that it was measured on."""
-    pasts, fields = [], {name: [] for name in ("slow", "fast", "log_volatility", "forward")}
+    pasts, fields = [], {name: [] for name in ("slow", "fast", "log_volatility", "assets", "forward")}
     for k in range(n_universes):
         returns = scale * make_returns(N_OBS + HORIZON, n_assets, seed=1000 * seed + k)
         past, forward = returns[:N_OBS], np.nan_to_num(returns[N_OBS:])
-        window = prepare_window(past)
-        slow, fast = correlation_factor(window), correlation_factor(window, halflife=FAST_HALFLIFE)
         pasts.append(past)
-        fields["slow"].append(slow.T @ slow)
-        fields["fast"].append(fast.T @ fast)
-        fields["log_volatility"].append(np.log(window.volatilities))
+        for name, values in zip(fields, estimate_inputs(past), strict=False):
+            fields[name].append(values)
         fields["forward"].append(forward)
     tensors = {name: torch.from_numpy(np.stack(values)).to(dtype) for name, values in fields.items()}
     regime = torch.from_numpy(np.random.default_rng(seed).integers(4, size=n_universes))
@@ -65,19 +67,20 @@ def numpy_heads(parameters):
     return split_parameters(parameters.detach().double().numpy())
 
 
-def estimate(batch, heads):
-    """(correlation, log volatility) as the loss computes them."""
-    weights = heads.target_weights * heads.target_intensity
-    log_volatility = blend_log_volatility(batch.log_volatility, heads.volatility)
-    return shrink_correlation(batch, heads.memory, weights), log_volatility
+def plain(correlation, log_volatility):
+    """An estimate with nothing but these."""
+    zero = log_volatility.new_zeros(len(log_volatility))
+    return Estimate(correlation, log_volatility, zero, zero)
 
 
-def covariance_of(correlation, log_volatility):
-    volatility = log_volatility.exp()
-    return (correlation * volatility[:, :, None] * volatility[:, None, :]).detach().numpy()
+def covariance_of(estimate):
+    volatility = estimate.log_volatility.exp()
+    matrix = estimate.correlation * volatility[:, :, None] * volatility[:, None, :]
+    matrix = matrix + estimate.common_variance[:, None, None]
+    return (matrix * torch.exp(2.0 * estimate.log_factor)[:, None, None]).detach().numpy()
 
 
-def losses_of(logits, batch, *, target=0, auxiliary_weight=0.1, residual_weight=0.01, constants=None):
+def losses_of(logits, batch, *, target=0, qlike_weight=0.1, auxiliary_weight=0.1, residual_weight=0.01, constants=None):
     constants = torch.zeros(N_PARAMETERS) if constants is None else constants
     return member_losses(
         activate(logits),
@@ -85,6 +88,7 @@ def losses_of(logits, batch, *, target=0, auxiliary_weight=0.1, residual_weight=
         constants,
         batch,
         target=target,
+        qlike_weight=qlike_weight,
         auxiliary_weight=auxiliary_weight,
         residual_weight=residual_weight,
     )
@@ -94,33 +98,12 @@ def losses_of(logits, batch, *, target=0, auxiliary_weight=0.1, residual_weight=
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_shrunk_correlation_and_blended_volatility_are_those_of_the_kernels(shape):
-    batch, _ = make_batch(*shape)
-    parameters = activate(random_logits(shape[0], dtype=torch.float64))
-    correlation, log_volatility = estimate(batch, split_parameters(parameters))
-    heads = numpy_heads(parameters)
-    expected = kernels.shrink_correlation(
-        batch.slow.numpy(),
-        batch.fast.numpy(),
-        heads.memory[:, 0],
-        heads.target_weights,
-        heads.target_intensity,
-        np.broadcast_to(intensity_of(heads)[:, None], shape),
-    )
-    np.testing.assert_allclose(correlation.numpy(), expected, rtol=0, atol=1e-12)
-    volatilities = batch.log_volatility.exp().numpy().transpose(1, 0, 2)
-    np.testing.assert_allclose(
-        log_volatility.exp().numpy(), kernels.blend_volatility(volatilities, heads.volatility), rtol=1e-12
-    )
-
-
-@pytest.mark.parametrize("shape", SHAPES)
 def test_estimate_is_the_matrix_that_is_served(shape):
     """In float32, as it is trained, against `assemble` on the returns themselves."""
     n_universes, n_assets = shape
     batch, pasts = make_batch(*shape, dtype=torch.float32)
     parameters = activate(random_logits(n_universes))
-    covariance = covariance_of(*estimate(batch, split_parameters(parameters)))
+    covariance = covariance_of(estimate(batch, split_parameters(parameters)))
     for k, past in enumerate(pasts):
         request = read_request(past, np.arange(n_assets, dtype=np.int32)[None])
         served = kernels.assemble(request, numpy_heads(parameters[k : k + 1]), np.zeros(1, int))[0]
@@ -130,7 +113,7 @@ def test_estimate_is_the_matrix_that_is_served(shape):
 def test_estimate_equals_loops():
     batch, pasts = make_batch(3, 5)
     heads = split_parameters(activate(random_logits(3, seed=2, dtype=torch.float64)))
-    covariance = covariance_of(*estimate(batch, heads))
+    covariance = covariance_of(estimate(batch, heads))
     for k, past in enumerate(pasts):
         expected = reference.estimate(
             past,
@@ -138,6 +121,9 @@ def test_estimate_equals_loops():
             target_intensity=heads.target_intensity[k].tolist(),
             memory=heads.memory[k].item(),
             volatility=heads.volatility[k].tolist(),
+            intensity_tilt=heads.intensity_tilt[k].tolist(),
+            volatility_tilt=heads.volatility_tilt[k].tolist(),
+            level=heads.level[k].tolist(),
         )
         np.testing.assert_allclose(covariance[k] / np.abs(expected).max(), expected / np.abs(expected).max(), atol=1e-7)
 
@@ -145,16 +131,19 @@ def test_estimate_equals_loops():
 def test_corners_of_the_parameters():
     """Nothing shrunk is the slow or the fast correlation; everything shrunk is the target alone."""
     batch, _ = make_batch(4, 6)
-    zero, one = torch.zeros(4, 1).double(), torch.ones(4, 1).double()
-    nothing = torch.zeros(4, 3).double()
-    torch.testing.assert_close(shrink_correlation(batch, zero, nothing), batch.slow)
-    torch.testing.assert_close(shrink_correlation(batch, one, nothing), batch.fast)
-    identity = torch.eye(6).double().expand(4, 6, 6)
-    all_identity = torch.tensor([[1.0, 0.0, 0.0]]).double().expand(4, 3)
-    torch.testing.assert_close(shrink_correlation(batch, one, all_identity), identity)
-    all_constant = shrink_correlation(batch, one, all_identity.roll(1, dims=1))
-    off_diagonal = all_constant[:, ~torch.eye(6, dtype=torch.bool)]
-    torch.testing.assert_close(off_diagonal, off_diagonal[:, :1].expand(-1, 30))
+    heads = Parameters(*(torch.zeros_like(head) for head in split_parameters(torch.zeros(4, N_PARAMETERS).double())))
+    fast = heads._replace(memory=torch.ones(4, 1).double())
+    near = {"rtol": 0.0, "atol": 2e-5}  # the loss keeps intensities 1e-5 away from 0 and 1
+    torch.testing.assert_close(shrink_correlation(batch, heads), batch.slow, **near)
+    torch.testing.assert_close(shrink_correlation(batch, fast), batch.fast, **near)
+
+    def toward(target):
+        weights = torch.eye(3).double()[target].expand(4, 3)
+        return shrink_correlation(batch, fast._replace(target_weights=weights, target_intensity=weights))
+
+    torch.testing.assert_close(toward(0), torch.eye(6).double().expand(4, 6, 6), **near)
+    off_diagonal = toward(1)[:, ~torch.eye(6, dtype=torch.bool)]
+    torch.testing.assert_close(off_diagonal, off_diagonal[:, :1].expand(-1, 30), **near)
 
 
 # ------------------------------------------------------------------------------------- the portfolio and its gradient
@@ -164,9 +153,9 @@ def test_corners_of_the_parameters():
 def test_minimum_variance_equals_an_explicit_inverse_and_loops(shape, monkeypatch):
     monkeypatch.setattr(loss, "_RIDGE", 0.0)
     batch, _ = make_batch(*shape)
-    correlation, log_volatility = estimate(batch, split_parameters(activate(random_logits(shape[0]).double())))
-    portfolio = minimum_variance(correlation, log_volatility, batch.forward)
-    covariances = covariance_of(correlation, log_volatility)
+    whole = estimate(batch, split_parameters(activate(random_logits(shape[0]).double())))
+    portfolio = minimum_variance(whole, batch.forward)
+    covariances = covariance_of(whole)
     for k, covariance in enumerate(covariances):
         n_assets = len(covariance)
         inverse = np.linalg.inv(covariance)
@@ -184,7 +173,7 @@ def test_forecast_is_that_of_the_served_matrix():
     """In float32 and with the ridge, which is too small to matter for an estimate that was shrunk."""
     batch, pasts = make_batch(3, 12, dtype=torch.float32)
     parameters = activate(random_logits(3))
-    portfolio = minimum_variance(*estimate(batch, split_parameters(parameters)), batch.forward)
+    portfolio = minimum_variance(estimate(batch, split_parameters(parameters)), batch.forward)
     for k, past in enumerate(pasts):
         request = read_request(past, np.arange(12, dtype=np.int32)[None])
         served = kernels.assemble(request, numpy_heads(parameters[k : k + 1]), np.zeros(1, int))[0].astype(float)
@@ -202,8 +191,8 @@ def test_a_singular_estimate_costs_and_does_not_stop_the_run():
     assert np.linalg.matrix_rank(correlation[0].numpy()) == 19
     log_volatility = torch.full((1, 20), math.log(0.01)).double()
     forward = torch.from_numpy(returns[20:])[None]
-    singular = minimum_variance(correlation.float(), log_volatility.float(), forward.float())
-    shrunk = minimum_variance(0.5 * correlation + 0.5 * torch.eye(20), log_volatility, forward)
+    singular = minimum_variance(plain(correlation.float(), log_volatility.float()), forward.float())
+    shrunk = minimum_variance(plain(0.5 * correlation + 0.5 * torch.eye(20), log_volatility), forward)
     assert torch.isfinite(singular.log_realised).all()
     assert singular.log_realised > shrunk.log_realised + 1.0
     assert singular.log_forecast < shrunk.log_forecast - 3.0  # it thinks that there is no risk
@@ -229,7 +218,7 @@ def test_decision_gradient_equals_finite_differences():
     logits = random_logits(2, seed=5, dtype=torch.float64).requires_grad_()
 
     def decision(logits):
-        portfolio = minimum_variance(*estimate(batch, split_parameters(activate(logits))), batch.forward)
+        portfolio = minimum_variance(estimate(batch, split_parameters(activate(logits))), batch.forward)
         return portfolio.log_realised.mean()
 
     assert torch.autograd.gradcheck(decision, (logits,))
@@ -257,12 +246,13 @@ def test_order_of_assets_is_irrelevant():
         slow=batch.slow[:, order][:, :, order],
         fast=batch.fast[:, order][:, :, order],
         log_volatility=batch.log_volatility[:, :, order],
+        assets=batch.assets[:, order],
         forward=batch.forward[:, :, order],
     )
     heads = split_parameters(activate(random_logits(4).double()))
     for here, there in zip(
-        minimum_variance(*estimate(batch, heads), batch.forward),
-        minimum_variance(*estimate(turned, heads), turned.forward),
+        minimum_variance(estimate(batch, heads), batch.forward),
+        minimum_variance(estimate(turned, heads), turned.forward),
         strict=True,
     ):
         torch.testing.assert_close(here, there, rtol=1e-9, atol=1e-9)
@@ -270,10 +260,15 @@ def test_order_of_assets_is_irrelevant():
 
 def test_total_is_the_weighted_sum_of_its_parts():
     losses = losses_of(
-        random_logits(6), make_batch(6, 5, dtype=torch.float32)[0], auxiliary_weight=0.3, residual_weight=0.7
+        random_logits(6),
+        make_batch(6, 5, dtype=torch.float32)[0],
+        qlike_weight=0.2,
+        auxiliary_weight=0.3,
+        residual_weight=0.7,
     )
     auxiliary = losses.alone + losses.confidence + losses.condition + losses.expected_error + losses.regime
-    assert losses.total.item() == pytest.approx((losses.decision + 0.3 * auxiliary + 0.7 * losses.residual).item())
+    expected = losses.decision + 0.2 * losses.qlike + 0.3 * auxiliary + 0.7 * losses.residual
+    assert losses.total.item() == pytest.approx(expected.item())
     assert losses.residual > 0
 
 
@@ -303,11 +298,9 @@ def test_alone_is_the_loss_of_an_estimate_with_that_target_only(target):
     logits = random_logits(6, seed=7)
     parameters = activate(logits)
     heads = split_parameters(parameters.double())
-    weights = torch.zeros(6, 3).double()
-    weights[:, target] = heads.target_intensity[:, target]
     wide = Batch(*(field.double() for field in batch))
-    correlation = shrink_correlation(wide, heads.memory, weights)
-    expected = minimum_variance(correlation, estimate(wide, heads)[1], wide.forward).log_realised.mean()
+    alone = estimate(wide, heads._replace(target_weights=torch.eye(3).double()[target].expand(6, 3)))
+    expected = minimum_variance(alone, wide.forward).log_realised.mean()
     assert losses_of(logits, batch, target=target).alone.item() == pytest.approx(expected.item(), abs=1e-4)
 
 
@@ -331,7 +324,62 @@ def test_decision_moves_the_estimate_and_no_auxiliary_head():
     batch, _ = make_batch(6, 5, dtype=torch.float32)
     gradient = gradient_of("decision", random_logits(6), batch)
     moved = {field for field, values in gradient._asdict().items() if (values != 0).any()}
-    assert moved == {"target_intensity", "target_weights", "memory", "volatility"}
+    assert moved == {*DECISION_HEADS} - {"level"}
+
+
+def test_random_portfolios_move_the_level_and_nothing_else():
+    batch, _ = make_batch(6, 5, dtype=torch.float32)
+    gradient = gradient_of("qlike", random_logits(6), batch)
+    moved = {field for field, values in gradient._asdict().items() if (values != 0).any()}
+    assert moved == {"level"}
+    assert (gradient.level != 0).all()
+
+
+def test_qlike_equals_loops():
+    batch, _ = make_batch(3, 5)
+    whole = estimate(batch, split_parameters(activate(random_logits(3, seed=4).double())))
+    weights = random_portfolios(3, 5).double()
+    scores = qlike(whole, batch.forward, weights)
+    assert scores.shape == (3, 2 * PORTFOLIOS)
+    for k, covariance in enumerate(covariance_of(whole)):
+        for p, held in enumerate(weights[k].numpy()):
+            forecast = sum(held[i] * covariance[i, j] * held[j] for i in range(5) for j in range(5))
+            daily = [sum(held[i] * day[i] for i in range(5)) for day in batch.forward[k].numpy()]
+            realised = sum(value**2 for value in daily) / HORIZON
+            assert realised / forecast < loss.LARGEST_RATIO
+            assert scores[k, p].item() == pytest.approx(math.log(forecast) + realised / forecast, rel=1e-9)
+
+
+def test_qlike_is_least_at_the_realised_level():
+    """The best factor makes realised over forecast variance one on average: the bias statistic."""
+    batch, _ = make_batch(8, 5)
+    whole = estimate(batch, split_parameters(activate(random_logits(8, seed=4).double())))
+    weights = random_portfolios(8, 5).double()
+    log_factor = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([log_factor], max_iter=50, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimiser.zero_grad()
+        score = qlike(whole._replace(log_factor=log_factor.expand(8)), batch.forward, weights).mean()
+        score.backward()
+        return score
+
+    optimiser.step(closure)
+    covariances = np.exp(2 * log_factor.item()) * covariance_of(whole._replace(log_factor=torch.zeros(8)))
+    forecast = np.einsum("bpi,bij,bpj->bp", weights.numpy(), covariances, weights.numpy())
+    realised = (np.einsum("bhi,bpi->bph", batch.forward.numpy(), weights.numpy()) ** 2).mean(axis=2)
+    assert (realised / forecast).max() < loss.LARGEST_RATIO
+    assert (realised / forecast).mean() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_random_portfolios_are_long_only_then_long_short():
+    torch.manual_seed(0)
+    weights = random_portfolios(50, 40)
+    long_only, long_short = weights.split(PORTFOLIOS, dim=1)
+    assert (long_only >= 0).all()
+    torch.testing.assert_close(long_only.sum(dim=2), torch.ones(50, PORTFOLIOS))
+    assert abs((long_short > 0).float().mean().item() - 0.5) < 0.02
+    assert (long_short**2).sum(dim=2).mean().item() == pytest.approx(1.0, abs=0.05)
 
 
 def with_head(logits, name, values):
@@ -349,7 +397,7 @@ def with_head(logits, name, values):
 def error_of(logits, batch):
     """ln(realised / forecast volatility) of each universe's portfolio, in float64."""
     wide = Batch(*(field.double() for field in batch))
-    portfolio = minimum_variance(*estimate(wide, split_parameters(activate(logits.double()))), wide.forward)
+    portfolio = minimum_variance(estimate(wide, split_parameters(activate(logits.double()))), wide.forward)
     realised, forecast = portfolio.log_realised.exp().sqrt(), portfolio.log_forecast.exp().sqrt()
     return (realised / forecast).log()
 
@@ -387,7 +435,7 @@ def test_condition_is_least_at_the_measured_condition_number():
     batch, _ = make_batch(n + 3, 5, dtype=torch.float32)
     logits = random_logits(n + 3)
     wide = Batch(*(field.double() for field in batch))
-    covariance = covariance_of(*estimate(wide, split_parameters(activate(logits.double()))))
+    covariance = covariance_of(estimate(wide, split_parameters(activate(logits.double()))))
     measured = torch.tensor([np.log10(np.linalg.cond(matrix)) for matrix in covariance]).float()
     inverse_softplus = measured + torch.log(-torch.expm1(-measured))
     right = with_head(logits, "condition", inverse_softplus[:, None])
@@ -403,10 +451,10 @@ def test_condition_is_least_at_the_measured_condition_number():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_log10_condition_equals_numpy(dtype):
     batch, _ = make_batch(5, 8)
-    correlation, log_volatility = batch.slow, batch.log_volatility[:, 0]
-    expected = [np.log10(np.linalg.cond(matrix)) for matrix in covariance_of(correlation, log_volatility)]
+    whole = plain(batch.slow, batch.log_volatility[:, 0])._replace(common_variance=torch.full((5,), 1e-4).double())
+    expected = [np.log10(np.linalg.cond(matrix)) for matrix in covariance_of(whole)]
     assert min(expected) > 1.5  # volatilities differ tenfold
-    measured = log10_condition(correlation.to(dtype), log_volatility.to(dtype))
+    measured = log10_condition(Estimate(*(values.to(dtype) for values in whole)))
     np.testing.assert_allclose(measured.numpy(), expected, atol=1e-5 if dtype == torch.float64 else 1e-3)
 
 
@@ -416,11 +464,9 @@ def test_confidence_is_the_cross_entropy_of_the_target_doing_as_well_alone(targe
     logits = random_logits(12, seed=11)
     wide = Batch(*(field.double() for field in batch))
     heads = split_parameters(activate(logits.double()))
-    log_volatility = estimate(wide, heads)[1]
-    together = minimum_variance(*estimate(wide, heads), wide.forward).log_realised
-    only = torch.zeros(12, 3).double()
-    only[:, target] = heads.target_intensity[:, target]
-    alone = minimum_variance(shrink_correlation(wide, heads.memory, only), log_volatility, wide.forward).log_realised
+    together = minimum_variance(estimate(wide, heads), wide.forward).log_realised
+    only = heads._replace(target_weights=torch.eye(3).double()[target].expand(12, 3))
+    alone = minimum_variance(estimate(wide, only), wide.forward).log_realised
     as_good = alone <= together
     assert 0 < as_good.sum() < 12
     confidence = heads.target_confidence[:, target]
@@ -450,8 +496,9 @@ def test_residual_is_zero_at_the_constants_and_pulls_only_heads_that_decide():
     for name, own in split_parameters(constants)._asdict().items():
         moved = with_head(logits, name, own + 2.0)
         residual = losses_of(moved, batch, constants=constants).residual.item()
-        decides = name in ("target_intensity", "target_weights", "memory", "volatility")
-        assert residual == pytest.approx(4 * HEADS[name] / 11 if decides else 0.0, abs=1e-5), name
+        n_decide = sum(HEADS[head] for head in DECISION_HEADS)
+        expected = 4 * HEADS[name] / n_decide if name in DECISION_HEADS else 0.0
+        assert residual == pytest.approx(expected, abs=1e-5), name
 
 
 def test_one_good_universe_does_not_hide_what_another_costs():

@@ -109,7 +109,7 @@ def _oracle(network, row):
         x = _elu(x + batch_norm(f"{block}.norm_2", dense(f"{block}.dense_2", inner)))
 
     logits = {}
-    for name in [*TARGETS, "selection", "memory", "auxiliary", "uncertainty"]:
+    for name in [*TARGETS, "selection", "memory", "tilt", "level", "auxiliary", "uncertainty"]:
         hidden = x
         for k in range(len(config.head_units)):
             hidden = _elu(dense(f"heads.{name}.hidden.{2 * k}", hidden))
@@ -121,6 +121,9 @@ def _oracle(network, row):
         "target_confidence": [_sigmoid(logits[target][1]) for target in TARGETS],
         "memory": _sigmoid(logits["memory"][:1]),
         "volatility": [*_softmax(logits["memory"][1:4]), _sigmoid(logits["memory"][4])],
+        "intensity_tilt": 2 * np.tanh(logits["tilt"][:8] / 2),
+        "volatility_tilt": 0.2 * np.tanh(logits["tilt"][8:]),
+        "level": [np.tanh(logits["level"][0]), np.log1p(np.exp(logits["level"][1]))],
         "condition": [np.log1p(np.exp(condition))],
         "expected_error": [expected_error],
         "log_variance": 8 * np.tanh(logits["uncertainty"] / 8),
@@ -158,7 +161,8 @@ def test_default_layers_are_those_of_the_design(network):
         "attention.projection": (8 * 32, 64),
         **{f"residual_blocks.{k}.dense_{i}": (64, 64) for k in range(2) for i in (1, 2)},
     }
-    outputs = {**dict.fromkeys(TARGETS, 2), "selection": 3, "memory": 5, "auxiliary": 2, "uncertainty": 1}
+    outputs = {**dict.fromkeys(TARGETS, 2), "selection": 3, "memory": 5, "tilt": 16, "level": 2}
+    outputs |= {"auxiliary": 2, "uncertainty": 1}
     for name, n_outputs in outputs.items():
         layers = {"hidden.0": (64, 32), "hidden.2": (32, 16), "output": (16, n_outputs)}
         expected |= {f"heads.{name}.{layer}": sizes for layer, sizes in layers.items()}
@@ -204,7 +208,11 @@ def test_outputs_keep_their_ranges_and_sums():
     assert (answers.condition >= 0).all()
     assert np.abs(answers.log_variance).max() <= 8
     assert np.abs(answers.log_variance).max() > 7.9
-    np.testing.assert_array_equal(answers.expected_error[:, 0], logits[:, 15].numpy())
+    np.testing.assert_array_equal(answers.expected_error[:, 0], logits[:, HEAD_COLUMNS["auxiliary"][1]].numpy())
+    for bounded, limit in ((answers.intensity_tilt, 2), (answers.volatility_tilt, 0.2), (answers.level[:, 0], 1)):
+        assert np.abs(bounded).max() <= limit + 1e-6
+        assert bounded.max() - bounded.min() > 1.9 * limit
+    assert (answers.level[:, 1] >= 0).all()
 
 
 def test_log_variance_has_a_gradient_near_its_limit():
@@ -238,12 +246,15 @@ def test_constants_of_every_head_come_back():
     constants = {
         **CONSTANTS,
         "target_confidence": (0.1, 0.5, 0.999),
+        "intensity_tilt": np.linspace(-1.9, 1.9, 8),
+        "volatility_tilt": np.linspace(-0.19, 0.19, 8),
+        "level": (-0.3, 0.02),
         "condition": 2.5,
         "expected_error": -0.03,
         "log_variance": -3.2,
         "regime": (0.7, 0.2, 0.08, 0.02),
     }
-    assert list(HEADS) == [name for name in HEADS if name in constants]
+    assert set(HEADS) == set(constants)
     answers = split_parameters(activate(constant_logits(constants)).numpy())
     for name, expected in constants.items():
         np.testing.assert_allclose(getattr(answers, name), np.atleast_1d(expected), rtol=1e-4, err_msg=name)
@@ -269,6 +280,8 @@ def test_constants_at_the_border_can_still_learn():
         ({"volatility": (0.5, 0.3, 0.3, 0.1)}, "weights must be at least 0 and sum to 1"),
         ({"condition": 0.0}, "values must be above 0"),
         ({"log_variance": -8.0}, "values must be inside ±8"),
+        ({"intensity_tilt": [2.0] * 8}, "values must be inside ±2"),
+        ({"level": (0.0, 0.0)}, "values must be above 0"),
     ],
 )
 def test_impossible_constants_are_refused(constants, message):

@@ -13,7 +13,9 @@ from sigmahat_trainer.simulate import (
     drifting_design,
     isotropic_design,
     sector_design,
+    spectrum_design,
     structured_design,
+    switching_design,
 )
 
 UNIT = DAILY_VOLATILITY**2
@@ -179,6 +181,31 @@ def test_structured_returns_have_few_factors_of_both_signs():
     assert len(counts) >= 3
 
 
+def test_spectrum_populations_go_from_equal_eigenvalues_to_very_different_ones():
+    spreads = []
+    for seed in range(12):
+        returns = draw(spectrum_design, 20_000, 30, seed=seed) / DAILY_VOLATILITY
+        values = eigenvalues(returns.T @ returns / len(returns))
+        assert values.mean() == pytest.approx(1.0, abs=0.05)  # the mean variance is one
+        spreads.append(np.log(values).std())
+    assert min(spreads) < 0.4
+    assert max(spreads) > 1.5
+
+
+def test_switching_regimes_have_correlations_and_levels_of_their_own():
+    returns = draw(switching_design, 30_000, 20, seed=3)
+    level = np.log(np.abs(returns).mean(axis=1))
+    smooth = np.convolve(level, np.full(9, 1 / 9), mode="same")
+    middle = (np.quantile(smooth, 0.05) + np.quantile(smooth, 0.95)) / 2
+    calm, stressed = returns[smooth < middle], returns[smooth >= middle]
+    assert 0.25 < len(calm) / len(returns) < 0.75  # turns of about the same length
+    assert stressed.std() > 1.4 * calm.std()
+    means = [np.corrcoef(part.T)[np.triu_indices(20, 1)].mean() for part in (calm, stressed)]
+    assert means[1] > means[0] + 0.1
+    turns = np.abs(np.diff(np.convolve(level, np.full(25, 1 / 25), mode="same") > middle)).sum()
+    assert len(returns) / turns == pytest.approx(60, rel=0.35)
+
+
 def realised_after_shrinking(design, intensity, *, n_obs, n_assets):
     """Mean ln variance of the minimum-variance portfolio of correlations shrunk to the identity, on 2,000 new rows."""
     rng = np.random.default_rng(11)
@@ -205,5 +232,6 @@ def test_little_shrinkage_is_right_where_it_is_said_to_be():
 
 
 def test_designs_lists_each_once():
-    assert set(DESIGNS) == {isotropic_design, sector_design, drifting_design, structured_design}
-    assert len(DESIGNS) == 4
+    designs = {isotropic_design, spectrum_design, sector_design, structured_design, drifting_design, switching_design}
+    assert set(DESIGNS) == designs
+    assert len(DESIGNS) == 6

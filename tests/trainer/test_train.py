@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from sigmahat_kernels.panel import FAST_HALFLIFE, correlation_factor, prepare_window
 from sigmahat_kernels.parameters import intensity_of, split_parameters
 from sigmahat_trainer import train
 from sigmahat_trainer.config import NetworkConfig, TrainConfig
-from sigmahat_trainer.dataset import Dataset, Sample
+from sigmahat_trainer.dataset import Dataset, Sample, estimate_inputs
 from sigmahat_trainer.loss import Losses
 from sigmahat_trainer.network import HEAD_COLUMNS, MemberNetwork, activate, constant_logits
 from sigmahat_trainer.train import (
@@ -51,9 +50,7 @@ def stack(samples):
 
 
 def sample_of(past, forward, features, *, period=0):
-    window = prepare_window(past)
-    slow, fast = correlation_factor(window), correlation_factor(window, halflife=FAST_HALFLIFE)
-    fields = (features, slow.T @ slow, fast.T @ fast, np.log(window.volatilities), forward)
+    fields = (features, *estimate_inputs(past), forward)
     return Sample(*(np.asarray(field, np.float32) for field in fields), np.array(period % 4), np.array(period))
 
 
@@ -91,7 +88,7 @@ def numbered_dataset(sizes, *, months=7):
         start += n
         tiny = np.zeros((n, 1), np.float32)
         features, period = numbers[:, None].astype(np.float32), month_of(numbers % months)
-        by_size[size] = Sample(features, tiny, tiny, tiny, tiny, np.zeros(n, np.int64), period.astype(np.int64))
+        by_size[size] = Sample(features, *[tiny] * 5, np.zeros(n, np.int64), period.astype(np.int64))
     return Dataset(by_size)
 
 
@@ -309,8 +306,10 @@ def test_constants_are_the_best_point_of_a_grid():
     equal = np.full_like(each.log_volatility, np.log(0.01))
     dataset = Dataset({8: each._replace(fast=each.slow, log_volatility=equal)})
     config = TrainConfig(batch_size=16, auxiliary_weight=0.0, residual_weight=0.0)
-    constants = fit_constants(dataset, config)
+    constants = fit_constants(dataset, config, fixed=("intensity_tilt", "volatility_tilt"))
     heads = split_parameters(activate(constants).double().numpy())
+    assert not heads.intensity_tilt.any()
+    assert not heads.volatility_tilt.any()
     fitted = decision_at(dataset, heads.target_weights * heads.target_intensity)
     steps = np.arange(0.0, 1.01, 0.1)
     grid = {w: decision_at(dataset, w) for w in itertools.product(steps, repeat=3) if sum(w) <= 1.0 + 1e-9}

@@ -31,7 +31,8 @@ TRAIN_UNTIL, VALIDATE_UNTIL = "2012-12-31", "2015-12-31"
 _folder = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
-def _apply_preset(context: click.Context, _: click.Parameter, name: str | None) -> None:
+def apply_preset(context: click.Context, _: click.Parameter, name: str | None) -> None:
+    """Callback of an option ``--preset``: its settings become the defaults of the other options."""
     if name is not None:
         context.default_map = {**(context.default_map or {}), **PRESETS[name]}
 
@@ -44,27 +45,54 @@ def _apply_preset(context: click.Context, _: click.Parameter, name: str | None) 
     type=click.Choice(sorted(PRESETS)),
     is_eager=True,
     expose_value=False,
-    callback=_apply_preset,
+    callback=apply_preset,
     help="full: as the committed members; small: minutes on a laptop. Options given beside it win.",
 )
+@click.option(
+    "--cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder that keeps the windows drawn, for other runs of the same data and settings. [default: windows beside "
+    "OUT]",
+)
+@click.option("--workers", type=click.IntRange(min=1), help="Processes that draw windows. [default: one a core]")
 @click.option("--train-until", default=TRAIN_UNTIL, show_default=True, help="Last day of the training data.")
 @click.option("--validate-until", default=VALIDATE_UNTIL, show_default=True, help="Last day of the validation data.")
 @click_options(TrainConfig)
-def train(data: Path, out: Path, train_until: str, validate_until: str, config: TrainConfig) -> None:
-    """Train the ensemble on real and simulated returns."""
+def train(
+    data: Path,
+    out: Path,
+    cache: Path | None,
+    workers: int | None,
+    train_until: str,
+    validate_until: str,
+    config: TrainConfig,
+) -> None:
+    """Train the ensemble on real and simulated returns.
+
+    A run that was killed goes on where it was when the same command is given again. Under torchrun, several processes
+    train each member together: torchrun --nproc-per-node 4 --no-python sigmahat train ...
+    """
     from sigmahat_kernels.scratch import keep_freed_memory
+    from sigmahat_trainer.distributed import group, is_first
     from sigmahat_trainer.ensemble import train_ensemble
     from sigmahat_trainer.panels import load_panels
 
     keep_freed_memory()
-    console = Console(stderr=True)
-    try:
-        panels = load_panels(data)
-        metrics = train_ensemble(
-            panels, config, out, train_until=train_until, validate_until=validate_until, console=console
-        )
-    except (FileNotFoundError, ValueError) as error:
-        raise click.ClickException(str(error)) from error
+    with group():
+        console = Console(stderr=True, quiet=not is_first())
+        try:
+            metrics = train_ensemble(
+                load_panels(data),
+                config,
+                out,
+                train_until=train_until,
+                validate_until=validate_until,
+                console=console,
+                cache=cache,
+                workers=workers,
+            )
+        except (FileNotFoundError, ValueError) as error:
+            raise click.ClickException(str(error)) from error
     table = Table("", "validation: ln realised variance", "against the constants")
     baseline = metrics["validation_of_constants"]["decision"]
     table.add_row("learned constants", f"{baseline:.4f}", "")

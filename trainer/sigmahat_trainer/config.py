@@ -79,6 +79,7 @@ class TrainConfig:
     windows: int = setting(40_000, "training windows", low=1, high=10_000_000)
     simulated_share: float = setting(0.25, "share of the training windows that are simulated", low=0.0, high=1.0)
     horizon: int = setting(21, "periods after a window over which volatility is realised", low=1, high=252)
+    qlike_weight: float = setting(0.1, "weight of the QLIKE of random portfolios", low=0.0, high=100.0)
     auxiliary_weight: float = setting(0.1, "weight of the auxiliary losses", low=0.0, high=100.0)
     residual_weight: float = setting(
         0.01, "weight of the squared deviation of the output logits from the learned constants", low=0.0, high=100.0

@@ -11,19 +11,24 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from sigmahat_kernels.assets import asset_statistics
 from sigmahat_kernels.features import compute_features
 from sigmahat_kernels.panel import FAST_HALFLIFE, correlation_factor, prepare_window
 from sigmahat_kernels.request import read_request
 from sigmahat_kernels.status import Status
+from sigmahat_trainer.baskets import LEAST_ASSETS, draw_baskets
 from sigmahat_trainer.panels import ReturnPanel
 from sigmahat_trainer.simulate import DESIGNS
 
-SIZES = (5, 10, 20, 35, 50, 75, 100, 150, 200)
-"""Universe sizes; a batch holds one size."""
+SIZES = (5, 10, 20, 35, 50, 75, 100, 150, 200, 300, 500)
+SIZE_WEIGHTS = np.array([1, 2, 3, 3, 4, 4, 5, 2, 1, 0.25, 0.08])
+"""Large universes are rare here because each costs as much as hundreds of small ones."""
 
-SIZE_WEIGHTS = np.array([1, 2, 3, 3, 4, 4, 5, 2, 1], float)
-WINDOWS = (42, 63, 126, 189, 252, 252, 252, 378, 504, 756)
+WINDOWS = (30, 42, 63, 126, 189, 252, 252, 252, 378, 504, 756, 1000)
 UNIVERSES_PER_WINDOW = 6
+BASKET_SHARE = 0.15
+"""Share of the draws of real returns whose universes are funds made of the panel's assets."""
+
 MIN_COVERAGE = 0.95
 LOOSE_COVERAGE = 0.4
 """Share of the window's rows in which an asset needs a return; the loose one in every tenth window."""
@@ -36,6 +41,7 @@ class Sample(NamedTuple):
     slow: np.ndarray  # (N, N) float32, equal-weighted correlation
     fast: np.ndarray  # (N, N) float32, exponentially weighted
     log_volatility: np.ndarray  # (3, N) float32, in the order of `parameters.VOLATILITY_BASES`
+    assets: np.ndarray  # (N, N_ASSET_STATISTICS) float32, `asset_statistics`
     forward: np.ndarray  # (H, N) float32, simple returns of the holding period; after an asset's last trade 0
     regime: np.ndarray  # () int64, `regime_label` of the holding period
     period: np.ndarray  # () int64, months since 1970 of the window's end: the unit that the bootstrap draws
@@ -78,6 +84,21 @@ def open_dataset(folder: Path) -> Dataset:
 
 
 REGIME_EDGES = (0.7, 1.0, 1.5)
+
+
+def estimate_inputs(past: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What an estimate is made of: the fields slow, fast, log_volatility and assets of a `Sample`, in float64.
+
+    Parameters
+    ----------
+    past : array of shape (T, N)
+        Simple returns, NaN = missing.
+    """
+    window = prepare_window(past)
+    factor, fast_factor = correlation_factor(window), correlation_factor(window, halflife=FAST_HALFLIFE)
+    slow, fast = factor.T @ factor, fast_factor.T @ fast_factor
+    statistics = asset_statistics(slow[None], fast[None], window.volatilities[:, None], window.kurtosis[None])
+    return slow, fast, np.log(window.volatilities), statistics[0]
 
 
 def regime_label(past: np.ndarray, forward: np.ndarray) -> int:
@@ -184,12 +205,19 @@ def _real_samples(rng: np.random.Generator, panel: ReturnPanel, earliest: int, h
     if market is not None:
         market[:, rng.random(market.shape[1]) < 0.15] = np.nan
     dates = panel.dates.astype(np.int64).astype(np.int32) if rng.random() < 0.8 else None
+    returns, forward = panel.returns[:stop], holding_returns(panel.returns, stop, horizon)
+    if len(candidates) >= LEAST_ASSETS and rng.random() < BASKET_SHARE:
+        baskets = draw_baskets(rng, len(candidates))
+        # Earlier rows matter to no feature of the window but the market's own.
+        returns = np.zeros((stop, baskets.shape[1]), np.float32)
+        returns[stop - n_obs :] = np.nan_to_num(past[:, candidates]) @ baskets
+        forward = forward[:, candidates] @ baskets
+        candidates = np.flatnonzero(returns.any(axis=0))
     universes = [
         np.sort(rng.choice(candidates, size, replace=False)) for size in _sizes(rng, len(candidates)) if size >= 5
     ]
-    forward = holding_returns(panel.returns, stop, horizon)
     month = int(panel.dates[stop - 1].astype("datetime64[M]").astype(np.int64))
-    return _samples(panel.returns[:stop], universes, n_obs, market, dates, forward, month)
+    return _samples(returns, universes, n_obs, market, dates, forward, month)
 
 
 def _simulated_samples(rng: np.random.Generator, horizon: int) -> Iterator[Sample]:
@@ -240,16 +268,16 @@ def _samples(
         if status != Status.GOOD:
             continue
         past = returns[stop - n_obs :, universe]
-        window = prepare_window(past)
-        slow, fast = correlation_factor(window), correlation_factor(window, halflife=FAST_HALFLIFE)
+        slow, fast, log_volatility, assets = (values.astype(np.float32) for values in estimate_inputs(past))
         ahead = forward[:, universe]
         if not ahead.any():
             continue
         yield Sample(
             features,
-            (slow.T @ slow).astype(np.float32),
-            (fast.T @ fast).astype(np.float32),
-            np.log(window.volatilities).astype(np.float32),
+            slow,
+            fast,
+            log_volatility,
+            assets,
             ahead.astype(np.float32),
             np.array(regime_label(past, ahead), np.int64),
             np.array(month, np.int64),

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
-import tempfile
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from multiprocessing.managers import SyncManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,12 +23,17 @@ from sigmahat_kernels.features import FEATURE_NAMES
 from sigmahat_kernels.manifest import write_manifest
 from sigmahat_kernels.parallel import available_threads
 from sigmahat_kernels.parameters import split_parameters
-from sigmahat_trainer.config import TrainConfig, from_dict
-from sigmahat_trainer.dataset import Dataset, draw_dataset, open_dataset, save_dataset
+from sigmahat_trainer.checkpoint import Checkpoint
+from sigmahat_trainer.config import TrainConfig
+from sigmahat_trainer.dataset import Dataset, open_dataset
+from sigmahat_trainer.distributed import first_alone, group_size, is_first, meet
 from sigmahat_trainer.export import save_member
+from sigmahat_trainer.files import write_whole
 from sigmahat_trainer.network import activate
 from sigmahat_trainer.panels import ReturnPanel
-from sigmahat_trainer.provenance import provenance
+from sigmahat_trainer.processes import end_with_parent
+from sigmahat_trainer.provenance import code_digest, provenance
+from sigmahat_trainer.shards import cached_windows, describe_windows
 from sigmahat_trainer.train import evaluate_losses, fit_constants, train_member
 
 VALIDATION_WINDOWS = 3_000
@@ -43,8 +48,14 @@ def train_ensemble(
     train_until: str,
     validate_until: str,
     console: Console,
+    cache: Path | None = None,
+    workers: int | None = None,
 ) -> dict[str, Any]:
     """Train all members and write them with their metrics.
+
+    A run that was killed goes on where it was, if it is started again as it was; the outcome is the same to the bit.
+    Inside `distributed.group` all processes share each batch and train one member after the other; alone, this process
+    starts one for each member. Again the outcome is the same.
 
     Parameters
     ----------
@@ -52,50 +63,54 @@ def train_ensemble(
     config : TrainConfig
     folder : Path
         Receives ``member_k.safetensors``, ``features.npz`` (rows for calibration and for checks), their manifest and
-        ``metrics.json``.
+        ``metrics.json``; until then, checkpoints.
     train_until, validate_until : str
         ISO dates. Training windows and their holding periods end by the first; validation holding periods lie between.
     console : Console
         Shows the progress.
+    cache : Path, optional
+        Keeps the windows for other runs, see `shards`; default the folder ``windows`` beside `folder`.
+    workers : int, optional
+        Processes that draw them; default one per available core.
 
     Returns
     -------
     dict
         What ``metrics.json`` holds.
+
+    Raises
+    ------
+    OtherRunError
+        If `folder` holds an unfinished run of other settings, data or code.
     """
     started = time.time()
-    folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # threads inside small matrices cost more than the matrices
-    after_training = str(np.datetime64(train_until, "D") + 1)
-    with tempfile.TemporaryDirectory(prefix="sigmahat-") as scratch:
-        console.print(f"drawing {config.windows:,} training and {VALIDATION_WINDOWS:,} validation windows")
-        training = draw_dataset(
-            [panel.between(None, train_until) for panel in panels],
-            n_windows=config.windows,
-            simulated_share=config.simulated_share,
-            horizon=config.horizon,
-            seed=config.seed,
-            progress=True,
-        )
-        validation = draw_dataset(
-            [panel.between(None, validate_until) for panel in panels],
-            n_windows=VALIDATION_WINDOWS,
-            simulated_share=0.0,
-            horizon=config.horizon,
-            seed=config.seed + 1,
-            first=after_training,
-            progress=True,
-        )
-        drawn = time.time()
-        save_dataset(training, Path(scratch) / "training")
-        save_dataset(validation, Path(scratch) / "validation")
-        _save_feature_rows(training, validation, folder / "features.npz", config.seed)
-
+    wanted = _wanted_windows(panels, config, train_until, validate_until)
+    run = {
+        "config": asdict(config),
+        "torch": torch.__version__,
+        "code": code_digest("sigmahat_trainer.train"),
+        **{name: describe_windows(days, **settings) for name, (days, settings) in wanted.items()},
+    }
+    checkpoints = folder / "checkpoints"
+    of_constants = Checkpoint(checkpoints / "constants.pt", run)
+    fitted = of_constants.load()
+    with first_alone():
+        windows = {
+            name: cached_windows(days, cache or folder.parent / "windows", console=console, workers=workers, **settings)
+            for name, (days, settings) in wanted.items()
+        }
+    drawn = time.time()
+    folder.mkdir(parents=True, exist_ok=True)
+    training, validation = (open_dataset(windows[name]) for name in ("training", "validation"))
+    if fitted is None:
         with console.status("fitting the constants"):
             constants = fit_constants(training, config)
-            baseline = evaluate_losses(constants, validation, config)
-        del training, validation
-        histories = _train_members(config, constants, Path(scratch), folder, console)
+            fitted = {"constants": constants, "validation": evaluate_losses(constants, validation, config)}
+            of_constants.save(fitted)
+    constants = fitted["constants"]
+    task = _Task(config, constants.numpy(), windows, folder, checkpoints, run)
+    histories = _train_members(task, console)
 
     metrics = {
         "config": asdict(config),
@@ -109,21 +124,58 @@ def train_ensemble(
         "constants": {
             name: values.tolist() for name, values in split_parameters(activate(constants))._asdict().items()
         },
-        "validation_of_constants": baseline,
+        "validation_of_constants": fitted["validation"],
         "members": histories,
         "seconds": {"windows": round(drawn - started, 1), "all": round(time.time() - started, 1)},
         **provenance(),
     }
-    write_manifest(folder, [*sorted(folder.glob("member_*.safetensors")), folder / "features.npz"])
-    _write_json(folder / "metrics.json", metrics)
+    meet()  # the others may still be reading the last checkpoint
+    if is_first():
+        _save_feature_rows(training, validation, folder / "features.npz", config.seed)
+        write_manifest(folder, [*sorted(folder.glob("member_*.safetensors")), folder / "features.npz"])
+        write_whole(folder / "metrics.json", lambda file: file.write(json.dumps(metrics, indent=1).encode() + b"\n"))
+        shutil.rmtree(checkpoints)
     return metrics
 
 
-def _train_members(
-    config: TrainConfig, constants: torch.Tensor, scratch: Path, folder: Path, console: Console
-) -> list[list[dict[str, float]]]:
-    """Train in as many processes as there are cores; each sends its progress home through a queue."""
-    context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's threads in mid-air
+def _wanted_windows(
+    panels: Sequence[ReturnPanel], config: TrainConfig, train_until: str, validate_until: str
+) -> dict[str, tuple[list[ReturnPanel], dict[str, Any]]]:
+    """The panels' days that may be used, and the settings of `draw_dataset`, for training and validation."""
+    training = {
+        "n_windows": config.windows,
+        "simulated_share": config.simulated_share,
+        "horizon": config.horizon,
+        "seed": config.seed,
+    }
+    validation = {
+        "n_windows": VALIDATION_WINDOWS,
+        "simulated_share": 0.0,
+        "horizon": config.horizon,
+        "seed": config.seed + 1,
+        "first": str(np.datetime64(train_until, "D") + 1),
+    }
+    return {
+        "training": ([panel.between(None, train_until) for panel in panels], training),
+        "validation": ([panel.between(None, validate_until) for panel in panels], validation),
+    }
+
+
+class _Task(NamedTuple):
+    """What all members have in common; sent to their processes."""
+
+    config: TrainConfig
+    constants: np.ndarray
+    windows: dict[str, Path]
+    folder: Path
+    checkpoints: Path
+    run: dict[str, Any]
+
+
+Report = Callable[[tuple[int, int, float]], object]  # member, epochs done, validation loss
+
+
+def _train_members(task: _Task, console: Console) -> list[list[dict[str, float]]]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -131,54 +183,61 @@ def _train_members(
         TimeElapsedColumn(),
         TextColumn("{task.fields[loss]}"),
     )
-    with (
-        context.Manager() as manager,
-        ProcessPoolExecutor(min(config.members, available_threads()), mp_context=context) as pool,
-        Progress(*columns, console=console) as progress,
-    ):
+    members = range(task.config.members)
+    with Progress(*columns, console=console) as progress:
+        bars = [progress.add_task(f"member {k + 1}", total=task.config.epochs, loss="") for k in members]
+
+        def show(message: tuple[int, int, float]) -> None:
+            member, epoch, decision = message
+            progress.update(bars[member], completed=epoch, loss=f"validation {decision:.4f}")
+
+        if group_size() > 1:
+            return [_train_one(member, task, show) for member in members]
+        return _train_side_by_side(task, show)
+
+
+def _train_side_by_side(task: _Task, show: Report) -> list[list[dict[str, float]]]:
+    """Train in as many processes as there are cores; each sends its progress home through a queue."""
+    context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's threads in mid-air
+    n_members = task.config.members
+    n_processes = min(n_members, available_threads())
+    manager = SyncManager(ctx=context)
+    manager.start(end_with_parent)
+    with manager, ProcessPoolExecutor(n_processes, mp_context=context, initializer=end_with_parent) as pool:
         messages = manager.Queue()
-        tasks = [progress.add_task(f"member {k + 1}", total=config.epochs, loss="") for k in range(config.members)]
-        arguments = (asdict(config), constants.numpy(), str(scratch), str(folder), messages)
-        futures = [pool.submit(_train_one, member, *arguments) for member in range(config.members)]
+        futures = [pool.submit(_train_one, member, task, messages.put) for member in range(n_members)]
         for future in futures:
             while not future.done() or not messages.empty():
                 if messages.empty():
                     time.sleep(0.2)
                     continue
-                member, epoch, decision = messages.get()
-                progress.update(tasks[member], completed=epoch, loss=f"validation {decision:.4f}")
+                show(messages.get())
         return [future.result() for future in futures]
 
 
-def _train_one(
-    member: int, config: dict[str, Any], constants: np.ndarray, scratch: str, folder: str, messages: Any
-) -> list[dict[str, float]]:
+def _train_one(member: int, task: _Task, report: Report) -> list[dict[str, float]]:
     torch.set_num_threads(1)
-    settings = from_dict(TrainConfig, config)
+    name = f"member_{member + 1}"
 
-    def report(what: str, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
-        messages.put((member, epoch, metrics["validation_decision"]))
+    def progress(_: str, epoch: int, __: int, metrics: dict[str, float]) -> None:
+        report((member, epoch, metrics["validation_decision"]))
 
     trained = train_member(
-        open_dataset(Path(scratch) / "training"),
-        open_dataset(Path(scratch) / "validation"),
-        torch.from_numpy(constants),
-        settings,
+        open_dataset(task.windows["training"]),
+        open_dataset(task.windows["validation"]),
+        torch.from_numpy(task.constants),
+        task.config,
         member=member,
-        progress=report,
+        progress=progress,
+        checkpoint=Checkpoint(task.checkpoints / f"{name}.pt", task.run),
     )
-    path = Path(folder) / f"member_{member + 1}.safetensors"
-    save_member(trained.network, settings, path, feature_names=FEATURE_NAMES)
+    if is_first():
+        save_member(trained.network, task.config, task.folder / f"{name}.safetensors", feature_names=FEATURE_NAMES)
     return trained.history
 
 
 def _save_feature_rows(training: Dataset, validation: Dataset, path: Path, seed: int) -> None:
     rows = training.features()
     picked = np.random.default_rng(seed).permutation(len(rows))[:CALIBRATION_ROWS]
-    np.savez_compressed(path, calibration=rows[picked], validation=validation.features())
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(unfinished, path)
+    content = {"calibration": rows[picked], "validation": validation.features()}
+    write_whole(path, lambda file: np.savez_compressed(file, **content))

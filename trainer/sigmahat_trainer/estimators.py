@@ -11,7 +11,7 @@ import numpy as np
 
 from sigmahat_kernels.covariance import assemble
 from sigmahat_kernels.features import FEATURE_NAMES, compute_features
-from sigmahat_kernels.parameters import Parameters
+from sigmahat_kernels.parameters import HEADS, Parameters
 from sigmahat_kernels.pipeline import N_MEMBERS, Pipeline
 from sigmahat_kernels.request import PADDING, Request
 from sigmahat_trainer.baselines import Baseline
@@ -65,11 +65,11 @@ def served(pipeline: Pipeline) -> Estimator:
 
 
 def learned_constants(constants: Mapping[str, Sequence[float]]) -> Estimator:
-    """One answer for every universe: the parameters that training starts from."""
+    """One answer for every universe; heads that are not named are 0: no tilts, no correction of the level."""
 
     def estimate(request: Request) -> list[np.ndarray]:
         n = len(request.universes)
-        parameters = Parameters(**{name: np.tile(np.asarray(values), (n, 1)) for name, values in constants.items()})
+        parameters = Parameters(*(np.tile(constants.get(name, [0.0] * width), (n, 1)) for name, width in HEADS.items()))
         return unpadded(request, assemble(request, parameters, compute_features(request).status))
 
     return estimate

@@ -23,13 +23,16 @@ from sigmahat_trainer.rienet import draw_windows, load_rienet, save_rienet, trai
 from sigmahat_trainer.train import fit_constants
 from sigmahat_trainer.windows import sizes_of
 
+BEYOND_LINEAR = ("intensity_tilt", "volatility_tilt", "level")
+"""Heads that one linear shrinkage for all assets does without."""
+
 CONSTANTS, ORACLES, RIENET = "constants.json", "average_oracle.npz", "rienet.safetensors"
 
 
 class Fitted(NamedTuple):
     """What `fit_baselines` wrote; a part whose file is not there is empty."""
 
-    constants: dict[str, list[float]]
+    constants: dict[str, dict[str, list[float]]]  # learned_constants, and tilted_constants with tilts and levels
     oracles: dict[OracleKey, Any]
     rienet: torch.nn.Module | None
 
@@ -64,10 +67,13 @@ def fit_baselines(
     """
     torch.set_num_threads(1)
     dataset = draw_dataset(panels, n_windows=windows, simulated_share=0.0, horizon=horizon, seed=seed, progress=True)
+    config = TrainConfig(horizon=horizon, seed=seed)
     with console.status("fitting the constants"):
-        logits = fit_constants(dataset, TrainConfig(horizon=horizon, seed=seed))
+        constants = {
+            "learned_constants": _by_head(fit_constants(dataset, config, fixed=BEYOND_LINEAR), without=BEYOND_LINEAR),
+            "tilted_constants": _by_head(fit_constants(dataset, config)),
+        }
     del dataset
-    constants = {name: values.tolist() for name, values in split_parameters(activate(logits))._asdict().items()}
     content = {**provenance(), "panels": [_extent(panel) for panel in panels], "windows": windows, "seed": seed}
     (folder / CONSTANTS).write_text(json.dumps({**content, "constants": constants}, indent=1) + "\n")
 
@@ -107,6 +113,11 @@ def load_fitted(folder: Path) -> Fitted:
     oracles = load_oracles(folder / ORACLES) if (folder / ORACLES).is_file() else {}
     network = load_rienet(folder / RIENET) if (folder / RIENET).is_file() else None
     return Fitted(constants, oracles, network)
+
+
+def _by_head(logits: torch.Tensor, *, without: Sequence[str] = ()) -> dict[str, list[float]]:
+    heads = split_parameters(activate(logits))._asdict()
+    return {name: values.tolist() for name, values in heads.items() if name not in without}
 
 
 def _extent(panel: ReturnPanel) -> dict[str, Any]:

@@ -162,15 +162,14 @@ def load_methods(sources: Sources, place: tuple[str, Cell] | None) -> Methods:
             estimators["dcc_nl"] = dcc_nl(cell.horizon)
     if loaded.fitted is not None and loaded.fitted.rienet is not None:
         estimators["rienet"] = rienet(loaded.fitted.rienet)
-    if loaded.constants is not None:
-        estimators["learned_constants"] = learned_constants(loaded.constants)
-    hindsight = loaded.constants if sources.hindsight and place is not None else None
+    estimators |= {name: learned_constants(constants) for name, constants in loaded.constants.items()}
+    hindsight = loaded.constants.get("tilted_constants") if sources.hindsight and place is not None else None
     return Methods(estimators, loaded.pipelines, hindsight)
 
 
 class _Loaded(NamedTuple):
     pipelines: dict[str, Pipeline]
-    constants: dict[str, list[float]] | None
+    constants: dict[str, dict[str, list[float]]]
     fitted: Fitted | None
 
 
@@ -178,10 +177,10 @@ class _Loaded(NamedTuple):
 def _load(sources: Sources) -> _Loaded:
     """The refitted constants win over those of the members: they have seen no simulated returns."""
     pipelines = {run.resolve().name: checkpoint_pipeline(run) for run in sources.runs}
-    constants = run_constants(sources.runs[0]) if sources.runs else None
+    constants = {"tilted_constants": run_constants(sources.runs[0])} if sources.runs else {}
     if sources.model_repository is not None:
         pipelines[SERVED] = Pipeline(sources.model_repository)
-        constants = read_card(sources.model_repository)["constants"]
+        constants = {"tilted_constants": read_card(sources.model_repository)["constants"]}
     fitted = load_fitted(sources.fitted) if sources.fitted is not None else None
     return _Loaded(pipelines, fitted.constants if fitted else constants, fitted)
 

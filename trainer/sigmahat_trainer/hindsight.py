@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sigmahat_kernels.panel import FAST_HALFLIFE, correlation_factor, prepare_window
 from sigmahat_kernels.parameters import split_parameters
-from sigmahat_trainer.loss import Batch, blend_log_volatility, minimum_variance, shrink_correlation
+from sigmahat_trainer.dataset import estimate_inputs
+from sigmahat_trainer.loss import Batch, estimate, minimum_variance
 from sigmahat_trainer.network import activate, constant_logits
 
 ITERATIONS = 12
@@ -57,23 +57,15 @@ def hindsight_constants(outcomes: Sequence[Outcome], start: Mapping[str, Sequenc
 
 def _mean_log_variance(logits: Tensor, batch: Batch) -> Tensor:
     heads = split_parameters(activate(logits.expand(len(batch.slow), -1)))
-    correlation = shrink_correlation(batch, heads.memory, heads.target_weights * heads.target_intensity)
-    log_volatility = blend_log_volatility(batch.log_volatility, heads.volatility)
-    return minimum_variance(correlation, log_volatility, batch.forward).log_realised.mean()
+    return minimum_variance(estimate(batch, heads), batch.forward).log_realised.mean()
 
 
 def _batch(outcomes: Sequence[Outcome]) -> Batch:
-    slow, fast, log_volatility = [], [], []
-    for outcome in outcomes:
-        window = prepare_window(outcome.past.astype(np.float32))
-        factor, fast_factor = correlation_factor(window), correlation_factor(window, halflife=FAST_HALFLIFE)
-        slow.append(factor.T @ factor)
-        fast.append(fast_factor.T @ fast_factor)
-        log_volatility.append(np.log(window.volatilities))
+    def stack(arrays: Iterable[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.stack(list(arrays))).float()
+
+    inputs = zip(*(estimate_inputs(outcome.past.astype(np.float32)) for outcome in outcomes), strict=True)
+    slow, fast, log_volatility, assets = map(stack, inputs)
+    forward = stack(outcome.forward for outcome in outcomes)
     unused = torch.zeros(len(outcomes))
-
-    def stack(arrays: Sequence[np.ndarray]) -> Tensor:
-        return torch.from_numpy(np.stack(arrays)).float()
-
-    forward = stack([outcome.forward for outcome in outcomes])
-    return Batch(unused[:, None], stack(slow), stack(fast), stack(log_volatility), forward, unused, unused)
+    return Batch(unused[:, None], slow, fast, log_volatility, assets, forward, unused, unused)

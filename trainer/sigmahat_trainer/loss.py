@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What training minimises: the realised variance of the minimum-variance portfolio, and the auxiliary heads' scores."""
+"""What training minimises: realised variance of minimum-variance portfolios, QLIKE of random ones, auxiliary scores."""
 
 from __future__ import annotations
 
@@ -9,13 +9,31 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sigmahat_kernels.parameters import N_PARAMETERS, TARGETS, split_parameters
+from sigmahat_kernels.parameters import N_PARAMETERS, TARGETS, Parameters, split_parameters
 
 CONDITION_ROWS = 1
 """Rows of each size of a batch whose condition number is measured: an eigenvalue problem each, and few teach."""
 
+DECISION_HEADS = (
+    "target_intensity",
+    "target_weights",
+    "memory",
+    "volatility",
+    "intensity_tilt",
+    "volatility_tilt",
+    "level",
+)
+"""Heads that the matrix depends on."""
+
+PORTFOLIOS = 4
+"""Random portfolios of each kind, long-only and long-short, that score a universe."""
+
+LARGEST_RATIO = 50.0
+"""Realised over forecast variance counts up to here: one crash must not set the level of all days."""
+
 _RIDGE = 1e-5
 _SMALLEST_VARIANCE = 1e-12
+_SMALLEST_INTENSITY = 1e-5
 
 
 class Batch(NamedTuple):
@@ -25,6 +43,7 @@ class Batch(NamedTuple):
     slow: Tensor  # (B, N, N)
     fast: Tensor  # (B, N, N)
     log_volatility: Tensor  # (B, 3, N)
+    assets: Tensor  # (B, N, N_ASSET_STATISTICS)
     forward: Tensor  # (B, H, N)
     regime: Tensor  # (B,)
     period: Tensor  # (B,)
@@ -37,21 +56,33 @@ class Portfolio(NamedTuple):
     log_forecast: Tensor  # (B,) ln of the variance that the estimate gave it
 
 
-def blend_log_volatility(log_volatility: Tensor, blend: Tensor) -> Tensor:
-    """As `sigmahat_kernels.covariance.blend_volatility`, differentiable and in logarithms; (B, 3, N) -> (B, N)."""
-    logs = torch.einsum("bkn,bk->bn", log_volatility, blend[:, :-1])
-    return logs + blend[:, -1:] * (logs.mean(dim=1, keepdim=True) - logs)
+class Estimate(NamedTuple):
+    """An estimate in parts: Sigma = e^2s (D R D + c 11'), with D R D as the minimum-variance portfolio sees it."""
+
+    correlation: Tensor  # (B, N, N) R
+    log_volatility: Tensor  # (B, N) ln D
+    log_factor: Tensor  # (B,) s
+    common_variance: Tensor  # (B,) c, in squared returns per period
 
 
-def shrink_correlation(batch: Batch, memory: Tensor, weights: Tensor) -> Tensor:
-    """As `sigmahat_kernels.covariance.shrink_correlation` with one intensity a universe, differentiable.
+def estimate(batch: Batch, heads: Parameters) -> Estimate:
+    """What `sigmahat_kernels.covariance.assemble` computes for these heads, differentiable."""
+    log_volatility = blend_log_volatility(batch, heads)
+    harmonic_mean = 1.0 / torch.exp(-2.0 * log_volatility).mean(dim=1)
+    log_factor, share = heads.level.unbind(dim=1)
+    return Estimate(shrink_correlation(batch, heads), log_volatility, log_factor, share * harmonic_mean)
 
-    Parameters
-    ----------
-    batch : Batch
-    memory : tensor of shape (B, 1)
-    weights : tensor of shape (B, 3)
-        w_k = pi_k alpha_k over identity, constant correlation, single factor.
+
+def blend_log_volatility(batch: Batch, heads: Parameters) -> Tensor:
+    """Logarithms of `sigmahat_kernels.covariance.blend_volatility` and what the tilt adds, differentiable; (B, N)."""
+    blend = heads.volatility
+    logs = torch.einsum("bkn,bk->bn", batch.log_volatility, blend[:, :-1])
+    pulled = logs + blend[:, -1:] * (logs.mean(dim=1, keepdim=True) - logs)
+    return pulled + torch.einsum("bnk,bk->bn", batch.assets, heads.volatility_tilt)
+
+
+def shrink_correlation(batch: Batch, heads: Parameters) -> Tensor:
+    """As `sigmahat_kernels.covariance.shrink_correlation` with tilted intensities, differentiable.
 
     Returns
     -------
@@ -63,40 +94,74 @@ def shrink_correlation(batch: Batch, memory: Tensor, weights: Tensor) -> Tensor:
     total = row_sum.sum(dim=-1)
     average = (total - n_assets) / (n_assets * (n_assets - 1))
     loadings = row_sum / total.clamp_min(1e-6).sqrt()[:, None]
-    kept = (1.0 - weights.sum(dim=1, keepdim=True)) * torch.cat([1.0 - memory, memory], dim=1)
+    weights = heads.target_weights * heads.target_intensity
+    intensity = weights.sum(dim=1).clamp(_SMALLEST_INTENSITY, 1.0 - _SMALLEST_INTENSITY)
+    shares = weights / intensity[:, None]
+    tilted = torch.sigmoid(intensity.logit()[:, None] + torch.einsum("bnk,bk->bn", batch.assets, heads.intensity_tilt))
 
     def cell(coefficient: Tensor) -> Tensor:
         return coefficient[:, None, None]
 
-    mixed = cell(kept[:, 0]) * slow + cell(kept[:, 1]) * batch.fast + cell(weights[:, 1] * average)
-    mixed = mixed + (cell(weights[:, 2]) * loadings[:, :, None]) * loadings[:, None, :]
+    keep, pull = (1.0 - tilted).sqrt(), tilted.sqrt()
+    mixed = cell(1.0 - heads.memory[:, 0]) * slow + cell(heads.memory[:, 0]) * batch.fast
+    target = cell(shares[:, 1] * average) + (cell(shares[:, 2]) * loadings[:, :, None]) * loadings[:, None, :]
+    shrunk = (keep[:, :, None] * mixed) * keep[:, None, :] + (pull[:, :, None] * target) * pull[:, None, :]
     # Every target has a unit diagonal, and so has their mix.
-    off_diagonal = 1.0 - torch.eye(n_assets, dtype=slow.dtype)
-    return mixed * off_diagonal + torch.eye(n_assets, dtype=slow.dtype)
+    identity = torch.eye(n_assets, dtype=slow.dtype)
+    return shrunk * (1.0 - identity) + identity
 
 
-def minimum_variance(correlation: Tensor, log_volatility: Tensor, forward: Tensor) -> Portfolio:
+def minimum_variance(estimate: Estimate, forward: Tensor) -> Portfolio:
     """Score an estimate by its unconstrained minimum-variance portfolio over the holding period.
 
-    With Sigma = D R D: w = Sigma^-1 1 / (1' Sigma^-1 1), realised variance = mean_h (w' r_h)^2, forecast variance
-    1 / (1' Sigma^-1 1). Solved for R alone, which is well scaled, and put back to units afterwards.
+    With S = D R D: w = S^-1 1 / (1' S^-1 1), which neither the factor nor the common variance changes; realised
+    variance = mean_h (w' r_h)^2, forecast variance e^2s (1 / (1' S^-1 1) + c). Solved for R alone, which is well
+    scaled, and put back to units afterwards.
 
     Parameters
     ----------
-    correlation : tensor of shape (B, N, N)
-    log_volatility : tensor of shape (B, N)
+    estimate : Estimate
     forward : tensor of shape (B, H, N)
     """
-    level = log_volatility.mean(dim=1, keepdim=True)
-    inverse_volatility = torch.exp(level - log_volatility)
-    solution = _SolveSpd.apply(correlation, inverse_volatility) * inverse_volatility
+    mean = estimate.log_volatility.mean(dim=1, keepdim=True)
+    inverse_volatility = torch.exp(mean - estimate.log_volatility)
+    solution = _SolveSpd.apply(estimate.correlation, inverse_volatility) * inverse_volatility
     total = solution.sum(dim=1)
     weights = solution / total[:, None]
     realised = (torch.einsum("bhn,bn->bh", forward, weights) ** 2).mean(dim=1)
+    forecast = torch.exp(2.0 * mean[:, 0]) / total.clamp_min(1e-12) + estimate.common_variance
     return Portfolio(
         realised.clamp_min(_SMALLEST_VARIANCE).log(),
-        2.0 * level[:, 0] - total.clamp_min(1e-12).log(),
+        2.0 * estimate.log_factor + forecast.clamp_min(_SMALLEST_VARIANCE).log(),
     )
+
+
+def random_portfolios(n: int, n_assets: int) -> Tensor:
+    """Weights of shape (n, 2 * PORTFOLIOS, N) by torch's own generator: long-only ones, then long-short ones."""
+    long_only = torch.empty(n, PORTFOLIOS, n_assets).exponential_()
+    long_short = torch.randn(n, PORTFOLIOS, n_assets) / n_assets**0.5
+    return torch.cat([long_only / long_only.sum(dim=2, keepdim=True), long_short], dim=1)
+
+
+def qlike(estimate: Estimate, forward: Tensor, weights: Tensor) -> Tensor:
+    """QLIKE, ln f + v / f, of portfolios with forecast variance f and realised variance v (Patton 2011).
+
+    Parameters
+    ----------
+    estimate : Estimate
+    forward : tensor of shape (B, H, N)
+    weights : tensor of shape (B, P, N)
+
+    Returns
+    -------
+    tensor of shape (B, P)
+    """
+    exposures = weights * torch.exp(estimate.log_volatility)[:, None]
+    forecast = ((exposures @ estimate.correlation) * exposures).sum(dim=2)
+    forecast = forecast + estimate.common_variance[:, None] * weights.sum(dim=2) ** 2
+    log_forecast = 2.0 * estimate.log_factor[:, None] + forecast.clamp_min(_SMALLEST_VARIANCE).log()
+    realised = (torch.einsum("bhn,bpn->bph", forward, weights) ** 2).mean(dim=2)
+    return log_forecast + (realised * torch.exp(-log_forecast)).clamp_max(LARGEST_RATIO)
 
 
 class Losses(NamedTuple):
@@ -104,6 +169,7 @@ class Losses(NamedTuple):
 
     total: Tensor
     decision: Tensor  # ln realised variance of the minimum-variance portfolio
+    qlike: Tensor  # of random portfolios, long-only and long-short
     alone: Tensor  # the same, shrinking toward one target only, at that head's own intensity
     confidence: Tensor  # binary cross-entropy
     condition: Tensor  # squared error of log10 condition number
@@ -119,6 +185,7 @@ def member_losses(
     batch: Batch,
     *,
     target: int,
+    qlike_weight: float,
     auxiliary_weight: float,
     residual_weight: float,
 ) -> Losses:
@@ -133,19 +200,28 @@ def member_losses(
     batch : Batch
     target : int
         Which head is scored alone in this batch: one drawn at random costs a third of all and has the same average.
-    auxiliary_weight, residual_weight : float
-        Weights of the sum of the auxiliary losses, and of the pull to the constants.
+    qlike_weight, auxiliary_weight, residual_weight : float
+        Weights of the score of random portfolios, of the sum of the auxiliary losses, and of the pull to the constants.
     """
     heads = split_parameters(parameters)
-    log_volatility = blend_log_volatility(batch.log_volatility, heads.volatility)
-    weights = heads.target_weights * heads.target_intensity
-    correlation = shrink_correlation(batch, heads.memory, weights)
-    together = minimum_variance(correlation, log_volatility, batch.forward)
+    whole = estimate(batch, heads)
+    together = minimum_variance(whole, batch.forward)
+
+    # Only the level learns from random portfolios: it leaves the minimum-variance portfolio as the decision wants it.
+    levelled = Estimate(
+        whole.correlation.detach(),
+        whole.log_volatility.detach(),
+        whole.log_factor,
+        heads.level[:, 1] / torch.exp(-2.0 * whole.log_volatility.detach()).mean(dim=1),
+    )
+    random_score = qlike(levelled, batch.forward, random_portfolios(*whole.log_volatility.shape))
 
     # Alone, only the head's own intensity learns: what it would use if it were the one target.
-    only = functional.one_hot(torch.tensor(target), len(TARGETS)) * heads.target_intensity
-    alone_correlation = shrink_correlation(batch, heads.memory.detach(), only)
-    alone = minimum_variance(alone_correlation, log_volatility.detach(), batch.forward)
+    only = functional.one_hot(torch.tensor(target), len(TARGETS)).expand_as(heads.target_weights)
+    alone_heads = Parameters(*(values.detach() for values in heads))._replace(
+        target_weights=only, target_intensity=heads.target_intensity
+    )
+    alone = minimum_variance(estimate(batch, alone_heads), batch.forward)
     as_good = (alone.log_realised <= together.log_realised).float().detach()
     confidence = functional.binary_cross_entropy(heads.target_confidence[:, target], as_good)
 
@@ -154,26 +230,31 @@ def member_losses(
     log_variance = heads.log_variance[:, 0]
     expected_error = 0.5 * (log_variance + (error - heads.expected_error[:, 0]) ** 2 * torch.exp(-log_variance))
     rows = slice(0, CONDITION_ROWS)
-    measured = log10_condition(correlation[rows].detach(), log_volatility[rows].detach())
+    measured = log10_condition(Estimate(*(values[rows].detach() for values in whole)))
     condition = (heads.condition[rows, 0] - measured) ** 2
     regime = functional.nll_loss(heads.regime.clamp_min(1e-8).log(), batch.regime)
     residual = ((logits - constant_logits)[:, _DECISION] ** 2).mean()
 
-    decision, alone_loss = together.log_realised.mean(), alone.log_realised.mean()
+    decision, score, alone_loss = together.log_realised.mean(), random_score.mean(), alone.log_realised.mean()
     auxiliary = alone_loss + confidence + condition.mean() + expected_error.mean() + regime
-    total = decision + auxiliary_weight * auxiliary + residual_weight * residual
-    return Losses(total, decision, alone_loss, confidence, condition.mean(), expected_error.mean(), regime, residual)
+    total = decision + qlike_weight * score + auxiliary_weight * auxiliary + residual_weight * residual
+    return Losses(
+        total, decision, score, alone_loss, confidence, condition.mean(), expected_error.mean(), regime, residual
+    )
 
 
-def log10_condition(correlation: Tensor, log_volatility: Tensor) -> Tensor:
-    """log10 of the condition number of D R D, shape (B,); in float64."""
-    volatility = torch.exp(log_volatility - log_volatility.mean(dim=1, keepdim=True)).double()
-    eigenvalues = torch.linalg.eigvalsh(correlation.double() * volatility[:, :, None] * volatility[:, None, :])
+def log10_condition(estimate: Estimate) -> Tensor:
+    """log10 of the condition number of the matrix, shape (B,); in float64."""
+    mean = estimate.log_volatility.mean(dim=1, keepdim=True)
+    volatility = torch.exp(estimate.log_volatility - mean).double()
+    common = (estimate.common_variance * torch.exp(-2.0 * mean[:, 0])).double()
+    matrix = estimate.correlation.double() * volatility[:, :, None] * volatility[:, None, :]
+    eigenvalues = torch.linalg.eigvalsh(matrix + common[:, None, None])
     return (eigenvalues[:, -1] / eigenvalues[:, 0].clamp_min(1e-12)).log10().float()
 
 
 _columns = split_parameters(torch.arange(N_PARAMETERS))
-_DECISION = torch.cat([_columns.target_intensity, _columns.target_weights, _columns.memory, _columns.volatility])
+_DECISION = torch.cat([getattr(_columns, name) for name in DECISION_HEADS])
 
 
 class _SolveSpd(torch.autograd.Function):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,9 @@ CLIP = 6.0
 LOG_VARIANCE_LIMIT = 8.0
 """log_variance stays inside ±LOG_VARIANCE_LIMIT: a standard deviation between 0.018 and 55."""
 
+INTENSITY_TILT_LIMIT, VOLATILITY_TILT_LIMIT, LOG_VOLATILITY_LIMIT = 2.0, 0.2, 1.0
+"""Bounds of the tilts on one statistic, and of the universe's ln volatility correction."""
+
 _SMALLEST_PROBABILITY = 1e-4
 
 _COLUMNS = {
@@ -32,6 +36,8 @@ HEAD_COLUMNS: dict[str, tuple[int, ...]] = {
     **{target: (_COLUMNS["target_intensity"][k], _COLUMNS["target_confidence"][k]) for k, target in enumerate(TARGETS)},
     "selection": _COLUMNS["target_weights"],
     "memory": _COLUMNS["memory"] + _COLUMNS["volatility"],
+    "tilt": _COLUMNS["intensity_tilt"] + _COLUMNS["volatility_tilt"],
+    "level": _COLUMNS["level"],
     "auxiliary": _COLUMNS["condition"] + _COLUMNS["expected_error"],
     "uncertainty": _COLUMNS["log_variance"],
     "regime": _COLUMNS["regime"],
@@ -190,19 +196,27 @@ def activate(logits: Tensor) -> Tensor:
     """Turn logits of shape (..., N_PARAMETERS) into PARAMETERS: probabilities where the layout asks for them."""
     heads = dict(zip(HEADS, logits.split(list(HEADS.values()), dim=-1), strict=True))
     blend, pull = heads["volatility"].split([len(VOLATILITY_BASES), 1], dim=-1)
+    log_factor, common = heads["level"].split(1, dim=-1)
     activated = {
         "target_intensity": heads["target_intensity"].sigmoid(),
         "target_weights": heads["target_weights"].softmax(dim=-1),
         "target_confidence": heads["target_confidence"].sigmoid(),
         "memory": heads["memory"].sigmoid(),
         "volatility": torch.cat([blend.softmax(dim=-1), pull.sigmoid()], dim=-1),
+        "intensity_tilt": _limit(heads["intensity_tilt"], INTENSITY_TILT_LIMIT),
+        "volatility_tilt": VOLATILITY_TILT_LIMIT * heads["volatility_tilt"].tanh(),
+        "level": torch.cat([_limit(log_factor, LOG_VOLATILITY_LIMIT), nn.functional.softplus(common)], dim=-1),
         "condition": nn.functional.softplus(heads["condition"]),
         "expected_error": heads["expected_error"],
-        # A limit with a slope everywhere: a hard clamp would have no gradient beyond it.
-        "log_variance": LOG_VARIANCE_LIMIT * (heads["log_variance"] / LOG_VARIANCE_LIMIT).tanh(),
+        "log_variance": _limit(heads["log_variance"], LOG_VARIANCE_LIMIT),
         "regime": heads["regime"].softmax(dim=-1),
     }
     return torch.cat([activated[name] for name in HEADS], dim=-1)
+
+
+def _limit(x: Tensor, limit: float) -> Tensor:
+    """Keep x inside ±limit, with a slope everywhere: a hard clamp would have no gradient beyond it."""
+    return limit * (x / limit).tanh()
 
 
 def constant_logits(constants: Mapping[str, float | Sequence[float]]) -> Tensor:
@@ -249,10 +263,14 @@ def _inverse_softplus(y: np.ndarray) -> np.ndarray:
     return y + np.log(-np.expm1(-y))
 
 
-def _inverse_limit(y: np.ndarray) -> np.ndarray:
-    if (np.abs(y) >= LOG_VARIANCE_LIMIT).any():
-        raise ValueError(f"values must be inside ±{LOG_VARIANCE_LIMIT}, got {y}")
-    return LOG_VARIANCE_LIMIT * np.arctanh(y / LOG_VARIANCE_LIMIT)
+def _inverse_limit(y: np.ndarray, limit: float) -> np.ndarray:
+    if (np.abs(y) >= limit).any():
+        raise ValueError(f"values must be inside ±{limit}, got {y}")
+    return limit * np.arctanh(y / limit)
+
+
+def _inverse_level(y: np.ndarray) -> np.ndarray:
+    return np.concatenate([_inverse_limit(y[:1], LOG_VOLATILITY_LIMIT), _inverse_softplus(y[1:])])
 
 
 _INVERSES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -261,9 +279,12 @@ _INVERSES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "target_confidence": _inverse_sigmoid,
     "memory": _inverse_sigmoid,
     "volatility": _inverse_volatility,
+    "intensity_tilt": functools.partial(_inverse_limit, limit=INTENSITY_TILT_LIMIT),
+    "volatility_tilt": lambda y: _inverse_limit(y, VOLATILITY_TILT_LIMIT) / VOLATILITY_TILT_LIMIT,
+    "level": _inverse_level,
     "condition": _inverse_softplus,
     "expected_error": lambda y: y,
-    "log_variance": _inverse_limit,
+    "log_variance": functools.partial(_inverse_limit, limit=LOG_VARIANCE_LIMIT),
     "regime": _inverse_softmax,
 }
 

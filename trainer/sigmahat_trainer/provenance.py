@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a result comes from: machine, versions, commit."""
+"""Where a result comes from: machine, versions, commit, source."""
 
 from __future__ import annotations
 
+import ast
+import hashlib
+import importlib.util
 import os
 import platform
 import subprocess
@@ -18,6 +21,39 @@ def provenance() -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **{name: version(name) for name in ("numpy", "torch")}},
         "commit": _commit(),
     }
+
+
+def code_digest(*modules: str) -> str:
+    """SHA-256 of the source of modules and of all of sigmahat that they import, wherever the statement stands.
+
+    It changes with whatever code decides a result, and with no other: a commit does neither.
+    """
+    sources: dict[str, bytes] = {}
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        if name in sources or not (path := _source(name)):
+            continue
+        sources[name] = path.read_bytes()
+        for node in ast.walk(ast.parse(sources[name])):
+            if isinstance(node, ast.Import):
+                waiting += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    digest = hashlib.sha256()
+    for name, source in sorted(sources.items()):
+        digest.update(f"{name} {len(source)}\n".encode() + source)
+    return digest.hexdigest()
+
+
+def _source(module: str) -> Path | None:
+    """The file of a module of sigmahat; None for others, and for names that are no modules."""
+    package, _, rest = module.partition(".")
+    if not package.startswith("sigmahat_") or not (found := importlib.util.find_spec(package)) or not found.origin:
+        return None
+    path = Path(found.origin).parent.joinpath(*rest.split("."))
+    files = [Path(found.origin)] if not rest else [path.with_suffix(".py"), path / "__init__.py"]
+    return next((file for file in files if file.is_file()), None)
 
 
 def _processor() -> str:

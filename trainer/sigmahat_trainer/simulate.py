@@ -53,6 +53,34 @@ def structured_design(rng: np.random.Generator, n_obs: int, n_assets: int) -> np
     return (rng.standard_normal((n_obs, n_factors)) @ loadings + own) * DAILY_VOLATILITY
 
 
+def spectrum_design(rng: np.random.Generator, n_obs: int, n_assets: int) -> np.ndarray:
+    """Gaussian returns, the same law every day: log-normal eigenvalues of any spread with random eigenvectors."""
+    eigenvalues = rng.lognormal(0.0, rng.uniform(0.0, 2.0), n_assets)
+    vectors, _ = np.linalg.qr(rng.standard_normal((n_assets, n_assets)))
+    scale = np.sqrt(eigenvalues / eigenvalues.mean())
+    return rng.standard_normal((n_obs, n_assets)) * scale @ vectors.T * DAILY_VOLATILITY
+
+
+def switching_design(rng: np.random.Generator, n_obs: int, n_assets: int) -> np.ndarray:
+    """Two regimes that take turns (about 60 days each), with loadings and levels of volatility of their own."""
+    switches = rng.random(n_obs) < 1.0 / 60.0
+    stressed = (np.cumsum(switches) + rng.integers(2)) % 2 == 1
+    returns = np.empty((n_obs, n_assets))
+    for rows, level, market in ((~stressed, 1.0, 0.5), (stressed, rng.uniform(1.5, 3.0), 1.0)):
+        loadings = rng.standard_normal((3, n_assets)) * np.array([[0.3], [0.4], [0.4]])
+        loadings[0] += market
+        own = rng.standard_normal((rows.sum(), n_assets)) * rng.lognormal(0.0, 0.3, n_assets)
+        returns[rows] = (rng.standard_normal((rows.sum(), 3)) @ loadings + own) * level
+    return returns * DAILY_VOLATILITY
+
+
 Design = Callable[[np.random.Generator, int, int], np.ndarray]
-DESIGNS: tuple[Design, ...] = (isotropic_design, sector_design, drifting_design, structured_design)
+DESIGNS: tuple[Design, ...] = (
+    isotropic_design,
+    spectrum_design,
+    sector_design,
+    structured_design,
+    drifting_design,
+    switching_design,
+)
 """Each draws its own population, then returns of shape (n_obs, n_assets), simple, per day."""

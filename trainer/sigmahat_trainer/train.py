@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sigmahat_kernels.parameters import N_PARAMETERS, TARGETS, split_parameters
+from sigmahat_kernels.parameters import HEADS, N_PARAMETERS, TARGETS, split_parameters
+from sigmahat_trainer.checkpoint import Checkpoint
 from sigmahat_trainer.config import TrainConfig
 from sigmahat_trainer.dataset import Dataset
+from sigmahat_trainer.distributed import add_up, own_share
 from sigmahat_trainer.loss import Batch, Losses, member_losses
 from sigmahat_trainer.network import MemberNetwork, activate, constant_logits
 
@@ -28,6 +30,7 @@ STARTING_CONSTANTS: dict[str, Any] = {
     "target_weights": [0.45, 0.05, 0.5],
     "memory": 0.5,
     "volatility": [0.34, 0.33, 0.33, 0.1],
+    "level": [0.0, 0.05],
 }
 
 
@@ -39,14 +42,21 @@ class Trained(NamedTuple):
 
 
 def fit_constants(
-    dataset: Dataset, config: TrainConfig, *, epochs: int = 2, progress: Progress | None = None
+    dataset: Dataset,
+    config: TrainConfig,
+    *,
+    epochs: int = 2,
+    fixed: Sequence[str] = (),
+    progress: Progress | None = None,
 ) -> Tensor:
     """Find the one answer that serves all windows best: logits of shape (N_PARAMETERS,).
 
     The same losses as for a member, with the same parameters for every universe. They are the baseline that the
-    network must beat, and the point it starts from.
+    network must beat, and the point it starts from. Heads named in `fixed` stay at `STARTING_CONSTANTS`, or 0.
     """
+    torch.manual_seed(config.seed)
     logits = constant_logits(STARTING_CONSTANTS).requires_grad_()
+    learns = ~torch.cat([torch.full((width,), name in fixed) for name, width in HEADS.items()])
     optimiser = torch.optim.Adam([logits], lr=0.03)
     rng = np.random.default_rng(config.seed)
     for epoch in range(epochs):
@@ -56,6 +66,8 @@ def fit_constants(
             losses = _losses(rows, logits.detach(), batch, config, rng)
             optimiser.zero_grad()
             losses.total.backward()
+            assert logits.grad is not None
+            logits.grad *= learns
             optimiser.step()
             running.add(losses, windows_in(batch))
         for group in optimiser.param_groups:
@@ -73,6 +85,7 @@ def train_member(
     *,
     member: int,
     progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Trained:
     """Train one member on a bootstrap of the months, starting at the learned constants.
 
@@ -85,6 +98,8 @@ def train_member(
     member : int
         Added to the seed: members differ in their starting weights and in the months that they see.
     progress : callable, optional
+    checkpoint : Checkpoint, optional
+        Written after each epoch; if it is there at the start, training goes on from it, to the same bits as without.
     """
     seed = config.seed + member
     torch.manual_seed(seed)
@@ -99,7 +114,12 @@ def train_member(
     steps_per_epoch = n_windows // config.batch_size + (n_windows % config.batch_size > 1)
     schedule = learning_rate_schedule(optimiser, config, steps_per_epoch)
     history: list[dict[str, float]] = []
-    for epoch in range(config.epochs):
+    learners = {"network": network, "optimiser": optimiser, "schedule": schedule}
+    if checkpoint and (saved := checkpoint.load()):
+        history = _restore(saved, learners, rng)
+        if progress:
+            progress(f"member {member + 1}", len(history), config.epochs, history[-1])
+    for epoch in range(len(history), config.epochs):
         network.train()
         running = _Running()
         for batch in batches(dataset, config.batch_size, rng, drawn):
@@ -113,6 +133,8 @@ def train_member(
         metrics = {f"train_{name}": value for name, value in running.means().items()}
         metrics |= {f"validation_{name}": value for name, value in evaluate_losses(network, validation, config).items()}
         history.append({"epoch": epoch + 1, **metrics})
+        if checkpoint:
+            checkpoint.save(_state(learners, rng, history))
         if progress:
             progress(f"member {member + 1}", epoch + 1, config.epochs, metrics)
     return Trained(network.eval(), history)
@@ -200,26 +222,80 @@ def learning_rate_schedule(
     return torch.optim.lr_scheduler.LambdaLR(optimiser, course)
 
 
+def _state(learners: Mapping[str, Any], rng: np.random.Generator, history: list[dict[str, float]]) -> dict[str, Any]:
+    """Everything that decides how training goes on."""
+    states = {name: learner.state_dict() for name, learner in learners.items()}
+    return {**states, "torch": torch.get_rng_state(), "numpy": rng.bit_generator.state, "history": history}
+
+
+def _restore(state: Mapping[str, Any], learners: Mapping[str, Any], rng: np.random.Generator) -> list[dict[str, float]]:
+    """Put back what `_state` took; returns the history."""
+    for name, learner in learners.items():
+        learner.load_state_dict(state[name])
+    torch.set_rng_state(state["torch"])
+    rng.bit_generator.state = state["numpy"]
+    history: list[dict[str, float]] = state["history"]
+    return history
+
+
 def _losses(
     logits: Tensor, constants: Tensor, batch: Sequence[Batch], config: TrainConfig, rng: np.random.Generator
 ) -> Losses:
-    """Averages over the windows of a batch; `logits` of shape (B, N_PARAMETERS)."""
-    target = int(rng.integers(len(TARGETS)))
-    counts = [len(part.features) for part in batch]
-    losses = [
-        member_losses(
-            activate(rows),
-            rows,
-            constants,
-            part,
-            target=target,
-            auxiliary_weight=config.auxiliary_weight,
-            residual_weight=config.residual_weight,
-        )
-        for part, rows in zip(batch, logits.split(counts), strict=True)
-    ]
-    weights = torch.tensor(counts) / sum(counts)
-    return Losses(*(torch.stack(values) @ weights for values in zip(*losses, strict=True)))
+    """Averages over the windows of a batch; `logits` of shape (B, N_PARAMETERS).
+
+    Nearly all time goes into these losses, hardly any into the network. So processes that train together all run the
+    network on the whole batch, with the same dropout and the same statistics of BatchNorm, and share out the losses:
+    each takes some pieces, and both the losses and their gradient with respect to `logits` are summed over processes.
+    A row belongs to one piece, all others add zeros: the sums are those of one process, to the bit, and so is the step.
+    What a loss draws at random must neither depend on who computes it nor move the generator of the dropout, so each
+    piece starts from the same seed.
+    """
+    target, seed = int(rng.integers(len(TARGETS))), int(rng.integers(2**32))
+    pieces = list(_pieces(batch))
+    counts = [len(piece.features) for piece in pieces]
+    own = own_share([_cost(piece) for piece in pieces])
+    if logits.requires_grad:
+        logits.register_hook(add_up)
+    values = []
+    for k, (piece, rows) in enumerate(zip(pieces, logits.split(counts), strict=True)):
+        if k in own:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                losses = member_losses(
+                    activate(rows),
+                    rows,
+                    constants,
+                    piece,
+                    target=target,
+                    qlike_weight=config.qlike_weight,
+                    auxiliary_weight=config.auxiliary_weight,
+                    residual_weight=config.residual_weight,
+                )
+            values.append(torch.stack(losses))
+        else:
+            values.append(rows[:0].sum().expand(len(Losses._fields)))  # 0, and backward still comes by
+    found = torch.stack(values)
+    is_own = torch.tensor([k in own for k in range(len(pieces))])[:, None]
+    found = torch.where(is_own, found, add_up(found))  # what the others found is a number here, nothing to learn from
+    return Losses(*(torch.tensor(counts) / sum(counts) @ found))
+
+
+PIECE = 5e7
+"""Cost of a piece: small enough to share out evenly, large enough that its calls do not matter."""
+
+
+def _pieces(batch: Sequence[Batch]) -> Iterator[Batch]:
+    """Cut a batch where one size costs much: the same cuts however many processes share them."""
+    for part in batch:
+        n_rows = len(part.features)
+        n_pieces = min(n_rows, math.ceil(_cost(part) / PIECE))
+        for rows in np.array_split(np.arange(n_rows), max(n_pieces, 1)):
+            yield Batch(*(field[rows[0] : rows[-1] + 1] for field in part))
+
+
+def _cost(part: Batch) -> int:
+    """Factorising a stack of B matrices N x N goes with B N^3."""
+    return len(part.features) * part.forward.shape[-1] ** 3
 
 
 class _Running:
