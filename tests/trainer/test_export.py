@@ -245,12 +245,19 @@ def test_difference_is_measured_on_each_probability(network, onnx_path):
         "memory": slice(9, 10),
         "volatility_blend": slice(10, 13),
         "volatility_pull": slice(13, 14),
-        "regime": slice(17, 21),
+        "intensity_tilt": slice(14, 22),
+        "volatility_tilt": slice(22, 30),
+        "log_volatility_level": slice(30, 31),
+        "common_variance": slice(31, 32),
+        "regime": slice(35, 39),
     }
+    widths = {"intensity_tilt": 4.0, "volatility_tilt": 0.4, "log_volatility_level": 2.0}
     assert difference.keys() == columns.keys()
     for name, where in columns.items():
-        assert difference[name]["mean"] == pytest.approx(gap[:, where].mean(), rel=1e-3)
-        assert difference[name]["p99"] == pytest.approx(np.quantile(gap[:, where], 0.99), rel=1e-3)
+        assert difference[name]["mean"] == pytest.approx(gap[:, where].mean() / widths.get(name, 1.0), rel=1e-3)
+        assert difference[name]["p99"] == pytest.approx(
+            np.quantile(gap[:, where], 0.99) / widths.get(name, 1.0), rel=1e-3
+        )
         assert difference[name]["mean"] > 1e-5
     check_int8_difference(difference)
 

@@ -331,7 +331,7 @@ def test_constants_shrink_what_is_noise_and_leave_what_is_structure():
         heads = split_parameters(activate(constants))
         intensity[design] = intensity_of(heads).item()
     start = intensity_of(split_parameters(activate(constant_logits(STARTING_CONSTANTS)))).item()
-    assert intensity[independent_returns] > 0.8 > start
+    assert intensity[independent_returns] > 0.7 > start
     assert intensity[structured_returns] < 0.2 < start
 
 

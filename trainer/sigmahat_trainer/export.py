@@ -24,7 +24,13 @@ import torch
 from sigmahat_kernels.combine import combine
 from sigmahat_kernels.parameters import VOLATILITY_BASES, split_parameters
 from sigmahat_trainer.config import TrainConfig, from_dict
-from sigmahat_trainer.network import CLIP, MemberNetwork
+from sigmahat_trainer.network import (
+    CLIP,
+    INTENSITY_TILT_LIMIT,
+    LOG_VOLATILITY_LIMIT,
+    VOLATILITY_TILT_LIMIT,
+    MemberNetwork,
+)
 from sigmahat_trainer.quantize import freeze, half_body
 
 INPUT, OUTPUT = "FEATURES", "PARAMETERS"
@@ -95,9 +101,9 @@ def int8_difference(
     columns. The file runs in ONNX Runtime on one thread.
     """
     features = np.asarray(features, dtype=np.float32)
-    from_file = _probabilities(_run(onnx_path, features))
+    from_file = in_unit_range(_run(onnx_path, features))
     with torch.no_grad():
-        expected = _probabilities(copy.deepcopy(network).cpu().eval()(torch.from_numpy(features)).numpy())
+        expected = in_unit_range(copy.deepcopy(network).cpu().eval()(torch.from_numpy(features)).numpy())
     difference = {name: np.abs(from_file[name] - expected[name]) for name in expected}
     return {
         name: {"mean": float(values.mean()), "p99": float(np.quantile(values, 0.99))}
@@ -210,7 +216,8 @@ def _run(onnx_path: str | os.PathLike[str], features: np.ndarray) -> np.ndarray:
     return answers
 
 
-def _probabilities(parameters: np.ndarray) -> dict[str, np.ndarray]:
+def in_unit_range(parameters: np.ndarray) -> dict[str, np.ndarray]:
+    """Probabilities, and bounded answers over the width of their bounds."""
     heads, n_bases = split_parameters(parameters), len(VOLATILITY_BASES)
     return {
         "target_intensity": heads.target_intensity,
@@ -219,6 +226,10 @@ def _probabilities(parameters: np.ndarray) -> dict[str, np.ndarray]:
         "memory": heads.memory,
         "volatility_blend": heads.volatility[:, :n_bases],
         "volatility_pull": heads.volatility[:, n_bases:],
+        "intensity_tilt": heads.intensity_tilt / (2 * INTENSITY_TILT_LIMIT),
+        "volatility_tilt": heads.volatility_tilt / (2 * VOLATILITY_TILT_LIMIT),
+        "log_volatility_level": heads.level[:, :1] / (2 * LOG_VOLATILITY_LIMIT),
+        "common_variance": heads.level[:, 1:],
         "regime": heads.regime,
     }
 
