@@ -188,7 +188,7 @@ def test_figures_hold_settings_and_what_the_rows_say(evaluated):
     by_method = scores.groupby("method")["gmv_variance"].mean()
     for name, row in cell["methods"].items():
         assert row["annual_volatility_percent"] == pytest.approx(100 * np.sqrt(252 * by_method[name]), rel=1e-4)
-        others = {"learned_constants", "rienet"} if name in ("sigmahat", "untrained") else set()
+        others = {"learned_constants", "tilted_constants", "rienet"} if name in ("sigmahat", "untrained") else set()
         assert set(row["versus"]) == {"qis_correlation"} | others
     assert set(figures["heads"]) == {"sigmahat", "untrained"}
     assert set(figures["pooled"]) == {"all", "north", "south"}

@@ -297,6 +297,7 @@ SCORES = {
     # column of a scorecard -> (reference, kind of difference)
     "GMV, QIS": ("qis_correlation", "gmv"),
     "GMV, constants": ("learned_constants", "gmv"),
+    "GMV, tilted constants": ("tilted_constants", "gmv"),
     "GMV, RIEnet": ("rienet", "gmv"),
     "long-only, QIS": ("qis_correlation", "long_only"),
     "tracking, QIS": ("qis_correlation", "tracking"),

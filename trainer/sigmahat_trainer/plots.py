@@ -33,10 +33,11 @@ SHOWN = (
     "learned_constants",
     "rienet",
     "hindsight_constants",
+    "tilted_constants",
 )
 """Baselines that have room in a picture."""
 
-COLOURS = {name: f"C{k}" for k, name in enumerate(SHOWN)} | {REFERENCE: "black"}
+COLOURS = {name: f"C{k}" for k, name in enumerate(SHOWN)} | {"tilted_constants": "gold", REFERENCE: "black"}
 """Pipelines take those that are left."""
 
 FORESTS = {"volatility": "gmv", "long-only": "long_only", "tracking": "tracking"}

@@ -27,7 +27,7 @@ PERIODS_PER_YEAR = 252
 MARKET = "equal_weight"
 """The method whose minimum-variance portfolio is 1/N: how turbulent a time was."""
 
-REFERENCES = ("qis_correlation", "learned_constants", "rienet")
+REFERENCES = ("qis_correlation", "learned_constants", "tilted_constants", "rienet")
 """The first is what every method is compared with, all are what a pipeline is, as far as they were evaluated."""
 
 DIFFERENCES = {
