@@ -19,6 +19,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,6 +57,9 @@ BLOCKS = 6
 KEPT_VARIANCE = 0.95
 SHOWN = 25
 """Features that have room in the picture."""
+
+WEIGHTS: dict[str, Any] = {name: 0.0 for name in signature(member_losses).parameters if name.endswith("_weight")}
+"""Of what a loss adds to the decision: nothing of it is judged."""
 
 PERCENT = 50.0
 """Half of a difference of ln variances is one of ln volatilities."""
@@ -222,8 +226,7 @@ def decision_loss(parameters: torch.Tensor, batch: Batch) -> float:
         torch.zeros(N_PARAMETERS),
         batch,
         target=0,
-        auxiliary_weight=0.0,
-        residual_weight=0.0,
+        **WEIGHTS,
     )
     return float(losses.decision)
 

@@ -59,6 +59,7 @@ def history(figures: dict[str, Any]) -> Figure:
     by_epoch.set(xlabel="epoch", title="course of each trial; the best in colour")
     for axis in (by_trial, by_epoch):
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.ticklabel_format(axis="y", useOffset=False)
     return figure
 
 
@@ -83,6 +84,7 @@ def slices(complete: list[dict[str, Any]], space: dict[str, Any]) -> Figure:
         where = _place(axis, [trial["settings"][name] for trial in complete], space.get(name))
         axis.scatter(where, losses, c=order, cmap="Blues", edgecolors="grey", linewidths=0.5, s=22)
         axis.set(xlabel=name)
+        axis.ticklabel_format(axis="y", useOffset=False)
     for axis in axes.flat[len(names) :]:
         axis.remove()
     figure.supylabel("validation: ln realised variance")
