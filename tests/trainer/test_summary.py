@@ -12,7 +12,16 @@ import pytest
 
 from sigmahat_trainer.scores import PORTFOLIOS, Score
 from sigmahat_trainer.significance import moments_of, newey_west_t, variance_test
-from sigmahat_trainer.summary import BIASES, grid_of, pool, pool_bias, rounded, summarise, summarise_cell
+from sigmahat_trainer.summary import (
+    BIASES,
+    grid_of,
+    pool,
+    pool_bias,
+    pool_confidence,
+    rounded,
+    summarise,
+    summarise_cell,
+)
 
 
 def made_scores(log_variances, *, panel="north", n_assets=50, start="2013-01-02", seed=0):
@@ -181,6 +190,22 @@ def test_bias_statistics_and_their_errors_over_cells_and_panels():
     assert bias["m"]["tracking_bias"]["value"] == 1.0
 
 
+def test_the_confidence_set_over_cells_and_panels():
+    """A method that is worse in one panel only is out where that counts; one that lacks a date does not take part."""
+    rng = np.random.default_rng(6)
+    common, parts = rng.standard_normal(48), []
+    for panel, loss in (("north", 0.0), ("south", 0.4)):
+        values = {name: common + 0.1 * rng.standard_normal(48) for name in ("a", "b", "lacking", "hindsight_constants")}
+        part = made_scores(values | {"worse": values["a"] + loss + 0.1 * rng.standard_normal(48)}, panel=panel)
+        part.loc[part[part["method"] == "lacking"].index[:1], "gmv_log_variance"] = np.nan
+        parts.append(part)
+    found = pool_confidence(pd.concat(parts))
+    assert set(found) == {"a", "b", "worse"}
+    assert found["worse"] < 0.02
+    assert min(found["a"], found["b"]) > 0.1
+    assert pool_confidence(parts[0])["worse"] > 0.02
+
+
 def test_one_table_says_where_a_pipeline_is_better():
     reference, rng = np.zeros(36), np.random.default_rng(5)
     parts = []
@@ -217,7 +242,7 @@ def test_pooling_leaves_out_cells_that_a_method_does_not_exist_in():
 
 def test_figures_are_json():
     figures = summarise(made_scores(series()), pd.DataFrame(), pd.DataFrame())
-    assert set(figures) == {"panels", "grid", "pooled", "bias", "heads", "simulated", "prial"}
+    assert set(figures) == {"panels", "grid", "pooled", "confidence_set", "bias", "heads", "simulated", "prial"}
     assert list(figures["panels"]["north"]) == ["N=50, T=252, H=21"]
     assert set(figures["pooled"]) == {"all", "north"}
     json.dumps(figures, allow_nan=False)

@@ -62,15 +62,8 @@ def summarise(
     `resamples` is for the bootstrap p-values, which are given for pipelines alone; 0 leaves them out.
     """
     pipelines = [] if heads.empty else list(heads["method"].unique())
-    figures: dict[str, Any] = {
-        "panels": {},
-        "grid": {},
-        "pooled": {},
-        "bias": {},
-        "heads": {},
-        "simulated": {},
-        "prial": {},
-    }
+    parts = ("panels", "grid", "pooled", "confidence_set", "bias", "heads", "simulated", "prial")
+    figures: dict[str, Any] = {part: {} for part in parts}
     for (panel, *_), rows in scores.groupby(CELL, sort=True):
         cells = figures["panels"].setdefault(panel, {})
         cells[cell_name(rows)] = summarise_cell(rows, pipelines, resamples=resamples)
@@ -78,6 +71,7 @@ def summarise(
         figures["grid"] = {name: grid_of(figures["panels"], name) for name in pipelines}
         scopes = {"all": scores, **{str(panel): rows for panel, rows in scores.groupby("panel")}}
         figures["pooled"] = {scope: pool(rows, pipelines) for scope, rows in scopes.items()}
+        figures["confidence_set"] = {scope: pool_confidence(rows) for scope, rows in scopes.items()}
         figures["bias"] = {scope: pool_bias(rows) for scope, rows in scopes.items()}
     for method, rows in heads.groupby("method") if pipelines else []:
         by_panel = {str(panel): calibrate(part) for panel, part in rows.groupby("panel")}
@@ -216,6 +210,16 @@ def pool(rows: pd.DataFrame, pipelines: Sequence[str]) -> dict[str, Any]:
             gmv = stepwise["gmv_log_variance"].loc[steps, method]
             versus[reference] |= {"gmv_splits": _splits(gmv, market), "n_steps": len(steps)}
     return answers
+
+
+def pool_confidence(rows: pd.DataFrame) -> dict[str, float]:
+    """p-values of the model confidence set over several cells and panels, a unit a step as in `pool`.
+
+    Of the methods that have a minimum-variance portfolio at every date of every cell; the bound has looked ahead.
+    """
+    wide = rows.pivot(index=[*CELL, "step"], columns="method", values="gmv_log_variance")
+    losses = _by_step(wide.dropna(axis=1).drop(columns=HINDSIGHT, errors="ignore"))
+    return confidence_set({str(name): losses[name].to_numpy() for name in losses})
 
 
 def pool_bias(rows: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
