@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from sigmahat_trainer.baselines import BASELINES, sample
@@ -13,6 +14,7 @@ from sigmahat_trainer.designs import (
     ORACLE,
     evaluate_design,
     isotropic,
+    know,
     losses,
     missing,
     prial,
@@ -20,7 +22,7 @@ from sigmahat_trainer.designs import (
     switching,
 )
 from sigmahat_trainer.estimators import closed_form
-from sigmahat_trainer.summary import summarise_designs
+from sigmahat_trainer.summary import prial_of, summarise_designs
 
 
 @pytest.mark.parametrize("design", [isotropic, sectors])
@@ -62,7 +64,7 @@ def test_missing_cells_are_as_many_as_the_design_says():
 def test_losses_equal_their_definitions():
     rng = np.random.default_rng(4)
     truth, estimate = (np.cov(rng.standard_normal((5, 40))) * DAILY_VARIANCE for _ in range(2))
-    found = losses(estimate, truth)
+    found = losses(estimate, know(truth))
     inverse, one = np.linalg.inv(estimate), np.ones(5)
     assert found["frobenius"] == pytest.approx(np.linalg.norm(estimate - truth) ** 2 / 5 / DAILY_VARIANCE**2)
     minimum = np.trace(inverse @ truth @ inverse) / 5 / (np.trace(inverse) / 5) ** 2
@@ -79,13 +81,13 @@ def test_losses_equal_their_definitions():
 
 def test_losses_of_the_truth_and_of_a_singular_estimate():
     _, truth = isotropic(np.random.default_rng(5), 10, 12)
-    perfect = losses(truth, truth)
+    perfect = losses(truth, know(truth))
     assert perfect["gmv_ratio"] == pytest.approx(1.0)
     assert max(abs(value) for name, value in perfect.items() if name != "gmv_ratio") < 1e-9
-    singular = losses(np.ones((12, 12)) * DAILY_VARIANCE, truth)
+    singular = losses(np.ones((12, 12)) * DAILY_VARIANCE, know(truth))
     assert np.isfinite(singular.pop("frobenius"))
     assert np.isnan(list(singular.values())).all()
-    assert np.isnan(losses(np.full((12, 12), np.nan), truth)["frobenius"])
+    assert np.isnan(losses(np.full((12, 12), np.nan), know(truth))["frobenius"])
 
 
 def test_prial_and_its_error_by_hand():
@@ -94,6 +96,54 @@ def test_prial_and_its_error_by_hand():
     # Gains 1, 2, 3 of 4 each; without one of them 62.5, 50, 37.5; jackknife: sqrt(2/3 (12.5^2 + 12.5^2)).
     value, error = prial(np.array([4.0, 4.0, 4.0]), np.array([3.0, 2.0, 1.0]), np.zeros(3))
     assert (value, error) == pytest.approx((50.0, 12.5 * np.sqrt(4 / 3)))
+
+
+def test_difference_of_two_prials_on_the_same_draws():
+    """Gains over the other 0, 1, 2 of 4 each; without one of them 37.5, 25, 12.5: the same spread as above."""
+    sample_loss, loss, other = np.full(3, 4.0), np.array([3.0, 2.0, 1.0]), np.full(3, 3.0)
+    value, error = prial(sample_loss, loss, np.zeros(3), other)
+    assert (value, error) == pytest.approx((25.0, 12.5 * np.sqrt(4 / 3)))
+    alone = prial(sample_loss, loss, np.zeros(3)).value - prial(sample_loss, other, np.zeros(3)).value
+    assert value == pytest.approx(alone)
+
+
+def test_figures_of_a_design_by_hand():
+    """Three draws; what the method is less than multi-target Ledoit-Wolf, in PRIAL and in losses, draw by draw."""
+    three = {
+        "sample": {"frobenius": [4.0, 4.0, 4.0], "minimum_variance": [np.nan] * 3, "condition_error": [np.nan] * 3},
+        "mine": {"frobenius": [3.0, 2.0, 1.0], "minimum_variance": [1.0] * 3, "condition_error": [-1.0, 2.0, 0.0]},
+        "multi_target_ledoit_wolf": {
+            "frobenius": [3.0, 3.0, 3.0],
+            "minimum_variance": [1.0] * 3,
+            "condition_error": [0.0, 1.0, -2.0],
+        },
+        ORACLE: {"frobenius": [0.0] * 3, "minimum_variance": [0.0] * 3, "condition_error": [0.0] * 3},
+    }
+    where = {"design": "isotropic", "n_assets": 5, "n_obs": 4, "gmv_ratio": 1.5, "stein": 2.0}
+    rows = pd.DataFrame(
+        {**where, "draw": k, "method": name, **{loss: values[k] for loss, values in losses.items()}}
+        for k in range(3)
+        for name, losses in three.items()
+    )
+    simulated = summarise_designs(rows)
+    mine = simulated["isotropic"]["N=5, T=4"]["mine"]
+    spread = 12.5 * np.sqrt(4 / 3)
+    prial_frobenius = {"mean": 50.0, "standard_error": spread, "difference": 25.0, "difference_error": spread}
+    assert mine["prial_frobenius"] == pytest.approx(prial_frobenius)
+    assert "prial_minimum_variance" not in mine  # the sample has none
+    condition = {"mean": 1.0, "standard_error": 1 / np.sqrt(3), "difference": 0.0, "difference_error": 1.0}
+    assert mine["condition_error"] == pytest.approx(condition)
+    assert (mine["gmv_ratio"]["mean"], mine["gmv_ratio"]["difference"]) == (1.5, 0.0)
+
+    worse = {"difference": -3, "difference_error": 1}
+    shapes = simulated["isotropic"] | {"N=9, T=4": {"mine": {"prial_frobenius": worse}}}
+    found = prial_of({"isotropic": shapes, "missing": {"N=5, T=4": {}}}, "mine")
+    assert set(found) == {"frobenius"}
+    assert set(found["frobenius"]) == {"isotropic"}
+    answer = found["frobenius"]["isotropic"]
+    assert (answer["shapes"], answer["not_below"], answer["below_by_two_errors"]) == (2, 1, 1)
+    assert answer["worst"] == {"shape": "N=9, T=4", **worse}
+    assert set(answer["table"]) == {"N=5, T=4", "N=9, T=4"}
 
 
 def test_published_prial():

@@ -105,8 +105,10 @@ def test_the_truth_beats_the_sample_and_reaches_what_theory_says():
     assert found["oracle"] == pytest.approx(math.sqrt(252 * np.mean(variances)), rel=0.04)
     assert (found["sample"] / found["oracle"]) ** 2 == pytest.approx(N_OBS / (N_OBS - 20), rel=0.15)
     means = scores.groupby("method").mean(numeric_only=True)
-    for column in ("gmv_square", "long_only_square", "random_long_only_square", "random_long_short_square"):
+    for column in (column for column in means if column.endswith("_square")):
         assert means.loc["oracle", column] == pytest.approx(1.0, abs=0.04)
+    tracking = means["tracking_variance"]
+    assert tracking["oracle"] < tracking[REFERENCE] < tracking["sample"]
     assert means.loc["sample", "gmv_square"] > 2  # the forecast of what was optimised is far too low
 
 
@@ -155,6 +157,9 @@ def test_draws_are_averaged_and_their_days_too():
         assert row["gmv_log_variance"] == pytest.approx(np.log((daily**2).mean(axis=1)).mean())
         np.testing.assert_allclose(row["gmv_returns"], daily.mean(axis=0))
         np.testing.assert_allclose(row["gmv_squares"], (daily**2).mean(axis=0))
+        for kind in ("gmv", "long_only", "tracking"):
+            assert row[f"{kind}_squares"].mean() == pytest.approx(row[f"{kind}_variance"])
+            assert (row[f"{kind}_squares"] > row[f"{kind}_returns"] ** 2).all()
 
 
 def test_a_method_without_a_portfolio_is_nan_and_spoils_no_other():
@@ -197,7 +202,8 @@ def test_estimators_are_shown_the_past_and_nothing_else():
 
 def test_holding_periods_are_whole_do_not_overlap_and_lie_in_the_period():
     panel, _ = make_panel(n_rows=300)
-    assert stops_of(panel, first="2000-01-01")[0] == N_OBS  # the first window is never cut short
+    first = stops_of(panel, first="2000-01-01")[0]
+    assert N_OBS <= first < N_OBS + HORIZON  # the first window is never cut short
     saturday, last = "2015-05-02", str(panel.dates[250])
     (monday,) = np.flatnonzero(panel.dates == np.datetime64("2015-05-04"))
     stops = stops_of(panel, first=saturday, last=last)
@@ -249,6 +255,28 @@ def test_the_first_universe_of_a_date_keeps_its_names_and_the_others_do_not():
         assert np.isin(kept, after.universes[0]).all()
     assert (steps[0].universes[1] != steps[1].universes[1]).any()
     assert len(np.setdiff1d(steps[0].universes[0], steps[-1].universes[0])) <= 4
+
+
+def test_holding_periods_of_one_number_happen_at_one_time():
+    """Whatever the length of the window, and in a panel that begins a year and a half after the others too."""
+    panel, _ = make_panel(n_rows=900)
+    late = panel._replace(returns=panel.returns[397:], dates=panel.dates[397:], market=panel.market[397:])
+    first = str(panel.dates[30])
+    by_number = {
+        (which.name, len(which.dates), n_obs): {
+            step.number: which.dates[step.stop]
+            for step in plan(which, Cell(10, n_obs, HORIZON), Period(first, None), draws=1, seed=0)
+        }
+        for which in (panel, late)
+        for n_obs in (60, 71, 90)
+    }
+    whole = by_number["simulated", 900, 60]
+    assert [*whole] == list(range(1, 42))  # from row 50 on, but 60 rows are needed before
+    assert whole[1] == panel.dates[70]
+    for (_, n_rows, n_obs), dates in by_number.items():
+        start = (397 if n_rows < 900 else 0) + n_obs
+        wanted = [number for number, date in whole.items() if date >= panel.dates[start]]
+        assert {number: whole[number] for number in wanted} == dates
 
 
 def test_a_date_with_too_few_names_is_left_out_and_those_after_it_are_not():

@@ -99,8 +99,19 @@ def evaluated(data, members, fitted, tmp_path_factory):
     """(folder of results, what the command said)."""
     out = tmp_path_factory.mktemp("evaluate") / "new" / "results"
     run, repository = members
-    sources = ["--model-repository", repository, "--run", run, "--baselines", fitted, "--processes", 2]
-    arguments = [*sources, *GRID, "--period", PERIOD, "--simulated-draws", 2, "--out", out]
+    sources = ["--model-repository", repository, "--run", run, "--baselines", fitted, "--dcc", "--processes", 2]
+    arguments = [
+        *sources,
+        *GRID,
+        "--period",
+        PERIOD,
+        "--simulated-draws",
+        2,
+        "--simulated-window",
+        "60,400",
+        "--out",
+        out,
+    ]
     result = sigmahat("evaluate", data / "north.npz", data / "south.npz", *arguments)
     assert result.exit_code == 0, (result.output, result.exception)
     return out, result
@@ -108,14 +119,17 @@ def evaluated(data, members, fitted, tmp_path_factory):
 
 def test_results_are_figures_rows_and_pictures_and_nothing_else(evaluated):
     out, result = evaluated
-    pictures = ["bias", "calibration-sigmahat", "calibration-untrained", "cumulative", "simulated", "volatility"]
+    pictures = ["bias", "calibration-sigmahat", "calibration-untrained", "cumulative", "simulated"]
+    pictures += ["grid-sigmahat", "grid-untrained", "long-only"]
+    pictures += ["prial-sigmahat", "prial-untrained", "tracking", "volatility"]
     files = ["evaluation.json", *(f"{name}.parquet" for name in ("heads", "scores", "simulated"))]
     assert sorted(path.name for path in out.iterdir()) == sorted([*files, *(f"{name}.png" for name in pictures)])
     assert [path.name for path in out.parent.iterdir()] == ["results"]
     for name in pictures:
         assert (out / f"{name}.png").stat().st_size > 10_000
     assert result.stdout == ""
-    assert "sigmahat" in result.stderr
+    for words in ("sigmahat against rienet: better in", "untrained, PRIAL (frobenius) of isotropic: not below", "bias"):
+        assert words in said(result)
 
 
 def test_every_method_is_scored_at_every_date_of_every_cell(evaluated):
@@ -123,7 +137,16 @@ def test_every_method_is_scored_at_every_date_of_every_cell(evaluated):
     cells = scores.groupby(["panel", "n_assets", "n_obs"], sort=False)
     # 8 fits into one panel, 12 into none, and is left out.
     assert sorted(cells.groups) == [("north", 8, 60), ("north", 8, 90), ("south", 7, 60), ("south", 7, 90)]
-    own = {"average_oracle", "rienet", "learned_constants", HINDSIGHT, "sigmahat", "untrained"}
+    own = {
+        "average_oracle",
+        "rienet",
+        "dcc_nl",
+        "learned_constants",
+        "tilted_constants",
+        HINDSIGHT,
+        "sigmahat",
+        "untrained",
+    }
     for _, rows in cells:
         assert set(rows["method"]) == own | set(BASELINES)
         assert (rows.groupby("method").size() == 11).all()  # 180 rows less a purge of 15, in steps of 15
@@ -165,18 +188,21 @@ def test_figures_hold_settings_and_what_the_rows_say(evaluated):
     by_method = scores.groupby("method")["gmv_variance"].mean()
     for name, row in cell["methods"].items():
         assert row["annual_volatility_percent"] == pytest.approx(100 * np.sqrt(252 * by_method[name]), rel=1e-4)
-        others = {"learned_constants", "rienet"} if name in ("sigmahat", "untrained") else set()
+        others = {"learned_constants", "tilted_constants", "rienet"} if name in ("sigmahat", "untrained") else set()
         assert set(row["versus"]) == {"qis_correlation"} | others
     assert set(figures["heads"]) == {"sigmahat", "untrained"}
     assert set(figures["pooled"]) == {"all", "north", "south"}
+    assert set(figures["bias"]) == {"all", "north", "south"}
+    assert figures["grid"]["sigmahat"]["rienet"]["cells"] == 4
+    assert figures["prial"]["sigmahat"]["frobenius"]["isotropic"]["shapes"] == 4
     assert set(figures["simulated"]) == {"isotropic", "sectors", "switching", "missing"}
     for cells in figures["simulated"].values():
-        assert set(cells) == {f"N={n}, T={t}" for n in (8, 12) for t in (60, 90, 400)}
+        assert set(cells) == {f"N={n}, T={t}" for n in (8, 12) for t in (60, 400)}
         assert {"sigmahat", "untrained", "rienet", "learned_constants", ORACLE} <= set(cells["N=8, T=60"])
 
 
 def test_refitted_constants_win_over_those_of_the_card(evaluated, fitted, data):
-    constants = json.loads((fitted / "constants.json").read_text())["constants"]
+    constants = json.loads((fitted / "constants.json").read_text())["constants"]["learned_constants"]
     assert constants != CONSTANTS
     first, last = PERIOD.split(":")
     estimators = {"learned_constants": learned_constants(constants)}
@@ -198,6 +224,15 @@ def test_the_test_period_has_to_be_asked_for():
 def quick(data, members, out, *more, panel="north.npz"):
     few = ["--simulated-draws", 0, "--processes", 1, "--no-hindsight", "--resamples", 0]
     return sigmahat("evaluate", data / panel, "--run", members[0], *GRID, *few, "--out", out, *more)
+
+
+def test_a_shape_without_an_oracle_is_evaluated_without_it(data, members, fitted, tmp_path):
+    more = ["--baselines", fitted, "--n", 8, "--window", "60,70", "--period", PERIOD]
+    result = quick(data, members, tmp_path / "results", *more)
+    assert result.exit_code == 0, (result.output, result.exception)
+    scores = pd.read_parquet(tmp_path / "results" / "scores.parquet")
+    by_length = {length: set(rows["method"]) for length, rows in scores.groupby("n_obs")}
+    assert by_length[60] - by_length[70] == {"average_oracle"}
 
 
 @pytest.mark.parametrize(

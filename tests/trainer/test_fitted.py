@@ -9,10 +9,10 @@ import torch
 from rich.console import Console
 
 from sigmahat_kernels.parameters import HEADS
-from sigmahat_kernels.request import read_request
+from sigmahat_kernels.request import PADDING, read_request
 from sigmahat_trainer.average_oracle import average_oracle, fit_oracle, oracle_eigenvalues
 from sigmahat_trainer.baselines import sample
-from sigmahat_trainer.estimators import learned_constants
+from sigmahat_trainer.estimators import fill_missing, learned_constants
 from sigmahat_trainer.fitted import BEYOND_LINEAR, fit_baselines, load_fitted
 from sigmahat_trainer.hindsight import Outcome, hindsight_constants
 from sigmahat_trainer.panels import ReturnPanel
@@ -28,6 +28,11 @@ def make_panel(*, n_rows=500, n_assets=16, seed=0, name="north"):
     returns[rng.random(returns.shape) < 0.005] = np.nan
     dates = np.busday_offset(np.datetime64("2008-01-01"), np.arange(n_rows), roll="forward")
     return ReturnPanel(name, returns.astype(np.float32), dates, np.full((n_rows, 4), np.nan, np.float32))
+
+
+def request_of(returns):
+    """All assets of all rows, one universe."""
+    return read_request(returns.astype(np.float32), np.arange(returns.shape[1], dtype=np.int32)[None])
 
 
 def test_a_window_is_the_past_and_what_came_after():
@@ -98,10 +103,27 @@ def test_rienet_is_the_published_size_and_its_covariance_has_its_weights():
     returns = np.nan_to_num(make_panel(n_assets=8).returns[:90].astype(float))
     with torch.no_grad():
         answer = network(torch.from_numpy(returns.T)[None].float())
-    covariance = rienet(lambda x: network(x)["covariance"])(returns)
+    (covariance,) = rienet(lambda x: network(x)["covariance"])(request_of(returns))
     weights = np.linalg.solve(covariance, np.ones(8))
     np.testing.assert_allclose(weights / weights.sum(), answer["weights"][0, :, 0], atol=1e-4)
     assert np.trace(covariance) == pytest.approx(returns.var(axis=0, ddof=1).sum())
+
+
+def test_rienet_answers_universes_together_as_it_does_alone():
+    """Two shapes and two windows, with missing returns."""
+    pytest.importorskip("rienet_torch")
+    estimate = rienet(build_rienet().eval())
+    panel = make_panel(n_assets=8).returns[:90]
+    universes = np.array([[0, 1, 2, 3], [4, 5, 6, PADDING], [2, 3, 5, 7], [0, 1, 2, 3]], np.int32)
+    windows = np.array([[0, 90], [0, 90], [0, 90], [30, 90]], np.int32)
+    together = estimate(read_request(panel, universes, windows=windows))
+    assert [len(covariance) for covariance in together] == [4, 3, 4, 4]
+    for covariance, universe, window in zip(together, universes, windows, strict=True):
+        own = universe[universe != PADDING]
+        (alone,) = estimate(read_request(panel, own[None], windows=window[None]))
+        np.testing.assert_allclose(covariance, alone, rtol=1e-4, atol=1e-9)
+        filled = fill_missing(panel[slice(*window)][:, own].astype(float))
+        assert np.trace(covariance) == pytest.approx(filled.var(axis=0, ddof=1).sum())
 
 
 def test_rienet_learns():
@@ -180,6 +202,6 @@ def test_everything_fitted_is_written_and_read(tmp_path):
     assert set(fitted.constants["tilted_constants"]) == set(HEADS)
     assert set(HEADS) - set(fitted.constants["learned_constants"]) == set(BEYOND_LINEAR)
     returns = np.nan_to_num(panels[0].returns[:90].astype(float))
-    assert np.linalg.eigvalsh(rienet(fitted.rienet)(returns))[0] > 0
+    assert np.linalg.eigvalsh(rienet(fitted.rienet)(request_of(returns))[0])[0] > 0
     with pytest.raises(FileNotFoundError, match="has no constants"):
         load_fitted(tmp_path / "elsewhere")

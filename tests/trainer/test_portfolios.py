@@ -111,6 +111,46 @@ def test_long_only_weights_refuse_what_is_not_positive_definite(covariance):
         portfolios.long_only_weights(covariance)
 
 
+# ----------------------------------------------------------------------------------------------------------- tracking
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_tracking_weights_equal_a_general_optimiser(seed):
+    covariance = baselines.sample(simulate_returns(60, 8, seed=seed))
+    scaled = covariance / np.trace(covariance)
+    benchmark, held = np.random.default_rng(seed).dirichlet(np.ones(8)), np.array([0, 2, 3, 7])
+
+    def active(w):
+        return scaled @ (w - benchmark)
+
+    peer = minimize(
+        lambda w: (w - benchmark) @ active(w),
+        np.full(8, 1 / 8),
+        jac=lambda w: 2 * active(w),
+        bounds=[(None, None) if i in held else (0, 0) for i in range(8)],
+        constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": lambda w: np.ones(8)},
+        method="SLSQP",
+        options={"ftol": 1e-16, "maxiter": 500},
+    )
+    weights = portfolios.tracking_weights(covariance, benchmark, held)
+    assert np.flatnonzero(weights).tolist() == held.tolist()
+    np.testing.assert_allclose(weights, peer.x, atol=1e-5)
+    np.testing.assert_allclose(portfolios.tracking_weights(1e-14 * covariance, benchmark, held), weights, rtol=1e-9)
+
+
+def test_tracking_weights_of_all_assets_are_the_benchmark_and_of_one_asset_are_one():
+    covariance = baselines.qis(simulate_returns(30, 5))
+    benchmark = np.array([0.1, 0.4, 0.2, 0.2, 0.1])
+    np.testing.assert_allclose(portfolios.tracking_weights(covariance, benchmark, np.arange(5)), benchmark, atol=1e-12)
+    np.testing.assert_allclose(portfolios.tracking_weights(covariance, benchmark, np.array([3])), np.eye(5)[3])
+
+
+@pytest.mark.parametrize("covariance", [np.array([[1.0, 2.0], [2.0, 1.0]]), np.full((2, 2), np.nan)])
+def test_tracking_weights_refuse_what_is_not_positive_definite(covariance):
+    with pytest.raises(np.linalg.LinAlgError):
+        portfolios.tracking_weights(covariance, np.array([0.5, 0.5]), np.array([0, 1]))
+
+
 # ------------------------------------------------------------------------------------------------------------- random
 
 
@@ -125,3 +165,11 @@ def test_random_portfolios_are_what_they_say():
     np.testing.assert_allclose(long_short.sum(axis=1), 0.0, atol=1e-12)
     np.testing.assert_allclose(np.abs(long_short).sum(axis=1), 1.0)
     np.testing.assert_allclose(long_short.mean(axis=0), 0.0, atol=0.02)
+
+
+def test_a_random_half_is_a_half_and_every_asset_is_in_as_many():
+    rng = np.random.default_rng(0)
+    halves = np.stack([portfolios.random_half(rng, 5) for _ in range(4_000)])
+    assert halves.shape == (4_000, 2)
+    assert (np.diff(halves, axis=1) > 0).all()
+    np.testing.assert_allclose(np.bincount(halves.ravel()) / 4_000, 0.4, atol=0.03)

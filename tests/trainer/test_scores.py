@@ -14,7 +14,7 @@ from sigmahat_trainer.scores import RandomPortfolios, draw_random, hold, no_port
 def test_scores_of_two_assets_by_hand():
     """Variances 1 and 4, uncorrelated: weights 0.8 and 0.2, forecast variance 0.8."""
     forward = np.array([[1.0, 0.0], [0.0, -5.0], [1.0, 1.0]])
-    random = RandomPortfolios(np.array([[0.5, 0.5], [1.0, 0.0]]), np.array([[0.5, -0.5]]))
+    random = RandomPortfolios(np.array([[0.5, 0.5], [1.0, 0.0]]), np.array([[0.5, -0.5]]), half=np.array([1]))
     held = hold(np.diag([1.0, 4.0]), forward, random)
     score = held.score
     np.testing.assert_allclose(held.gmv_weights, [0.8, 0.2])
@@ -28,6 +28,12 @@ def test_scores_of_two_assets_by_hand():
     assert score.gmv_names == pytest.approx(1 / 0.68)
     assert score.long_only_variance == pytest.approx(realised)  # the bounds do not bind
     assert score.long_only_names == pytest.approx(1 / 0.68)
+    # The second asset alone tracks half of each: its active weights are -0.5 and 0.5, of which 1.25 was forecast.
+    np.testing.assert_allclose(held.tracking_returns, [-0.5, -2.5, 0.0])
+    tracking = (0.25 + 6.25) / 3
+    assert score.tracking_variance == pytest.approx(tracking)
+    assert score.tracking_log_variance == pytest.approx(math.log(tracking))
+    assert score.tracking_square == pytest.approx(tracking / 1.25)
     # Random portfolios: halves realise (0.25 + 6.25 + 1) / 3 = 2.5 where 1.25 was forecast, the first asset 2/3 for 1.
     ratios = [2.5 / 1.25, (2 / 3) / 1.0]
     assert score.random_long_only_square == pytest.approx(sum(ratios) / 2)
@@ -53,7 +59,7 @@ def test_the_truth_is_unbiased_and_its_double_is_not():
     forward = rng.multivariate_normal(np.zeros(12), covariance, 20_000)
     random = draw_random(rng, 12)
     score, double = hold(covariance, forward, random).score, hold(2 * covariance, forward, random).score
-    for name in ("gmv_square", "long_only_square", "random_long_only_square", "random_long_short_square"):
+    for name in (name for name in score._fields if name.endswith("_square")):
         assert getattr(score, name) == pytest.approx(1.0, abs=0.05)
         assert getattr(double, name) == pytest.approx(0.5 * getattr(score, name))
     assert score.random_long_only_qlike < 0.001 < double.random_long_only_qlike
@@ -81,7 +87,7 @@ def test_no_portfolio_is_nan_throughout():
     held = no_portfolio(3, 5)
     assert np.isnan(held.score).all()
     assert np.isnan(held.gmv_weights).all()
-    assert held.gmv_returns.shape == held.long_only_returns.shape == (5,)
+    assert held.gmv_returns.shape == held.long_only_returns.shape == held.tracking_returns.shape == (5,)
 
 
 def test_a_singular_estimate_has_no_score():

@@ -10,9 +10,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sigmahat_trainer.scores import Score
+from sigmahat_trainer.scores import PORTFOLIOS, Score
 from sigmahat_trainer.significance import moments_of, newey_west_t, variance_test
-from sigmahat_trainer.summary import pool, rounded, summarise, summarise_cell
+from sigmahat_trainer.summary import (
+    BIASES,
+    grid_of,
+    pool,
+    pool_bias,
+    pool_confidence,
+    rounded,
+    summarise,
+    summarise_cell,
+)
 
 
 def made_scores(log_variances, *, panel="north", n_assets=50, start="2013-01-02", seed=0):
@@ -28,7 +37,7 @@ def made_scores(log_variances, *, panel="north", n_assets=50, start="2013-01-02"
             variance = {"gmv_variance": 1e-4 * math.exp(value), "gmv_log_variance": value + math.log(1e-4)}
             days = {
                 f"{kind}_{what}": v
-                for kind in ("gmv", "long_only")
+                for kind in PORTFOLIOS
                 for what, v in (("returns", returns), ("squares", returns**2))
             }
             where = {"panel": panel, "n_assets": n_assets, "n_obs": 252, "horizon": 21, "method": name}
@@ -58,6 +67,7 @@ def test_a_cell_by_hand():
     rows = made_scores(values)
     rows.loc[rows["method"] == "better", "random_long_only_qlike"] = 0.75
     rows["random_long_short_square"] = 1.44
+    rows.loc[rows["method"] == "better", ["tracking_variance", "tracking_log_variance"]] = [4e-6, 0.5]
     cell = summarise_cell(rows, [], resamples=0)
     assert (cell["n_assets"], cell["n_dates"], cell["first"], cell["last"]) == (50, 36, "2013-01-02", "2015-12-23")
     better = cell["methods"]["better"]
@@ -67,7 +77,11 @@ def test_a_cell_by_hand():
     assert better["turnover_per_year"] == pytest.approx(0.25 * 12)
     assert better["milliseconds_per_universe"] == 2.0
     assert better["random_long_short_bias"] == pytest.approx(1.2)
+    assert better["random_long_short_bias_error"] == pytest.approx(0.0, abs=1e-12)
+    assert better["annual_tracking_error_percent"] == pytest.approx(0.2 * math.sqrt(252))
+    assert better["tracking_bias"] == 1.0
     versus = better["versus"]["qis_correlation"]
+    assert versus["tracking"]["difference"] == pytest.approx(50 * (0.5 - 1.0))
     difference = values["better"] - values["qis_correlation"]
     assert versus["gmv"]["difference"] == pytest.approx(50 * difference.mean())
     assert versus["gmv"]["t"] == pytest.approx(newey_west_t(difference))
@@ -138,6 +152,86 @@ def test_pooling_averages_cells_then_panels_of_a_step():
     assert twice["t"] == pytest.approx(once["t"])
 
 
+def test_times_are_called_turbulent_by_the_market_and_not_by_a_method_that_is_compared():
+    """Two methods that differ by luck alone: neither wins where the other's variance happened to be high."""
+    rng = np.random.default_rng(3)
+    market = rng.standard_normal(2_000)
+    luck = {name: market + rng.standard_normal(2_000) for name in ("qis_correlation", "m")}
+    splits = pool(made_scores({"equal_weight": market, **luck}), [])["m"]["qis_correlation"]["gmv_splits"]
+    difference = luck["m"] - luck["qis_correlation"]
+    high = market > np.median(market)
+    assert splits["turbulent"]["difference"] == pytest.approx(50 * difference[high].mean())
+    assert splits["calm"]["difference"] == pytest.approx(50 * difference[~high].mean())
+    assert max(abs(splits[name]["t"]) for name in ("calm", "turbulent")) < 2.5
+    assert set(pool(made_scores(luck), [])["m"]["qis_correlation"]["gmv_splits"]) == {
+        "first_third",
+        "second_third",
+        "last_third",
+    }
+
+
+def test_bias_statistics_and_their_errors_over_cells_and_panels():
+    """The first of each step is the mean over panels of the mean over their cells; errors by the delta method."""
+    rng = np.random.default_rng(4)
+    squares = rng.chisquare(5, (3, 24)) / 5
+    parts = []
+    for (panel, size), values in zip((("north", 50), ("north", 100), ("south", 50)), squares, strict=True):
+        part = made_scores({"m": np.zeros(24), "none": np.zeros(24)}, panel=panel, n_assets=size)
+        part.loc[part["method"] == "m", "random_long_only_square"] = values
+        part.loc[part["method"] == "none", list(BIASES.values())] = np.nan
+        parts.append(part)
+    bias = pool_bias(pd.concat(parts))
+    assert set(bias) == {"m"}
+    assert set(bias["m"]) == set(BIASES)
+    means = (squares[:2].mean(axis=0) + squares[2]) / 2
+    found = bias["m"]["random_long_only_bias"]
+    assert found["value"] == pytest.approx(math.sqrt(means.mean()))
+    assert found["standard_error"] == pytest.approx(means.mean() / newey_west_t(means) / 2 / math.sqrt(means.mean()))
+    assert bias["m"]["tracking_bias"]["value"] == 1.0
+
+
+def test_the_confidence_set_over_cells_and_panels():
+    """A method that is worse in one panel only is out where that counts; one that lacks a date does not take part."""
+    rng = np.random.default_rng(6)
+    common, parts = rng.standard_normal(48), []
+    for panel, loss in (("north", 0.0), ("south", 0.4)):
+        values = {name: common + 0.1 * rng.standard_normal(48) for name in ("a", "b", "lacking", "hindsight_constants")}
+        part = made_scores(values | {"worse": values["a"] + loss + 0.1 * rng.standard_normal(48)}, panel=panel)
+        part.loc[part[part["method"] == "lacking"].index[:1], "gmv_log_variance"] = np.nan
+        parts.append(part)
+    found = pool_confidence(pd.concat(parts))
+    assert set(found) == {"a", "b", "worse"}
+    assert found["worse"] < 0.02
+    assert min(found["a"], found["b"]) > 0.1
+    assert pool_confidence(parts[0])["worse"] > 0.02
+
+
+def test_one_table_says_where_a_pipeline_is_better():
+    reference, rng = np.zeros(36), np.random.default_rng(5)
+    parts = []
+    for panel, size, mean in (("north", 50, -0.2), ("north", 100, 0.1), ("south", 50, -0.01)):
+        values = {"qis_correlation": reference, "mine": mean + 0.3 * rng.permutation(np.linspace(-1, 1, 36))}
+        parts.append(made_scores(values, panel=panel, n_assets=size))
+    rows = pd.concat(parts)
+    panels = {
+        panel: {f"N={size}": summarise_cell(cell, ["mine"], resamples=0) for size, cell in part.groupby("n_assets")}
+        for panel, part in rows.groupby("panel")
+    }
+    grid = grid_of(panels, "mine")
+    assert set(grid) == {"qis_correlation"}
+    found = grid["qis_correlation"]
+    assert (found["cells"], found["better"], found["better_with_t_below_minus_2"]) == (3, 2, 1)
+    assert {panel: set(cells) for panel, cells in found["table"].items()} == {
+        "north": {"N=50", "N=100"},
+        "south": {"N=50"},
+    }
+    assert found["table"]["north"]["N=50"]["difference"] == pytest.approx(-10)
+    assert found["table"]["north"]["N=50"]["t"] < -2
+    assert found["worst"]["panel"] == "north"
+    assert found["worst"]["cell"] == "N=100"
+    assert found["worst"]["difference"] == pytest.approx(5)
+
+
 def test_pooling_leaves_out_cells_that_a_method_does_not_exist_in():
     zero = np.zeros(24)
     rows = pd.concat(
@@ -148,7 +242,7 @@ def test_pooling_leaves_out_cells_that_a_method_does_not_exist_in():
 
 def test_figures_are_json():
     figures = summarise(made_scores(series()), pd.DataFrame(), pd.DataFrame())
-    assert set(figures) == {"panels", "pooled", "heads", "simulated"}
+    assert set(figures) == {"panels", "grid", "pooled", "confidence_set", "bias", "heads", "simulated", "prial"}
     assert list(figures["panels"]["north"]) == ["N=50, T=252, H=21"]
     assert set(figures["pooled"]) == {"all", "north"}
     json.dumps(figures, allow_nan=False)

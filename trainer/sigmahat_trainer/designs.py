@@ -64,6 +64,9 @@ def missing(rng: np.random.Generator, n_obs: int, n_assets: int) -> Drawn:
     return Drawn(returns, covariance)
 
 
+INDEPENDENT = ("isotropic", "sectors", "missing")
+"""Designs whose rows are independent and of one covariance: the case that closed-form intensities are made for."""
+
 DESIGNS: dict[str, Design] = {
     "isotropic": isotropic,
     "sectors": sectors,
@@ -89,11 +92,26 @@ def evaluate_design(
         best = ((truth @ eigenvectors) * eigenvectors).sum(axis=0)
         covariances[ORACLE] = with_eigenvalues(eigenvectors, best)
         where = {"design": name, "n_assets": n_assets, "n_obs": n_obs, "draw": draw}
-        rows += [{**where, "method": method, **losses(c, truth)} for method, c in covariances.items()]
+        known = know(truth)
+        rows += [{**where, "method": method, **losses(c, known)} for method, c in covariances.items()]
     return pd.DataFrame(rows)
 
 
-def losses(covariance: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+class Truth(NamedTuple):
+    """A population, and what the losses of all estimates ask of it."""
+
+    covariance: np.ndarray  # (n_assets, n_assets)
+    eigenvalues: np.ndarray  # (n_assets,), ascending
+    least_variance: float  # of a portfolio
+
+
+def know(covariance: np.ndarray) -> Truth:
+    """What `losses` takes; the covariance is positive definite."""
+    least = 1 / np.linalg.solve(covariance, np.ones(len(covariance))).sum()
+    return Truth(covariance, np.linalg.eigvalsh(covariance), float(least))
+
+
+def losses(covariance: np.ndarray, truth: Truth) -> dict[str, float]:
     """Losses of an estimate against the truth; NaN, the Frobenius loss apart, where the estimate is singular.
 
     `frobenius` is the squared norm over n_assets, in units of DAILY_VARIANCE^2; `minimum_variance` the loss of Engle,
@@ -101,8 +119,8 @@ def losses(covariance: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     variance of the estimate's minimum-variance portfolio over the least possible; `stein` tr(A) - ln det(A) - n_assets
     with A = inv(covariance) truth; `condition_error` the error of the log10 condition number.
     """
-    n_assets = len(truth)
-    frobenius = float(((covariance - truth) ** 2).sum() / n_assets / DAILY_VARIANCE**2)
+    n_assets = len(truth.covariance)
+    frobenius = float(((covariance - truth.covariance) ** 2).sum() / n_assets / DAILY_VARIANCE**2)
     figures = {"frobenius": frobenius}
     nothing = dict.fromkeys(("minimum_variance", "gmv_ratio", "stein", "condition_error"), float("nan"))
     if not np.isfinite(covariance).all():
@@ -110,14 +128,14 @@ def losses(covariance: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     eigenvalues, eigenvectors = np.linalg.eigh(covariance)
     if eigenvalues[0] <= 10 * n_assets * np.finfo(np.float64).eps * eigenvalues[-1]:
         return figures | nothing
-    true_eigenvalues = np.linalg.eigvalsh(truth)
-    along = ((truth @ eigenvectors) * eigenvectors).sum(axis=0)  # u_i' Sigma u_i
+    true_eigenvalues = truth.eigenvalues
+    along = ((truth.covariance @ eigenvectors) * eigenvectors).sum(axis=0)  # u_i' Sigma u_i
     minimum_variance = (along / eigenvalues**2).mean() / (1 / eigenvalues).mean() ** 2
     weights = eigenvectors @ (eigenvectors.sum(axis=0) / eigenvalues)
     weights /= weights.sum()
     return figures | {
         "minimum_variance": float((minimum_variance - 1 / (1 / true_eigenvalues).mean()) / DAILY_VARIANCE),
-        "gmv_ratio": float((weights @ truth @ weights) * np.linalg.solve(truth, np.ones(n_assets)).sum()),
+        "gmv_ratio": float(weights @ truth.covariance @ weights / truth.least_variance),
         "stein": float((along / eigenvalues).sum() - np.log(true_eigenvalues / eigenvalues).sum() - n_assets),
         "condition_error": float(
             np.log10(eigenvalues[-1] * true_eigenvalues[0] / eigenvalues[0] / true_eigenvalues[-1])
@@ -132,12 +150,16 @@ class Prial(NamedTuple):
     standard_error: float  # jackknife over draws
 
 
-def prial(sample_loss: np.ndarray, loss: np.ndarray, oracle_loss: np.ndarray) -> Prial:
+def prial(
+    sample_loss: np.ndarray, loss: np.ndarray, oracle_loss: np.ndarray, against: np.ndarray | None = None
+) -> Prial:
     """100 (mean L(S) - mean L) / (mean L(S) - mean L(oracle)): Ledoit, Wolf (2020), Annals of Statistics 48(5).
 
-    Structured targets may exceed 100: the oracle is the best that keeps the sample's eigenvectors.
+    Structured targets may exceed 100: the oracle is the best that keeps the sample's eigenvectors. With the losses of
+    another method, `against`, the difference of the two PRIALs on the same draws.
     """
-    gain, full = sample_loss - loss, sample_loss - oracle_loss
+    gain = (sample_loss if against is None else against) - loss
+    full = sample_loss - oracle_loss
     n = len(gain)
     value = 100 * gain.sum() / full.sum()
     without = 100 * (gain.sum() - gain) / (full.sum() - full)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from time import perf_counter
+from time import process_time
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -17,7 +17,16 @@ from sigmahat_trainer.dataset import MIN_COVERAGE, eligible_assets, holding_retu
 from sigmahat_trainer.estimators import Estimator, learned_constants, unpadded
 from sigmahat_trainer.hindsight import Outcome, hindsight_constants
 from sigmahat_trainer.panels import ReturnPanel
-from sigmahat_trainer.scores import Held, RandomPortfolios, Score, draw_random, hold, no_portfolio, turnover
+from sigmahat_trainer.scores import (
+    PORTFOLIOS,
+    Held,
+    RandomPortfolios,
+    Score,
+    draw_random,
+    hold,
+    no_portfolio,
+    turnover,
+)
 
 T = TypeVar("T")
 
@@ -52,7 +61,7 @@ class Step(NamedTuple):
 
     stop: int
     universes: np.ndarray  # (draws, n_assets), each ascending
-    number: int  # of the date in the period: the same in all panels, but for a few holidays
+    number: int  # of the holding period within the whole period: the same in all panels, but for a few holidays
 
 
 class Evaluation(NamedTuple):
@@ -65,7 +74,9 @@ class Evaluation(NamedTuple):
 def plan(panel: ReturnPanel, cell: Cell, period: Period, *, draws: int, seed: int) -> list[Step]:
     """Choose dates and universes, `horizon` rows apart, so that holding periods are whole and do not overlap.
 
-    The first begins `horizon` rows into the period: the purge, for what was fitted to the time before it. Universes are
+    The first begins `horizon` rows into the period: the purge, for what was fitted to the time before it. Holding
+    periods of all shapes start on the same rows, and of a panel that begins within the period on those, about, on which
+    it would have had them from the beginning: what is pooled by number happened at one time. Universes are
     drawn from the assets that qualify by their past (`dataset.eligible_assets`). The first of each date keeps the names
     of the one before, as far as they still qualify, so that its turnover means something; the others are drawn afresh.
 
@@ -77,9 +88,12 @@ def plan(panel: ReturnPanel, cell: Cell, period: Period, *, draws: int, seed: in
     panel = panel.between(None, period.last)
     rng = np.random.default_rng([seed, cell.n_assets, cell.n_obs])
     begin = int(np.searchsorted(panel.dates, np.datetime64(period.first, "D"))) + cell.horizon
+    zero = begin - _rows_lacking(panel, period)  # where holding period 0 starts or would have started
+    first_number = -(-(max(begin, cell.n_obs) - zero) // cell.horizon)
     steps: list[Step] = []
     kept = np.empty(0, int)
-    for stop in range(max(begin, cell.n_obs), len(panel.dates) - cell.horizon + 1, cell.horizon):
+    first_stop, last_stop = zero + first_number * cell.horizon, len(panel.dates) - cell.horizon
+    for number, stop in enumerate(range(first_stop, last_stop + 1, cell.horizon), start=first_number):
         candidates = eligible_assets(panel.returns[stop - cell.n_obs : stop], MIN_COVERAGE)
         if len(candidates) < cell.n_assets:
             continue
@@ -87,7 +101,7 @@ def plan(panel: ReturnPanel, cell: Cell, period: Period, *, draws: int, seed: in
         fresh = rng.choice(np.setdiff1d(candidates, stay), cell.n_assets - len(stay), replace=False)
         kept = np.concatenate([stay, fresh])
         others = [rng.choice(candidates, cell.n_assets, replace=False) for _ in range(draws - 1)]
-        steps.append(Step(stop, np.sort(np.stack([kept, *others]), axis=1), (stop - begin) // cell.horizon))
+        steps.append(Step(stop, np.sort(np.stack([kept, *others]), axis=1), number))
     if not steps:
         raise ValueError(
             f"{panel.name} has no date from {period.first} to {period.last or 'its end'} with {cell.n_assets} assets "
@@ -145,6 +159,15 @@ def evaluate(
     return Evaluation(pd.DataFrame(score_rows), pd.concat(heads, ignore_index=True) if heads else pd.DataFrame())
 
 
+def _rows_lacking(panel: ReturnPanel, period: Period) -> int:
+    """Rows from the beginning of the period to that of the panel, at the panel's own number of them a weekday."""
+    if not len(panel.dates):
+        return 0
+    first, last = panel.dates[[0, -1]]
+    weekdays = max(int(np.busday_count(np.datetime64(period.first, "D"), first)), 0)
+    return round(weekdays * len(panel.dates) / max(int(np.busday_count(first, last + 1)), 1))
+
+
 def request_of(panel: ReturnPanel, cell: Cell, step: Step) -> Request:
     """What an estimator is shown: the past, and nothing else."""
     stop = step.stop
@@ -164,9 +187,10 @@ def _rows(panel: ReturnPanel, cell: Cell, stop: int, universe: np.ndarray) -> tu
 
 
 def _timed(estimate: Callable[[Request], T], request: Request) -> tuple[T, float]:
-    start = perf_counter()
+    """Seconds of processor, of all threads: some methods use several, and the machine has other things to do."""
+    start = process_time()
     answer = estimate(request)
-    return answer, perf_counter() - start
+    return answer, process_time() - start
 
 
 def _hold(covariance: np.ndarray, forward: np.ndarray, random: RandomPortfolios) -> Held:
@@ -179,14 +203,11 @@ def _hold(covariance: np.ndarray, forward: np.ndarray, random: RandomPortfolios)
 def _average(held: Sequence[Held]) -> dict[str, Any]:
     """Averages over the draws of a date; of each day the mean return and the mean squared return."""
     scores = np.mean([h.score for h in held], axis=0)
-    returns, long_only = (np.stack(r) for r in zip(*((h.gmv_returns, h.long_only_returns) for h in held), strict=True))
-    return {
-        **dict(zip(Score._fields, scores.tolist(), strict=True)),
-        "gmv_returns": returns.mean(axis=0),
-        "gmv_squares": (returns**2).mean(axis=0),
-        "long_only_returns": long_only.mean(axis=0),
-        "long_only_squares": (long_only**2).mean(axis=0),
-    }
+    row: dict[str, Any] = dict(zip(Score._fields, scores.tolist(), strict=True))
+    for kind in PORTFOLIOS:
+        returns = np.stack([getattr(h, f"{kind}_returns") for h in held])
+        row |= {f"{kind}_returns": returns.mean(axis=0), f"{kind}_squares": (returns**2).mean(axis=0)}
+    return row
 
 
 def _turnover(

@@ -35,6 +35,10 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str) -> t
     return values
 
 
+def _numbers_if_any(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, ...] | None:
+    return None if text is None else _numbers(context, parameter, text)
+
+
 def _period(context: click.Context, parameter: click.Parameter, text: str) -> tuple[str, str | None]:
     if text in PERIODS:
         return PERIODS[text]
@@ -158,10 +162,28 @@ def fit_baselines(
     help="Of each design with known truth; 0 for none.",
 )
 @click.option(
+    "--simulated-n",
+    "simulated_sizes",
+    callback=_numbers_if_any,
+    help="Assets of a design; the protocol: 30,50,100,200,500.  [default: as --n]",
+)
+@click.option(
+    "--simulated-window",
+    "simulated_lengths",
+    callback=_numbers_if_any,
+    help="Rows of a design; the protocol: 63,126,252,504.  [default: as --window]",
+)
+@click.option(
     "--hindsight/--no-hindsight",
     default=True,
     show_default=True,
     help="Fit the best constants to the very period, as a bound.",
+)
+@click.option(
+    "--dcc/--no-dcc",
+    default=False,
+    show_default=True,
+    help="Compare with DCC-NL too, on PANELS: about 10 ms for each asset at each date.",
 )
 @click.option(
     "--resamples", default=4_999, show_default=True, type=click.IntRange(0), help="Of the bootstrap test of variances."
@@ -180,13 +202,19 @@ def evaluate(
     period: tuple[str, str | None],
     draws: int,
     simulated_draws: int,
+    simulated_sizes: tuple[int, ...] | None,
+    simulated_lengths: tuple[int, ...] | None,
     hindsight: bool,
+    dcc: bool,
     resamples: int,
     processes: int | None,
     seed: int,
     out: Path,
 ) -> None:
     """Compare the ensemble with every baseline, rolling and out of sample, on PANELS and on simulated designs.
+
+    Portfolios are of minimum variance (with short sales and without), trackers of all assets by a random half of them,
+    and random ones.
 
     OUT receives evaluation.json, scores.parquet (a row a panel, cell, date and method), heads.parquet (a row a
     universe: what the auxiliary heads said and what came of it), simulated.parquet and pictures.
@@ -202,8 +230,18 @@ def evaluate(
     if model_repository is None and not runs:
         model_repository = Path("model_repository")
     console = Console(stderr=True)
-    sources = Sources(model_repository, runs, fitted, hindsight)
-    settings = Settings(sizes, lengths, horizon, Period(*period), draws, simulated_draws, seed)
+    sources = Sources(model_repository, runs, fitted, hindsight, dcc)
+    settings = Settings(
+        sizes,
+        lengths,
+        horizon,
+        Period(*period),
+        draws,
+        simulated_draws,
+        simulated_sizes or sizes,
+        simulated_lengths or lengths,
+        seed,
+    )
     with _plain_errors(), _new_folder(out) as folder:
         jobs, left_out = plan_jobs(panels, list(DESIGNS), settings)
         for reason in left_out:
@@ -216,7 +254,7 @@ def evaluate(
             figures = summarise(*rows, resamples=resamples)
         described = {"panels": [path.stem for path in panels], **settings._asdict(), "period": list(period)}
         described |= {"runs": [run.name for run in runs], "fitted": fitted is not None, "hindsight": hindsight}
-        described |= {"left_out": left_out}
+        described |= {"dcc": dcc, "left_out": left_out}
         content = {**provenance(), "settings": described, "figures": figures}
         (folder / "evaluation.json").write_text(json.dumps(content, indent=1) + "\n")
         with console.status("drawing"):
@@ -225,7 +263,10 @@ def evaluate(
 
 
 def _show(figures: dict[str, Any], console: Console) -> None:
-    """A row a method, a column a panel: minimum-variance volatility against the reference over all its cells."""
+    """A row a method, a column a panel: minimum-variance volatility against the reference over all its cells.
+
+    Then of each pipeline in how many cells it is better than its references, and how it does where the truth is known.
+    """
     pooled = figures["pooled"]
     table = Table("estimator", *pooled, title="volatility against QIS (correlation), % (t)")
     for method in pooled["all"]:
@@ -233,6 +274,54 @@ def _show(figures: dict[str, Any], console: Console) -> None:
         if any(versus):
             table.add_row(method, *(f"{v['difference']:+.2f} ({v['t']:+.1f})" if v else "" for v in versus))
     console.print(table)
+    for method, answers in figures["grid"].items():
+        console.print(_scorecard(figures, method))
+        for reference, answer in answers.items():
+            worst = answer["worst"]
+            console.print(
+                f"{method} against {reference}: better in {answer['better']} of {answer['cells']} cells; worst "
+                f"{worst['difference']:+.2f} % ({worst['t']:+.1f}) in {worst['panel']}, {worst['cell']}"
+            )
+    for method in figures["grid"]:
+        for loss, answers in figures["prial"].get(method, {}).items():
+            for design, answer in answers.items():
+                worst = answer["worst"]
+                console.print(
+                    f"{method}, PRIAL ({loss}) of {design}: not below multi-target Ledoit-Wolf in "
+                    f"{answer['not_below']} of {answer['shapes']} shapes; worst {worst['difference']:+.1f} "
+                    f"(± {worst['difference_error']:.1f}) at {worst['shape']}"
+                )
+
+
+SCORES = {
+    # column of a scorecard -> (reference, kind of difference)
+    "GMV, QIS": ("qis_correlation", "gmv"),
+    "GMV, constants": ("learned_constants", "gmv"),
+    "GMV, tilted constants": ("tilted_constants", "gmv"),
+    "GMV, RIEnet": ("rienet", "gmv"),
+    "long-only, QIS": ("qis_correlation", "long_only"),
+    "tracking, QIS": ("qis_correlation", "tracking"),
+    "QLIKE long-only, QIS": ("qis_correlation", "random_long_only_qlike"),
+    "QLIKE long-short, QIS": ("qis_correlation", "random_long_short_qlike"),
+}
+
+
+def _scorecard(figures: dict[str, Any], method: str) -> Table:
+    """A row a panel: differences with their t, then the bias statistics of random portfolios with their errors."""
+    title = (
+        f"{method}: volatility, % (t), and QLIKE, of what against whom; bias statistics of random portfolios (± error)"
+    )
+    table = Table("panel", *SCORES, "bias long-only", "bias long-short", title=title)
+    for scope, pooled in figures["pooled"].items():
+        differences = [pooled[method].get(reference, {}).get(kind) for reference, kind in SCORES.values()]
+        own = figures["bias"][scope].get(method, {})
+        biases = [own.get(f"random_{kind}_bias") for kind in ("long_only", "long_short")]
+        table.add_row(
+            scope,
+            *(f"{found['difference']:+.3g} ({found['t']:+.1f})" if found else "" for found in differences),
+            *(f"{found['value']:.3f} (± {found['standard_error']:.3f})" if found else "" for found in biases),
+        )
+    return table
 
 
 @contextmanager

@@ -11,15 +11,16 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from threadpoolctl import threadpool_limits
 
 from sigmahat_kernels.pipeline import Pipeline
 from sigmahat_trainer.average_oracle import average_oracle
 from sigmahat_trainer.baselines import BASELINES, Baseline
 from sigmahat_trainer.card import read_card
+from sigmahat_trainer.dcc import dcc_nl
 from sigmahat_trainer.designs import evaluate_design
 from sigmahat_trainer.estimators import (
     Estimator,
@@ -45,6 +46,7 @@ class Sources(NamedTuple):
     runs: tuple[Path, ...] = ()  # folders of `sigmahat train`, float32: methods named for the folders
     fitted: Path | None = None  # folder of `sigmahat fit-baselines`
     hindsight: bool = True
+    dcc: bool = False  # a GARCH for every asset at every date: about 10 ms each
 
 
 class Settings(NamedTuple):
@@ -56,6 +58,8 @@ class Settings(NamedTuple):
     period: Period
     draws: int
     simulated_draws: int
+    simulated_sizes: tuple[int, ...]
+    simulated_lengths: tuple[int, ...]
     seed: int
 
 
@@ -90,7 +94,7 @@ class Jobs(NamedTuple):
 
 
 def plan_jobs(paths: Sequence[Path], designs: Sequence[str], settings: Settings) -> Jobs:
-    """The cells of each panel, and each design at every shape of the grid.
+    """The cells of each panel, and each design at every shape of its own grid.
 
     Sizes that a panel cannot fill are left out (`windows.sizes_of`), and so are cells without a date.
 
@@ -114,7 +118,7 @@ def plan_jobs(paths: Sequence[Path], designs: Sequence[str], settings: Settings)
         if len(jobs) == before:
             raise ValueError(left_out[-1])
     if settings.simulated_draws:
-        jobs += [DesignJob(*shape) for shape in product(designs, settings.sizes, settings.lengths)]
+        jobs += [DesignJob(*shape) for shape in product(designs, settings.simulated_sizes, settings.simulated_lengths)]
     return Jobs(jobs, left_out)
 
 
@@ -141,19 +145,25 @@ def run_grid(
     return Rows(*(_sorted(pd.concat(frames, ignore_index=True)) for frames in zip(*done, strict=True)))
 
 
-def load_methods(sources: Sources, panel: str | None) -> Methods:
-    """All that can be compared on a panel; on simulated returns, None, there is no oracle and no hindsight."""
+def load_methods(sources: Sources, place: tuple[str, Cell] | None) -> Methods:
+    """All that can be compared on a panel, by name, and cell; an Average Oracle if one was fitted to their shape.
+
+    On simulated returns, None, there is no oracle, no hindsight and no DCC.
+    """
     loaded = _load(sources)
     forms: dict[str, Baseline] = dict(BASELINES)
     estimators: dict[str, Estimator] = {name: closed_form(form) for name, form in forms.items()}
-    if loaded.fitted is not None:
-        own = {(n_assets, n_obs): o for (name, n_assets, n_obs), o in loaded.fitted.oracles.items() if name == panel}
-        if own:
-            estimators["average_oracle"] = closed_form(lambda returns: average_oracle(own[_shape(returns)])(returns))
-        if loaded.fitted.rienet is not None:
-            estimators["rienet"] = closed_form(rienet(loaded.fitted.rienet))
+    if place is not None:
+        panel, cell = place
+        oracles = loaded.fitted.oracles if loaded.fitted is not None else {}
+        if (panel, cell.n_assets, cell.n_obs) in oracles:
+            estimators["average_oracle"] = closed_form(average_oracle(oracles[panel, cell.n_assets, cell.n_obs]))
+        if sources.dcc:
+            estimators["dcc_nl"] = dcc_nl(cell.horizon)
+    if loaded.fitted is not None and loaded.fitted.rienet is not None:
+        estimators["rienet"] = rienet(loaded.fitted.rienet)
     estimators |= {name: learned_constants(constants) for name, constants in loaded.constants.items()}
-    hindsight = loaded.constants.get("tilted_constants") if sources.hindsight and panel is not None else None
+    hindsight = loaded.constants.get("tilted_constants") if sources.hindsight and place is not None else None
     return Methods(estimators, loaded.pipelines, hindsight)
 
 
@@ -198,9 +208,15 @@ def _results(
 
 
 def _work(job: PanelJob | DesignJob, sources: Sources, settings: Settings) -> Rows:
+    """One job, on one thread of BLAS and of torch: the processes fill the cores."""
     import torch
 
     torch.set_num_threads(1)
+    with threadpool_limits(limits=1):
+        return _score(job, sources, settings)
+
+
+def _score(job: PanelJob | DesignJob, sources: Sources, settings: Settings) -> Rows:
     nothing = pd.DataFrame()
     if isinstance(job, DesignJob):
         methods = load_methods(sources, None)
@@ -208,14 +224,9 @@ def _work(job: PanelJob | DesignJob, sources: Sources, settings: Settings) -> Ro
         rows = evaluate_design(*job, estimators, draws=settings.simulated_draws, seed=settings.seed)
         return Rows(nothing, nothing, rows)
     panel = _panel(job.path)
-    methods = load_methods(sources, panel.name)
+    methods = load_methods(sources, (panel.name, job.cell))
     found = evaluate(panel, job.cell, settings.period, methods, draws=settings.draws, seed=settings.seed)
     return Rows(found.scores, found.heads, nothing)
-
-
-def _shape(returns: np.ndarray) -> tuple[int, int]:
-    n_obs, n_assets = returns.shape
-    return n_assets, n_obs
 
 
 def _cost(job: PanelJob | DesignJob) -> float:

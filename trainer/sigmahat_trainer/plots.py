@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from scipy.stats import norm
 
 from sigmahat_kernels.parameters import REGIMES, TARGETS
 from sigmahat_trainer.calibration import reliability
+from sigmahat_trainer.designs import INDEPENDENT
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -27,15 +28,22 @@ SHOWN = (
     "multi_target_ledoit_wolf",
     "qis",
     "rie",
+    "dcc_nl",
     "average_oracle",
     "learned_constants",
     "rienet",
     "hindsight_constants",
+    "tilted_constants",
 )
 """Baselines that have room in a picture."""
 
-COLOURS = {name: f"C{k}" for k, name in enumerate(SHOWN)} | {REFERENCE: "black"}
+COLOURS = {name: f"C{k}" for k, name in enumerate(SHOWN)} | {"tilted_constants": "gold", REFERENCE: "black"}
 """Pipelines take those that are left."""
+
+FORESTS = {"volatility": "gmv", "long-only": "long_only", "tracking": "tracking"}
+"""Picture -> kind of portfolio."""
+
+TITLES = {"gmv": "volatility", "long_only": "long-only volatility", "tracking": "tracking error"}
 
 TWO_SIDED = norm.ppf(0.975)
 
@@ -45,13 +53,19 @@ def draw_plots(scores: pd.DataFrame, heads: pd.DataFrame, figures: dict[str, Any
     pipelines = [] if heads.empty else list(heads["method"].unique())
     drawings: dict[str, Callable[[], Figure]] = {}
     if not scores.empty:
-        drawings["volatility"] = lambda: volatility(figures, pipelines)
+        for name, kind in FORESTS.items():
+            drawings[name] = lambda kind=kind: differences(figures, pipelines, kind)  # type: ignore[misc]
         drawings["cumulative"] = lambda: cumulative(scores, pipelines)
         drawings["bias"] = lambda: bias(figures, pipelines)
     for name in pipelines:
+        if figures["grid"].get(name):
+            drawings[f"grid-{name}"] = lambda name=name: grid(figures, name)  # type: ignore[misc]
         drawings[f"calibration-{name}"] = lambda name=name: calibration(heads[heads["method"] == name], name)  # type: ignore[misc]
     if figures["simulated"]:
         drawings["simulated"] = lambda: simulated(figures, pipelines)
+    for name in pipelines:
+        if figures["prial"].get(name):
+            drawings[f"prial-{name}"] = lambda name=name: prial(figures, name)  # type: ignore[misc]
     files = []
     for name, draw in drawings.items():
         files.append(folder / f"{name}.png")
@@ -61,8 +75,8 @@ def draw_plots(scores: pd.DataFrame, heads: pd.DataFrame, figures: dict[str, Any
     return files
 
 
-def volatility(figures: dict[str, Any], pipelines: Sequence[str]) -> Figure:
-    """Volatility of the minimum-variance portfolio against the reference, a row a cell, with 95 % intervals."""
+def differences(figures: dict[str, Any], pipelines: Sequence[str], kind: str) -> Figure:
+    """Volatility of one kind of portfolio against the reference, a row a cell, with 95 % intervals."""
     figure, axes = _panels(len(figures["panels"]), width=5.0, height=6.0)
     for axis, (panel, cells) in zip(axes, figures["panels"].items(), strict=True):
         names = [name for name in (*SHOWN, *pipelines) if any(name in c["methods"] for c in cells.values())]
@@ -72,15 +86,37 @@ def volatility(figures: dict[str, Any], pipelines: Sequence[str]) -> Figure:
                 versus = cell["methods"].get(name, {}).get("versus", {}).get(REFERENCE)
                 if versus is None:
                     continue
-                value, t = versus["gmv"]["difference"], versus["gmv"]["t"]
+                value, t = versus[kind]["difference"], versus[kind]["t"]
                 interval = TWO_SIDED * abs(value / t) if t else 0.0
                 y = row + 0.8 * (k - (len(names) - 1) / 2) / len(names)
                 axis.errorbar(value, y, xerr=interval, fmt=_marker(name, pipelines), ms=4, color=colour, label=name)
         axis.axvline(0, color="black", lw=0.8)
         axis.set_yticks(range(len(cells)), [cell.rsplit(",", 1)[0] for cell in cells])
         axis.invert_yaxis()
-        axis.set(title=panel, xlabel="volatility against QIS (correlation), %")
+        axis.set(title=panel, xlabel=f"{TITLES[kind]} against QIS (correlation), %")
     return _with_legend(figure, axes)
+
+
+def grid(figures: dict[str, Any], name: str) -> Figure:
+    """Volatility of a pipeline against each reference in every cell, as a colour; figures are difference and t."""
+    answers = figures["grid"][name]
+    shapes = [(panel, cell) for panel, cells in figures["panels"].items() for cell in cells]
+    rows = list(dict.fromkeys((panel, cell.split(", ")[0]) for panel, cell in shapes))
+    columns = sorted({cell.split(", ", 1)[1] for _, cell in shapes}, key=lambda text: int(text[2:].split(",")[0]))
+    figure, axes = _tables(len(answers), len(rows), len(columns))
+    for axis, (reference, answer) in zip(axes, answers.items(), strict=True):
+        entries = {
+            (rows.index((panel, cell.split(", ")[0])), columns.index(cell.split(", ", 1)[1])): (
+                found["difference"],
+                f"{found['difference']:+.1f} ({found['t']:+.1f})",
+            )
+            for panel, cells in answer["table"].items()
+            for cell, found in cells.items()
+        }
+        _table(axis, entries, [", ".join(row) for row in rows], [column.split(",")[0] for column in columns], limit=8)
+        axis.set_title(f"against {reference}:\nbetter in {answer['better']} of {answer['cells']}", fontsize="small")
+    figure.suptitle(f"{name}: volatility, % (t)")
+    return figure
 
 
 def cumulative(scores: pd.DataFrame, pipelines: Sequence[str]) -> Figure:
@@ -114,6 +150,7 @@ def bias(figures: dict[str, Any], pipelines: Sequence[str]) -> Figure:
     """Bias statistics, realised over forecast volatility, of three kinds of portfolios; a dot a cell."""
     kinds = {
         "bias": "minimum-variance",
+        "tracking_bias": "tracking error",
         "random_long_only_bias": "random long-only",
         "random_long_short_bias": "random long-short",
     }
@@ -132,7 +169,7 @@ def bias(figures: dict[str, Any], pipelines: Sequence[str]) -> Figure:
 
 
 def simulated(figures: dict[str, Any], pipelines: Sequence[str]) -> Figure:
-    """PRIAL of the minimum-variance loss, or, where no shape has it, of the Frobenius loss."""
+    """PRIAL of the Frobenius loss, which all shapes have."""
     designs = figures["simulated"]
     figure, axes = _panels(len(designs), width=5.0, height=5.0)
     for axis, (design, cells) in zip(axes, designs.items(), strict=True):
@@ -147,6 +184,28 @@ def simulated(figures: dict[str, Any], pipelines: Sequence[str]) -> Figure:
         axis.set_yticks(range(len(cells)), list(cells), fontsize="x-small")
         axis.set(title=design, xlabel="PRIAL (Frobenius), %; 100 = oracle")
     return _with_legend(figure, axes)
+
+
+def prial(figures: dict[str, Any], name: str) -> Figure:
+    """PRIAL of a pipeline less that of multi-target Ledoit-Wolf, by shape and design, with its standard error."""
+    losses = figures["prial"][name]
+    designs = list(figures["simulated"])
+    rows = list(dict.fromkeys(shape for shapes in figures["simulated"].values() for shape in shapes))
+    figure, axes = _tables(len(losses), len(rows), len(designs))
+    for axis, (loss, answers) in zip(axes, losses.items(), strict=True):
+        entries = {
+            (rows.index(shape), designs.index(design)): (
+                -found["difference"],
+                f"{found['difference']:+.1f} ± {found['difference_error']:.1f}",
+            )
+            for design, answer in answers.items()
+            for shape, found in answer["table"].items()
+        }
+        columns = [f"{design}{'*' if design in INDEPENDENT else ''}" for design in designs]
+        _table(axis, entries, rows, columns, limit=40)
+        axis.set_title(f"{loss.replace('_', ' ')} loss", fontsize="small")
+    figure.suptitle(f"{name}: PRIAL less that of multi-target Ledoit-Wolf (* independent rows)", fontsize="medium")
+    return figure
 
 
 def calibration(rows: pd.DataFrame, name: str) -> Figure:
@@ -205,6 +264,31 @@ def _diagonal(axis: Axes) -> None:
     axis.axline((0, 0), slope=1, color="black", lw=0.6)
 
 
+def _tables(n: int, n_rows: int, n_columns: int) -> tuple[Figure, list[Axes]]:
+    size = 2.5 + 1.3 * n_columns * n, 1.5 + 0.35 * n_rows
+    figure, axes = plt.subplots(1, n, figsize=size, layout="constrained", squeeze=False, sharey=True)
+    return figure, list(axes.ravel())
+
+
+def _table(
+    axis: Axes,
+    entries: Mapping[tuple[int, int], tuple[float, str]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    limit: float,
+) -> None:
+    """(row, column) -> (value, text); values from -limit, deep green, to limit, deep red."""
+    values = np.full((len(rows), len(columns)), np.nan)
+    for (row, column), (value, text) in entries.items():
+        values[row, column] = value
+        colour = "white" if abs(value) > 0.7 * limit else "black"
+        axis.text(column, row, text, ha="center", va="center", fontsize="x-small", color=colour)
+    axis.imshow(values, cmap="RdYlGn_r", vmin=-limit, vmax=limit, aspect="auto")
+    axis.set_xticks(range(len(columns)), columns, fontsize="small")
+    axis.set_yticks(range(len(rows)), rows, fontsize="x-small")
+
+
 def _colour(name: str, pipelines: Sequence[str]) -> str:
     return COLOURS.get(name) or ("red", "blue", "darkgreen", "purple")[list(pipelines).index(name) % 4]
 
@@ -216,12 +300,13 @@ def _marker(name: str, pipelines: Sequence[str]) -> str:
 def _with_legend(figure: Figure, axes: Sequence[Axes]) -> Figure:
     """One legend below all axes, of what any of them shows."""
     shown = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=5, fontsize="small")
+    ncols = max(int(figure.get_figwidth() // 2.5), 1)
+    figure.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=ncols, fontsize="small")
     return figure
 
 
 def _panels(n: int, *, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    n_columns = min(n, 3)
+    n_columns = 2 if n == 4 else min(n, 3)
     n_rows = -(-n // n_columns)
     size = width * n_columns, height * n_rows
     figure, axes = plt.subplots(n_rows, n_columns, figsize=size, layout="constrained", squeeze=False)

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from sigmahat_trainer.baselines import Baseline
+from sigmahat_kernels.request import Request
 from sigmahat_trainer.dataset import SIZE_WEIGHTS, SIZES, WINDOWS
+from sigmahat_trainer.estimators import Estimator, fill_missing, universe_returns
 from sigmahat_trainer.panels import ReturnPanel
 from sigmahat_trainer.windows import Window, draw_window
 
@@ -101,14 +102,23 @@ def train_rienet(
     return network.eval()
 
 
-def rienet(network: nn.Module) -> Baseline:
-    """The estimator. The network leaves the level free: its covariance is given the trace of the sample's."""
+def rienet(network: Callable[[torch.Tensor], torch.Tensor]) -> Estimator:
+    """The estimator. The network leaves the level free: its covariance is given the trace of the sample's.
 
-    def estimate(returns: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            answer = network(torch.from_numpy(np.ascontiguousarray(returns.T))[None].float())
-        covariance: np.ndarray = answer[0].double().numpy()
-        return covariance * (returns.var(axis=0, ddof=1).sum() / np.trace(covariance))
+    Universes of one shape go through the network together: its recurrent layer takes little longer for many than for
+    one, and what it is compared with sees them together too.
+    """
+
+    def estimate(request: Request) -> list[np.ndarray]:
+        returns = [fill_missing(rows) for rows in universe_returns(request)]
+        covariances = list(returns)  # places for the answers
+        for shape in {rows.shape for rows in returns}:
+            same = [k for k, rows in enumerate(returns) if rows.shape == shape]
+            with torch.no_grad():
+                answers = network(torch.from_numpy(np.stack([returns[k].T for k in same])).float())
+            for k, covariance in zip(same, answers.double().numpy(), strict=True):
+                covariances[k] = covariance * (returns[k].var(axis=0, ddof=1).sum() / np.trace(covariance))
+        return covariances
 
     return estimate
 

@@ -8,7 +8,14 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from sigmahat_trainer.portfolios import gmv_weights, long_only_weights, random_long_only, random_long_short
+from sigmahat_trainer.portfolios import (
+    gmv_weights,
+    long_only_weights,
+    random_half,
+    random_long_only,
+    random_long_short,
+    tracking_weights,
+)
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 
@@ -18,11 +25,16 @@ RANDOM_PORTFOLIOS = 16
 SMALLEST_VARIANCE = 1e-12
 
 
+PORTFOLIOS = ("gmv", "long_only", "tracking")
+"""Made from an estimate, and held: their daily returns are kept."""
+
+
 class RandomPortfolios(NamedTuple):
-    """Portfolios that no estimate had a hand in."""
+    """Portfolios that no estimate had a hand in, and the assets that a tracking portfolio may hold."""
 
     long_only: FloatArray  # (n, n_assets)
     long_short: FloatArray  # (n, n_assets)
+    half: npt.NDArray[np.int64]  # (n_assets // 2,) indices
 
 
 class Score(NamedTuple):
@@ -38,6 +50,9 @@ class Score(NamedTuple):
     long_only_log_variance: float
     long_only_square: float
     long_only_names: float
+    tracking_variance: float  # realised, of half of the assets less all of them, equally weighted
+    tracking_log_variance: float
+    tracking_square: float
     random_long_only_square: float  # mean over portfolios of realised / forecast variance
     random_long_only_qlike: float  # mean over portfolios of `qlike`
     random_long_short_square: float
@@ -51,11 +66,14 @@ class Held(NamedTuple):
     gmv_weights: FloatArray  # (n_assets,)
     gmv_returns: FloatArray  # (horizon,)
     long_only_returns: FloatArray  # (horizon,)
+    tracking_returns: FloatArray  # (horizon,), less the benchmark's
 
 
 def draw_random(rng: np.random.Generator, n_assets: int, n: int = RANDOM_PORTFOLIOS) -> RandomPortfolios:
     """Draw the random portfolios of one universe."""
-    return RandomPortfolios(random_long_only(rng, n, n_assets), random_long_short(rng, n, n_assets))
+    return RandomPortfolios(
+        random_long_only(rng, n, n_assets), random_long_short(rng, n, n_assets), random_half(rng, n_assets)
+    )
 
 
 def hold(covariance: FloatArray, forward: FloatArray, random: RandomPortfolios) -> Held:
@@ -77,7 +95,11 @@ def hold(covariance: FloatArray, forward: FloatArray, random: RandomPortfolios) 
     returns, long_only_returns = forward @ weights, forward @ long_only
     realised, realised_long_only = _mean_square(returns), _mean_square(long_only_returns)
     forecast, forecast_long_only = weights @ covariance @ weights, long_only @ covariance @ long_only
-    ratios = [_ratios(portfolios, covariance, forward) for portfolios in random]
+    benchmark = np.full(len(covariance), 1 / len(covariance))
+    active = tracking_weights(covariance, benchmark, random.half) - benchmark
+    active_returns = forward @ active
+    tracking = _mean_square(active_returns)
+    ratios = [_ratios(portfolios, covariance, forward) for portfolios in (random.long_only, random.long_short)]
     score = Score(
         realised,
         float(np.log(realised)),
@@ -89,18 +111,21 @@ def hold(covariance: FloatArray, forward: FloatArray, random: RandomPortfolios) 
         float(np.log(realised_long_only)),
         float(realised_long_only / forecast_long_only),
         1 / float(long_only @ long_only),
+        tracking,
+        float(np.log(tracking)),
+        float(tracking / (active @ covariance @ active)),
         float(ratios[0].mean()),
         float(qlike(ratios[0]).mean()),
         float(ratios[1].mean()),
         float(qlike(ratios[1]).mean()),
     )
-    return Held(score, weights, returns, long_only_returns)
+    return Held(score, weights, returns, long_only_returns, active_returns)
 
 
 def no_portfolio(n_assets: int, horizon: int) -> Held:
     """What `hold` would be for an estimate that has no minimum-variance portfolio: NaN throughout."""
     nothing = np.full(horizon, np.nan)
-    return Held(Score(*[np.nan] * len(Score._fields)), np.full(n_assets, np.nan), nothing, nothing)
+    return Held(Score(*[np.nan] * len(Score._fields)), np.full(n_assets, np.nan), nothing, nothing, nothing)
 
 
 def qlike(ratio: FloatArray) -> FloatArray:

@@ -28,13 +28,19 @@ class VarianceTest(NamedTuple):
 
 
 def newey_west_t(values: FloatArray, lags: int = HAC_LAGS) -> float:
-    """t-statistic of a mean with Bartlett weights (Newey, West 1987, Econometrica 55); 0 for a series of zeros."""
+    """t-statistic of a mean by `newey_west_error`; 0 for a series of zeros."""
+    error = newey_west_error(values, lags)
+    return float(values.mean() / error) if error > 0 else 0.0
+
+
+def newey_west_error(values: FloatArray, lags: int = HAC_LAGS) -> float:
+    """Standard error of a mean with Bartlett weights: Newey, West (1987), Econometrica 55."""
     n = len(values)
     deviations = values - values.mean()
     long_run = deviations @ deviations / n
     for lag in range(1, min(lags, n - 1) + 1):
         long_run += 2.0 * (1.0 - lag / (lags + 1.0)) * (deviations[lag:] @ deviations[:-lag]) / n
-    return float(values.mean() / np.sqrt(long_run / n)) if long_run > 0 else 0.0
+    return sqrt(max(float(long_run), 0.0) / n)
 
 
 def variance_test(moments: FloatArray) -> VarianceTest:

@@ -13,24 +13,43 @@ import pandas as pd
 from sigmahat_trainer.calibration import calibrate
 from sigmahat_trainer.designs import ORACLE, prial
 from sigmahat_trainer.evaluate import HINDSIGHT
+from sigmahat_trainer.scores import PORTFOLIOS
 from sigmahat_trainer.significance import (
     bootstrap_variance_test,
     confidence_set,
     moments_of,
+    newey_west_error,
     newey_west_t,
     variance_test,
 )
 
 PERIODS_PER_YEAR = 252
-REFERENCES = ("qis_correlation", "learned_constants", "rienet")
+MARKET = "equal_weight"
+"""The method whose minimum-variance portfolio is 1/N: how turbulent a time was."""
+
+REFERENCES = ("qis_correlation", "learned_constants", "tilted_constants", "rienet")
 """The first is what every method is compared with, all are what a pipeline is, as far as they were evaluated."""
 
 DIFFERENCES = {
     # column -> factor that turns a mean difference into what is reported
     "gmv_log_variance": 50.0,  # ln variance to ln volatility, in percent
     "long_only_log_variance": 50.0,
+    "tracking_log_variance": 50.0,
     "random_long_only_qlike": 1.0,
     "random_long_short_qlike": 1.0,
+}
+MULTI_TARGET = "multi_target_ledoit_wolf"
+"""What every method is compared with where the truth is known: the closed form that has the same targets."""
+
+PRIALS = ("frobenius", "minimum_variance")
+
+BIASES = {
+    # what is reported -> column of squares whose mean it is the root of
+    "bias": "gmv_square",
+    "long_only_bias": "long_only_square",
+    "tracking_bias": "tracking_square",
+    "random_long_only_bias": "random_long_only_square",
+    "random_long_short_bias": "random_long_short_square",
 }
 CELL = ["panel", "n_assets", "n_obs", "horizon"]
 
@@ -38,23 +57,29 @@ CELL = ["panel", "n_assets", "n_obs", "horizon"]
 def summarise(
     scores: pd.DataFrame, heads: pd.DataFrame, simulated: pd.DataFrame, *, resamples: int = 4_999
 ) -> dict[str, Any]:
-    """All figures of an evaluation; see `summarise_cell`, `pool`, `calibration.calibrate` and `summarise_designs`.
+    """All figures of an evaluation; see the functions that make them, and `calibration.calibrate`.
 
     `resamples` is for the bootstrap p-values, which are given for pipelines alone; 0 leaves them out.
     """
     pipelines = [] if heads.empty else list(heads["method"].unique())
-    figures: dict[str, Any] = {"panels": {}, "pooled": {}, "heads": {}, "simulated": {}}
+    parts = ("panels", "grid", "pooled", "confidence_set", "bias", "heads", "simulated", "prial")
+    figures: dict[str, Any] = {part: {} for part in parts}
     for (panel, *_), rows in scores.groupby(CELL, sort=True):
         cells = figures["panels"].setdefault(panel, {})
         cells[cell_name(rows)] = summarise_cell(rows, pipelines, resamples=resamples)
     if not scores.empty:
-        figures["pooled"] = {"all": pool(scores, pipelines)}
-        figures["pooled"] |= {str(panel): pool(rows, pipelines) for panel, rows in scores.groupby("panel")}
+        figures["grid"] = {name: grid_of(figures["panels"], name) for name in pipelines}
+        scopes = {"all": scores, **{str(panel): rows for panel, rows in scores.groupby("panel")}}
+        figures["pooled"] = {scope: pool(rows, pipelines) for scope, rows in scopes.items()}
+        figures["confidence_set"] = {scope: pool_confidence(rows) for scope, rows in scopes.items()}
+        figures["bias"] = {scope: pool_bias(rows) for scope, rows in scopes.items()}
     for method, rows in heads.groupby("method") if pipelines else []:
         by_panel = {str(panel): calibrate(part) for panel, part in rows.groupby("panel")}
         figures["heads"][method] = {"all": calibrate(rows), **by_panel}
     if not simulated.empty:
         figures["simulated"] = summarise_designs(simulated)
+        for method in (*pipelines, *REFERENCES):
+            figures["prial"][method] = prial_of(figures["simulated"], method)
     return rounded(figures)
 
 
@@ -102,30 +127,41 @@ def _references(method: str, pipelines: Sequence[str]) -> Sequence[str]:
 
 
 def _levels(part: pd.DataFrame) -> dict[str, float]:
-    """Volatilities are roots of 252 times a mean square; a bias statistic is the root of realised / forecast."""
+    """Volatilities are roots of 252 times a mean square; bias statistics as `_bias` says; time is that of processors.
+
+    All universes of a date are estimated together, so that the time of one is lower than if it came alone.
+    """
     mean = part.drop(columns=[*CELL, "step", "date", "method"]).select_dtypes("number").mean()
     per_year = PERIODS_PER_YEAR / part["horizon"].iloc[0]
     window_volatility = np.sqrt(PERIODS_PER_YEAR * part["gmv_variance"]).mean()
     return {
         "annual_volatility_percent": 100 * math.sqrt(PERIODS_PER_YEAR * mean["gmv_variance"]),
         "mean_window_volatility_percent": 100 * float(window_volatility),
-        "bias": math.sqrt(mean["gmv_square"]),
         "gross_leverage": mean["gmv_gross"],
         "effective_names": mean["gmv_names"],
         "turnover_per_year": mean["turnover"] * per_year,
         "milliseconds_per_universe": float(part["milliseconds"].median()),
         "long_only_annual_volatility_percent": 100 * math.sqrt(PERIODS_PER_YEAR * mean["long_only_variance"]),
-        "long_only_bias": math.sqrt(mean["long_only_square"]),
         "long_only_effective_names": mean["long_only_names"],
+        "annual_tracking_error_percent": 100 * math.sqrt(PERIODS_PER_YEAR * mean["tracking_variance"]),
+        "random_long_only_qlike": mean["random_long_only_qlike"],
+        "random_long_short_qlike": mean["random_long_short_qlike"],
         **{
             key: value
-            for kind in ("random_long_only", "random_long_short")
-            for key, value in {
-                f"{kind}_bias": math.sqrt(mean[f"{kind}_square"]),
-                f"{kind}_qlike": mean[f"{kind}_qlike"],
-            }.items()
+            for name, column in BIASES.items()
+            for key, value in zip((name, f"{name}_error"), _bias(part[column]).values(), strict=True)
         },
     }
+
+
+def _bias(squares: pd.Series) -> dict[str, float]:
+    """Root of the mean of realised / forecast variance, in order of dates; 1 is right. With its HAC standard error.
+
+    It is the standard deviation about zero of daily returns over their forecast volatility, the latter held for a
+    period: the bias statistic. Its error is that of the mean by the delta method.
+    """
+    value = math.sqrt(squares.mean())
+    return {"value": value, "standard_error": newey_west_error(squares.to_numpy()) / (2 * value)}
 
 
 def _against(part: pd.DataFrame, reference: pd.DataFrame, *, resamples: int) -> dict[str, Any]:
@@ -133,7 +169,7 @@ def _against(part: pd.DataFrame, reference: pd.DataFrame, *, resamples: int) -> 
     for column, factor in DIFFERENCES.items():
         difference = part[column].to_numpy() - reference[column].to_numpy()
         figures[column.removesuffix("_log_variance")] = _difference(difference, factor)
-    for kind in ("gmv", "long_only"):
+    for kind in PORTFOLIOS:
         days = [
             [np.concatenate(rows[f"{kind}_{what}"].to_list()) for what in ("returns", "squares")]
             for rows in (part, reference)
@@ -155,12 +191,13 @@ def pool(rows: pd.DataFrame, pipelines: Sequence[str]) -> dict[str, Any]:
 
     Of each method against its references, `REFERENCES`.
     """
+    one_over_n = rows[rows["method"] == MARKET].set_index([*CELL, "step"])
+    market = _by_step(one_over_n[["gmv_log_variance"]])["gmv_log_variance"]
     wide = {column: rows.pivot(index=[*CELL, "step"], columns="method", values=column) for column in DIFFERENCES}
     answers: dict[str, Any] = {name: {} for name in rows["method"].unique()}
     for reference in REFERENCES:
         if reference not in answers:
             continue
-        level = _by_step(wide["gmv_log_variance"][[reference]])[reference]
         stepwise = {column: _by_step(table.sub(table[reference], axis=0)) for column, table in wide.items()}
         for method, versus in answers.items():
             steps = stepwise["gmv_log_variance"][method].dropna().index
@@ -171,12 +208,60 @@ def pool(rows: pd.DataFrame, pipelines: Sequence[str]) -> dict[str, Any]:
                 for column, table in stepwise.items()
             }
             gmv = stepwise["gmv_log_variance"].loc[steps, method]
-            versus[reference] |= {"gmv_splits": _splits(gmv, level[steps]), "n_steps": len(steps)}
+            versus[reference] |= {"gmv_splits": _splits(gmv, market), "n_steps": len(steps)}
     return answers
 
 
-def _splits(differences: pd.Series, level: pd.Series) -> dict[str, Any]:
-    """By third of the steps, and by whether the reference's variance was above its median."""
+def pool_confidence(rows: pd.DataFrame) -> dict[str, float]:
+    """p-values of the model confidence set over several cells and panels, a unit a step as in `pool`.
+
+    Of the methods that have a minimum-variance portfolio at every date of every cell; the bound has looked ahead.
+    """
+    wide = rows.pivot(index=[*CELL, "step"], columns="method", values="gmv_log_variance")
+    losses = _by_step(wide.dropna(axis=1).drop(columns=HINDSIGHT, errors="ignore"))
+    return confidence_set({str(name): losses[name].to_numpy() for name in losses})
+
+
+def pool_bias(rows: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
+    """Bias statistics, `BIASES`, of each method over several cells and panels, a unit a step as in `pool`."""
+    wide = {name: _by_step(rows.pivot(index=[*CELL, "step"], columns="method", values=c)) for name, c in BIASES.items()}
+    methods = [method for method in rows["method"].unique() if wide["bias"][method].notna().any()]
+    return {method: {name: _bias(table[method].dropna()) for name, table in wide.items()} for method in methods}
+
+
+def grid_of(panels: dict[str, Any], method: str) -> dict[str, Any]:
+    """Is a method better everywhere? Its minimum-variance differences in all cells, a table for each reference.
+
+    Of `panels`, figures of `summarise_cell`; beside the table, how many cells there are, in how many of them the
+    difference is negative, in how many with t <= -2, and the worst.
+    """
+    answers = {}
+    for reference in REFERENCES:
+        table: dict[str, dict[str, Any]] = {}
+        for panel, cells in panels.items():
+            for name, cell in cells.items():
+                versus = cell["methods"].get(method, {}).get("versus", {})
+                if reference in versus:
+                    found = versus[reference]["gmv"]
+                    table.setdefault(panel, {})[name] = {key: found[key] for key in ("difference", "t")}
+        every = [{"panel": panel, "cell": name, **f} for panel, found in table.items() for name, f in found.items()]
+        if every:
+            answers[reference] = {
+                "cells": len(every),
+                "better": sum(found["difference"] < 0 for found in every),
+                "better_with_t_below_minus_2": sum(found["t"] <= -2 and found["difference"] < 0 for found in every),
+                "worst": max(every, key=lambda found: found["difference"]),
+                "table": table,
+            }
+    return answers
+
+
+def _splits(differences: pd.Series, market: pd.Series) -> dict[str, Any]:
+    """By third of the steps, and by whether 1/N had a variance above its median.
+
+    Not by a compared method's own variance: where its luck was bad it lies high, and whatever it is compared with wins.
+    """
+    level = market.reindex(differences.index)
     thirds = [differences.iloc[rows] for rows in np.array_split(np.arange(len(differences)), 3)]
     parts = dict(zip(("first_third", "second_third", "last_third"), thirds, strict=True))
     parts |= {"calm": differences[level <= level.median()], "turbulent": differences[level > level.median()]}
@@ -190,7 +275,11 @@ def _by_step(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def summarise_designs(rows: pd.DataFrame) -> dict[str, Any]:
-    """By design and shape, of each method: both PRIALs where they exist, and mean losses with standard errors."""
+    """By design and shape, of each method: both PRIALs where they exist, and mean losses, with standard errors.
+
+    `condition_error` is that of its absolute value. Each comes with what it is less that of `MULTI_TARGET` on the same
+    draws: a positive difference of PRIALs is good, a positive difference of losses is not.
+    """
     figures: dict[str, Any] = {}
     for (design, n_assets, n_obs), cell in rows.groupby(["design", "n_assets", "n_obs"], sort=False):
         table = {name: part.set_index("draw") for name, part in cell.groupby("method", sort=False)}
@@ -199,18 +288,55 @@ def summarise_designs(rows: pd.DataFrame) -> dict[str, Any]:
             if part["frobenius"].isna().any():
                 continue  # the estimator does not exist here
             own: dict[str, Any] = {}
-            for loss in ("frobenius", "minimum_variance"):
-                three = [table[n][loss].to_numpy() for n in ("sample", name, ORACLE)]
-                if not np.isnan(three).any():
-                    value, error = prial(*three)
-                    own[f"prial_{loss}"] = {"mean": value, "standard_error": error}
+            other = table.get(MULTI_TARGET)
+            for loss in PRIALS:
+                worst, mine, best = (table[n][loss].to_numpy() for n in ("sample", name, ORACLE))
+                if not np.isnan([worst, mine, best]).any():
+                    difference = prial(worst, mine, best, other[loss].to_numpy()) if other is not None else None
+                    own[f"prial_{loss}"] = _with_errors(prial(worst, mine, best), difference)
             for loss in ("gmv_ratio", "stein", "condition_error"):
-                values = part[loss].to_numpy()
+                values = part[loss].abs().to_numpy()
                 if not np.isnan(values).any():
-                    error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
-                    own[loss] = {"mean": float(values.mean()), "standard_error": error}
+                    less = _mean(values - other[loss].abs().to_numpy()) if other is not None else None
+                    own[loss] = _with_errors(_mean(values), less)
             methods[name] = own
         figures.setdefault(str(design), {})[f"N={n_assets}, T={n_obs}"] = methods
+    return figures
+
+
+def prial_of(simulated: dict[str, Any], method: str) -> dict[str, Any]:
+    """Does a method know when little shrinkage is right? Its PRIALs less those of `MULTI_TARGET` in one table a loss.
+
+    Of `simulated`, figures of `summarise_designs`. By loss and design, beside the table: how many shapes there are, in
+    how many the difference is not negative, in how many it is by more than two standard errors, and the worst.
+    """
+    answers: dict[str, Any] = {}
+    for loss in PRIALS:
+        for design, shapes in simulated.items():
+            found = {shape: methods.get(method, {}).get(f"prial_{loss}", {}) for shape, methods in shapes.items()}
+            table = {shape: row for shape, row in found.items() if "difference" in row}
+            if table:
+                rows = [{"shape": shape, **row} for shape, row in table.items()]
+                answers.setdefault(loss, {})[design] = {
+                    "shapes": len(rows),
+                    "not_below": sum(row["difference"] >= 0 for row in rows),
+                    "below_by_two_errors": sum(row["difference"] < -2 * row["difference_error"] for row in rows),
+                    "worst": min(rows, key=lambda row: row["difference"]),
+                    "table": table,
+                }
+    return answers
+
+
+def _mean(values: Any) -> tuple[float, float]:
+    """With its standard error over independent draws."""
+    error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
+    return float(values.mean()), error
+
+
+def _with_errors(mean: tuple[float, float], difference: tuple[float, float] | None) -> dict[str, float]:
+    figures = dict(zip(("mean", "standard_error"), mean, strict=True))
+    if difference is not None:
+        figures |= dict(zip(("difference", "difference_error"), difference, strict=True))
     return figures
 
 
