@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 SHOWN = {
     "sample": "sample",
     "ledoit_wolf_identity": "LW identity",
     "ledoit_wolf_single_factor": "LW single factor",
-    "qis": "QIS",
+    "multi_target_ledoit_wolf": "multi-target LW",
     "learned_constants": "learned constants",
+    "tilted_constants": "tilted constants",
+    "rienet": "RIEnet",
     "sigmahat": "**sigmahat**",
 }
 
@@ -22,12 +25,9 @@ def accuracy(n_assets: int = 100, n_obs: int = 252) -> str:
 
     Of one cell of the grid; a panel too small for it is shown at its largest universes.
     """
-    result = json.loads((RESULTS / "accuracy.json").read_text())
     header = ["panel (assets, dates)", "QIS (corr.), % a year", *SHOWN.values()]
     rows = [header, ["---"] * len(header)]
-    for panel, cells in result["figures"]["panels"].items():
-        fitting = [c for name, c in cells.items() if f" T={n_obs}," in name and c["n_assets"] <= n_assets]
-        cell = max(fitting, key=lambda c: c["n_assets"])
+    for panel, cell in _cells(n_assets, n_obs):
         methods = cell["methods"]
         row = [
             f"{panel} ({cell['n_assets']}, {cell['n_dates']})",
@@ -35,8 +35,60 @@ def accuracy(n_assets: int = 100, n_obs: int = 252) -> str:
         ]
         for name in SHOWN:
             score = methods[name]["versus"]["qis_correlation"]["gmv"] if name in methods else None
-            row.append(f"{score['difference']:+.1f} ({score['t']:+.1f})" if score else "none")
+            row.append(_difference(score, 1))
         rows.append(row)
+    return _markdown(rows)
+
+
+def risk(n_assets: int = 100, n_obs: int = 252) -> str:
+    """Risk numbers of arbitrary portfolios, and the ensemble against what else has learned; cells as in `accuracy`."""
+    header = ["panel", "vs learned constants", "vs tilted constants", "vs RIEnet"]
+    header += ["bias, long-only", "bias, long-short", "bias, QIS, long-only", "QLIKE, long-only", "QLIKE, long-short"]
+    rows = [header, ["---"] * len(header)]
+    for panel, cell in _cells(n_assets, n_obs):
+        own, qis = cell["methods"]["sigmahat"], cell["methods"]["qis_correlation"]
+        against = own["versus"]
+        rows.append(
+            [
+                panel,
+                *(_difference(against[name]["gmv"], 1) for name in ("learned_constants", "tilted_constants", "rienet")),
+                *(f"{own[f'random_{kind}_bias']:.2f}" for kind in ("long_only", "long_short")),
+                f"{qis['random_long_only_bias']:.2f}",
+                *(_difference(against["qis_correlation"][f"random_{k}_qlike"], 3) for k in ("long_only", "long_short")),
+            ]
+        )
+    return _markdown(rows)
+
+
+def grid() -> str:
+    """Every cell of the grid: universes by windows, against QIS in correlation space."""
+    figures = json.loads((RESULTS / "accuracy_grid.json").read_text())["figures"]
+    table = figures["grid"]["sigmahat"]["qis_correlation"]["table"]
+    header, rows = ["panel", "T", "smallest universes", "", "largest"], []
+    for panel, cells in table.items():
+        by_length: dict[int, list[str]] = {}
+        for name, found in cells.items():
+            size, length, _ = (int(part.split("=")[1]) for part in name.split(", "))
+            by_length.setdefault(length, []).append(f"N={size}: {_difference(found, 1)}")
+        rows += [[panel, str(length), *found, *[""] * (3 - len(found))] for length, found in by_length.items()]
+    return _markdown([header, ["---"] * len(header), *rows])
+
+
+def _cells(n_assets: int, n_obs: int) -> list[tuple[str, dict[str, Any]]]:
+    """Of each panel the cell of the largest universes up to `n_assets`."""
+    panels = json.loads((RESULTS / "accuracy.json").read_text())["figures"]["panels"]
+    chosen = []
+    for panel, cells in panels.items():
+        fitting = [c for name, c in cells.items() if f" T={n_obs}," in name and c["n_assets"] <= n_assets]
+        chosen.append((panel, max(fitting, key=lambda c: c["n_assets"])))
+    return chosen
+
+
+def _difference(score: dict[str, float] | None, digits: int) -> str:
+    return f"{score['difference']:+.{digits}f} ({score['t']:+.1f})" if score else "none"
+
+
+def _markdown(rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
@@ -61,9 +113,10 @@ def speed() -> str:
     figures = {}
     for name in ("cpu", "service"):
         figures |= json.loads((RESULTS / f"{name}.json").read_text())["figures"]
-    rows = [["figure", ""], ["---", "--:"], *([text, f"{figures[name]:.3g}"] for name, text in SPEED.items())]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return _markdown(
+        [["figure", ""], ["---", "--:"], *([text, f"{figures[name]:.3g}"] for name, text in SPEED.items())]
+    )
 
 
 if __name__ == "__main__":
-    print(accuracy(), speed(), sep="\n\n")
+    print(accuracy(), risk(), grid(), speed(), sep="\n\n")

@@ -140,6 +140,7 @@ def readable(card: dict[str, Any]) -> str:
 
 _LOSSES = {
     "decision": "ln realised variance of the minimum-variance portfolio",
+    "qlike": "QLIKE of random portfolios and of that one",
     "alone": "the same, shrinking toward one target at its head's own intensity",
     "confidence": "cross-entropy of the confidences",
     "condition": "squared error of the log10 condition number",
