@@ -326,6 +326,17 @@ def test_asset_statistics_equal_loops(n_obs, n_assets, missing):
     np.testing.assert_allclose(measured_statistics(returns), expected, rtol=0.0, atol=1e-9)
 
 
+def test_a_hedge_is_as_near_as_a_copy():
+    """The closest neighbour is by absolute correlation."""
+    returns = simulate_returns(60, 6)
+    returns[:, 1] = 0.05 * returns[:, 1] - returns[:, 0]
+    expected = reference.asset_statistics(returns.astype(float))
+    np.testing.assert_allclose(measured_statistics(returns), expected, rtol=0.0, atol=1e-9)
+    unshared = measured_statistics(returns)[:, list(ASSET_STATISTICS).index("log_unshared")]
+    assert np.corrcoef(returns.T)[0, 1] < -0.5
+    assert unshared[0] == unshared.min()
+
+
 def test_statistics_of_assets_that_are_almost_one_are_limited():
     returns = simulate_returns(60, 6)
     returns[:, 1] = returns[:, 0] * np.float32(1.5)

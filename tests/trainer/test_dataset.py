@@ -274,20 +274,26 @@ def test_future_rows_do_not_change_what_is_known():
 # ------------------------------------------------------------------------------------------------------- the mixture
 
 
-def test_funds_are_weighted_sums_of_the_assets_in_the_window_and_ahead(monkeypatch):
-    """Two assets that hold everything: each return of a fund is a weighted sum of theirs, before and after the date."""
+def test_funds_hold_the_same_assets_in_the_window_and_ahead(monkeypatch):
+    """Thirty mixes of two series: a fund is one too, and what it holds ahead explains its volatility in the window."""
     monkeypatch.setattr(module, "BASKET_SHARE", 1.0)
     rng = np.random.default_rng(0)
-    two = np.array([[0.01], [0.004]]) * rng.standard_normal((2, 300))
-    shares = rng.dirichlet([1.0, 1.0], 30)
-    returns = (shares @ two).T.astype(np.float32)
+    two = rng.standard_normal((300, 2)) * np.array([0.01, 0.004])
+    returns = (two @ rng.dirichlet([1.0, 1.0], 30).T).astype(np.float32)
     dates = np.busday_offset(np.datetime64("2010-01-04"), np.arange(300))
     panel = ReturnPanel("two", returns, dates, np.full((300, 4), np.nan, np.float32))
     samples = list(rows_of(draw([panel], n_windows=60)))
     assert len(samples) > 40
     for sample in samples:
-        assert np.linalg.matrix_rank(sample.forward, tol=1e-6) <= 2
-        assert np.linalg.matrix_rank(sample.slow.astype(float), tol=0.2) <= 3  # winsorised, so not quite two
+        misfits = {}
+        for stop in range(30, 300 - HORIZON + 1):
+            held, misfit, *_ = np.linalg.lstsq(two[stop : stop + HORIZON], sample.forward, rcond=None)
+            misfits[misfit.sum()] = stop, held
+        assert min(misfits) < 1e-10
+        stop, held = misfits[min(misfits)]
+        expected = [(two[max(stop - n, 0) : stop] @ held).std(axis=0, ddof=1) for n in WINDOWS]
+        measured = np.exp(sample.log_volatility[0])
+        assert min(np.abs(volatility / measured - 1).max() for volatility in expected) < 1e-4
     own = {column.tobytes() for stop in range(291) for column in returns[stop : stop + HORIZON].T}
     alone = [column.tobytes() in own for sample in samples for column in sample.forward.T]
     assert 0.1 < np.mean(alone) < 0.9  # funds, and some of the assets beside them

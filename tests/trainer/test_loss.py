@@ -350,6 +350,16 @@ def test_qlike_equals_loops():
             assert scores[k, p].item() == pytest.approx(math.log(forecast) + realised / forecast, rel=1e-9)
 
 
+def test_a_crash_counts_up_to_a_limit():
+    batch, _ = make_batch(2, 5)
+    whole = estimate(batch, split_parameters(activate(random_logits(2, seed=4).double())))
+    weights = random_portfolios(2, 5).double()
+    crash, worse = (qlike(whole, batch.forward * factor, weights) for factor in (1e3, 1e6))
+    torch.testing.assert_close(crash, worse)
+    forecast = np.einsum("bpi,bij,bpj->bp", weights.numpy(), covariance_of(whole), weights.numpy())
+    np.testing.assert_allclose(crash.detach().numpy(), np.log(forecast) + loss.LARGEST_RATIO, rtol=1e-9)
+
+
 def test_qlike_is_least_at_the_realised_level():
     """The best factor makes realised over forecast variance one on average: the bias statistic."""
     batch, _ = make_batch(8, 5)
