@@ -83,7 +83,7 @@ def train_ensemble(
     OtherRunError
         If `folder` holds an unfinished run of other settings, data or code.
     """
-    started = time.time()
+    started, source = time.time(), provenance()  # of what starts, whatever is changed meanwhile
     torch.set_num_threads(1)  # threads inside small matrices cost more than the matrices
     wanted = _wanted_windows(panels, config, train_until, validate_until)
     run = {
@@ -127,7 +127,7 @@ def train_ensemble(
         "validation_of_constants": fitted["validation"],
         "members": histories,
         "seconds": {"windows": round(drawn - started, 1), "all": round(time.time() - started, 1)},
-        **provenance(),
+        **source,
     }
     meet()  # the others may still be reading the last checkpoint
     if is_first():

@@ -209,8 +209,8 @@ def member_losses(
     whole = estimate(batch, heads)
     together = minimum_variance(whole, batch.forward)
 
-    # Only the level learns to forecast: it leaves the minimum-variance portfolio as the decision wants it. That portfolio
-    # is among those that are forecast, because an estimate is most wrong about what was optimised on it.
+    # Only the level learns to forecast: it leaves the minimum-variance portfolio as the decision wants it. That one is
+    # forecast too, because an estimate is most wrong about what was optimised on it.
     levelled = Estimate(
         whole.correlation.detach(),
         whole.log_volatility.detach(),
