@@ -33,7 +33,7 @@ from sigmahat_trainer.quantize import quantize
 N_FEATURES = 60
 NAMES = [f"feature_{k}" for k in range(N_FEATURES)]
 METADATA = {"feature_names": json.dumps(NAMES), "sigmahat_version": "0.1.0"}
-HEADS = [*TARGETS, "selection", "memory", "auxiliary", "uncertainty"]
+HEADS = [*TARGETS, "selection", "memory", "tilt", "level", "auxiliary", "uncertainty"]
 
 
 def _features(n, seed=0):

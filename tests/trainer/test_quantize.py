@@ -15,7 +15,7 @@ from sigmahat_trainer.network import MemberNetwork
 from sigmahat_trainer.quantize import CALIBRATION_ROWS, QLinear, freeze, quantised_layers, quantize
 
 N_FEATURES = 12
-HEADS = [*TARGETS, "selection", "memory", "auxiliary", "uncertainty"]
+HEADS = [*TARGETS, "selection", "memory", "tilt", "level", "auxiliary", "uncertainty"]
 
 
 def _heavy_tailed(n, seed):

@@ -52,7 +52,7 @@ class MemberNetwork(nn.Module):
 
     >>> network = MemberNetwork(n_features=60).eval()
     >>> network(torch.zeros(5, 60)).shape
-    torch.Size([5, 21])
+    torch.Size([5, 39])
     """
 
     median: Tensor
