@@ -74,6 +74,23 @@ def grid() -> str:
     return _markdown([header, ["---"] * len(header), *rows])
 
 
+def designs() -> str:
+    """Simulated designs: PRIAL less that of multi-target Ledoit-Wolf, mean over shapes and worst shape."""
+    figures = json.loads((RESULTS / "accuracy_grid.json").read_text())["figures"]["prial"]["sigmahat"]
+    header = ["design", "Frobenius: not below", "mean, worst", "minimum variance: not below", "mean, worst"]
+    rows = [header, ["---"] * len(header)]
+    for design in figures["frobenius"]:
+        row = [design]
+        for loss in ("frobenius", "minimum_variance"):
+            found = figures[loss][design]
+            mean = sum(shape["difference"] for shape in found["table"].values()) / found["shapes"]
+            worst = found["worst"]
+            row.append(f"{found['not_below']} of {found['shapes']}")
+            row.append(f"{mean:+.1f}, {worst['difference']:+.1f} ± {worst['difference_error']:.1f} ({worst['shape']})")
+        rows.append(row)
+    return _markdown(rows)
+
+
 def _cells(n_assets: int, n_obs: int) -> list[tuple[str, dict[str, Any]]]:
     """Of each panel the cell of the largest universes up to `n_assets`."""
     panels = json.loads((RESULTS / "accuracy.json").read_text())["figures"]["panels"]
@@ -119,4 +136,4 @@ def speed() -> str:
 
 
 if __name__ == "__main__":
-    print(accuracy(), risk(), grid(), speed(), sep="\n\n")
+    print(accuracy(), risk(), grid(), designs(), speed(), sep="\n\n")
