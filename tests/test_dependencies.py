@@ -94,6 +94,11 @@ def test_the_client_reads_only_the_kernels_plain_part() -> None:
         ),
         ("sigmahat_kernels.features", {"torch", "onnxruntime", "cupy", "pandas"}),
         ("sigmahat_deploy.cli", {"torch", "pandas", "tritonclient", "numpy"}),
+        # What the demo reads of the trainer, with nothing installed but the extra `serve`.
+        *(
+            (f"sigmahat_trainer.{name}", {"torch", "scipy", "arch", "optuna", "matplotlib"})
+            for name in ("baselines", "dataset", "portfolios")
+        ),
     ],
 )
 def test_imports_stay_light(module: str, kept_out: set[str]) -> None:

@@ -7,8 +7,6 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import cho_factor, cho_solve, solve_triangular
-from scipy.optimize import nnls
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 
@@ -85,6 +83,9 @@ def long_only_weights(covariance: FloatArray) -> FloatArray:
     >>> long_only_weights(np.array([[1.0, 1.5], [1.5, 4.0]])).tolist()
     [1.0, 0.0]
     """
+    from scipy.linalg import solve_triangular  # here: the demo, which needs no SciPy, reads this module
+    from scipy.optimize import nnls
+
     covariance = np.asarray(covariance, dtype=np.float64)
     if not np.isfinite(covariance).all():
         raise np.linalg.LinAlgError("long-only weights need a finite covariance")
@@ -127,6 +128,8 @@ def tracking_weights(covariance: FloatArray, benchmark: FloatArray, held: npt.ND
     >>> tracking_weights(np.diag([1.0, 1.0, 4.0]), np.full(3, 1 / 3), np.array([0, 2])).round(3).tolist()
     [0.6, 0.0, 0.4]
     """
+    from scipy.linalg import cho_factor, cho_solve
+
     covariance = np.asarray(covariance, dtype=np.float64)
     if not np.isfinite(covariance).all():
         raise np.linalg.LinAlgError("tracking weights need a finite covariance")
