@@ -20,9 +20,9 @@ from sigmahat_deploy.returns_file import UnreadableFile, read_returns
 from sigmahat_deploy.server import ServerError, local_server
 from sigmahat_kernels.parameters import TARGETS
 from sigmahat_kernels.status import Status
-from sigmahat_trainer.baselines import ledoit_wolf_identity, qis_correlation, sample
-from sigmahat_trainer.dataset import MIN_COVERAGE, eligible_assets, holding_returns
-from sigmahat_trainer.portfolios import gmv_weights
+from sigmahat_trainer.baselines.closed_form import ledoit_wolf_identity, qis_correlation, sample
+from sigmahat_trainer.data.dataset import MIN_COVERAGE, eligible_assets, holding_returns
+from sigmahat_trainer.evaluation.portfolios import gmv_weights
 
 HERE = Path(__file__).parent
 WINDOW, HORIZON = 252, 21

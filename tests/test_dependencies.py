@@ -97,7 +97,7 @@ def test_the_client_reads_only_the_kernels_plain_part() -> None:
         # What the demo reads of the trainer, with nothing installed but the extra `serve`.
         *(
             (f"sigmahat_trainer.{name}", {"torch", "scipy", "arch", "optuna", "matplotlib"})
-            for name in ("baselines", "dataset", "portfolios")
+            for name in ("baselines.closed_form", "data.dataset", "evaluation.portfolios")
         ),
     ],
 )

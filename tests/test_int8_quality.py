@@ -23,9 +23,9 @@ from sigmahat_kernels.manifest import write_manifest
 from sigmahat_kernels.members import MEMBER_FILES, Member
 from sigmahat_kernels.pipeline import N_MEMBERS, Outputs, Pipeline, features_and_status
 from sigmahat_kernels.request import PADDING, Request, read_request
-from sigmahat_trainer.dataset import MIN_COVERAGE, eligible_assets, holding_returns
-from sigmahat_trainer.export import in_unit_range
-from sigmahat_trainer.portfolios import gmv_weights
+from sigmahat_trainer.data.dataset import MIN_COVERAGE, eligible_assets, holding_returns
+from sigmahat_trainer.evaluation.portfolios import gmv_weights
+from sigmahat_trainer.export.onnx import in_unit_range
 
 ROOT = Path(__file__).parents[1]
 REPOSITORY = ROOT / "model_repository"

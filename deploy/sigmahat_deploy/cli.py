@@ -26,12 +26,12 @@ SUBCOMMANDS = {
     "engines": Subcommand(
         "sigmahat_deploy.engines.command:engines", "engines", "Build TensorRT engines on a GPU node."
     ),
-    "train": Subcommand("sigmahat_trainer.commands:train", "train", "Train the members of the ensemble."),
-    "export": Subcommand("sigmahat_trainer.commands:export", "train", "Quantise the members into the repository."),
-    "draw": Subcommand("sigmahat_trainer.search_command:draw", "train", "Draw windows once, for a search."),
-    "search": Subcommand("sigmahat_trainer.search_command:search", "search", "Search for the settings of training."),
-    "fit-baselines": Subcommand("sigmahat_trainer.evaluate_command:fit_baselines", "evaluate", "Fit what learns."),
-    "evaluate": Subcommand("sigmahat_trainer.evaluate_command:evaluate", "evaluate", "Compare with other estimators."),
+    "train": Subcommand("sigmahat_trainer.commands.train:train", "train", "Train the members of the ensemble."),
+    "export": Subcommand("sigmahat_trainer.commands.train:export", "train", "Quantise members into the repository."),
+    "draw": Subcommand("sigmahat_trainer.commands.search:draw", "train", "Draw windows once, for a search."),
+    "search": Subcommand("sigmahat_trainer.commands.search:search", "search", "Search for the settings of training."),
+    "fit-baselines": Subcommand("sigmahat_trainer.commands.evaluate:fit_baselines", "evaluate", "Fit what learns."),
+    "evaluate": Subcommand("sigmahat_trainer.commands.evaluate:evaluate", "evaluate", "Compare with other estimators."),
 }
 
 

@@ -26,7 +26,7 @@ from sigmahat_kernels.parameters import (
 from sigmahat_kernels.request import read_request
 from sigmahat_kernels.status import Status
 from sigmahat_kernels.targets import mix_targets, single_factor_loadings
-from sigmahat_trainer import baselines_linear as baselines
+from sigmahat_trainer.baselines import linear as baselines
 
 RTOL = 1e-6  # covariances are float32, their sums float64
 

@@ -67,7 +67,9 @@ def test_tree_names_what_is_there() -> None:
 
 
 def test_tables_are_the_results_files() -> None:
-    spec = importlib.util.spec_from_file_location("tables", Path(__file__).parents[2] / "benchmarks" / "tables.py")
+    spec = importlib.util.spec_from_file_location(
+        "tables", Path(__file__).parents[2] / "benchmarks" / "accuracy" / "tables.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     tables = importlib.util.module_from_spec(spec)

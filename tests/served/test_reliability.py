@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faults of the real service, at a small size; benchmarks/reliability.py does the same at full size.
+"""Faults of the real service, at a small size; benchmarks/reliability/reliability.py does the same at full size.
 
 One service for all of them, in this order: it is killed, overrun and changed, and must be well again each time.
 """
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(180)]
 
 NOTHING_OF = ("hung", "stack_traces", "wrong_neighbours", "unanswered_neighbours", "server_deaths")
 
-FAULTS = Path(__file__).parents[2] / "benchmarks" / "faults.py"
+FAULTS = Path(__file__).parents[2] / "benchmarks" / "reliability" / "faults.py"
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,11 @@ def test_digest_of_the_training_covers_the_kernels_and_that_of_the_windows_not_t
             code_digest(module)
         return set(seen)
 
-    windows, training = modules_of("sigmahat_trainer.dataset"), modules_of("sigmahat_trainer.train")
-    assert {"sigmahat_trainer.simulate", "sigmahat_kernels.features", "sigmahat_kernels.spectrum"} <= windows
-    assert {"sigmahat_trainer.loss", "sigmahat_trainer.network", "sigmahat_trainer.dataset"} <= training
-    assert not {"sigmahat_trainer.loss", "sigmahat_trainer.train"} & windows
+    windows, training = modules_of("sigmahat_trainer.data.dataset"), modules_of("sigmahat_trainer.training.member")
+    assert {"sigmahat_trainer.data.simulate", "sigmahat_kernels.features", "sigmahat_kernels.spectrum"} <= windows
+    assert {
+        "sigmahat_trainer.model.loss",
+        "sigmahat_trainer.model.network",
+        "sigmahat_trainer.data.dataset",
+    } <= training
+    assert not {"sigmahat_trainer.model.loss", "sigmahat_trainer.training.member"} & windows

@@ -1,0 +1,505 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which features and which preprocessing pay, judged on validation, into ``results/ablation.json`` and ``.png``.
+
+Two questions. What do trained members lose when they are told less: one feature shuffled over the windows, a group of
+features shuffled together, or a group left out, its training medians in its place? And what does training gain from
+another preprocessing than the robust scaling inside the network: ranks, principal components, or only the half of the
+features that matters most? All is the decision loss, as a difference of volatility in per cent; above zero is worse.
+
+    python benchmarks/accuracy/ablation.py DRAWN --members model_repository
+
+DRAWN is a folder of ``sigmahat draw``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from inspect import signature
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from sklearn.decomposition import PCA
+
+from sigmahat_kernels import features as published
+from sigmahat_kernels.features import FEATURE_NAMES, FEATURES
+from sigmahat_kernels.members import Member
+from sigmahat_kernels.parameters import N_PARAMETERS
+from sigmahat_trainer.commands.train import PRESETS
+from sigmahat_trainer.config import TrainConfig
+from sigmahat_trainer.data.dataset import Dataset, Sample
+from sigmahat_trainer.data.window_sets import open_drawn, pool
+from sigmahat_trainer.export.onnx import load_member
+from sigmahat_trainer.model.loss import Batch, member_losses
+from sigmahat_trainer.model.network import CLIP, activate
+from sigmahat_trainer.provenance import provenance
+from sigmahat_trainer.search.space import replace_settings
+from sigmahat_trainer.training.member import fit_constants, robust_scaling, train_member
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+RESULT = Path(__file__).parents[1] / "results" / "ablation.json"
+BLOCKS = 6
+"""Stretches of time that a panel's windows are cut into: from their spread comes the error of a difference."""
+
+KEPT_VARIANCE = 0.95
+SHOWN = 25
+"""Features that have room in the picture."""
+
+WEIGHTS: dict[str, Any] = {name: 0.0 for name in signature(member_losses).parameters if name.endswith("_weight")}
+"""Of what a loss adds to the decision: nothing of it is judged."""
+
+PERCENT = 50.0
+"""Half of a difference of ln variances is one of ln volatilities."""
+
+Answer = Callable[[np.ndarray], np.ndarray]
+"""Features (n, F) to PARAMETERS (n, N_PARAMETERS)."""
+
+Transform = Callable[[np.ndarray], np.ndarray]
+"""Features (n, F) to what a network reads instead (n, G)."""
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("drawn", type=Path, help="folder of `sigmahat draw`")
+    parser.add_argument("--members", type=Path, default=Path("model_repository"), help="model repository or run folder")
+    parser.add_argument("--windows", type=int, default=12_000, help="training windows of the variants, at most")
+    parser.add_argument("--judged", type=int, default=400, help="validation windows of each panel, at most")
+    parser.add_argument("--epochs", type=int, default=6, help="epochs of a variant; 0 trains none")
+    parser.add_argument("--seeds", type=int, default=3, help="members trained of each variant")
+    parser.add_argument("--repeats", type=int, default=1, help="shuffles of each feature, for each member")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)  # threads inside small matrices cost more than the matrices
+
+    drawn = open_drawn(arguments.drawn)
+    validation = {panel: first(dataset, arguments.judged) for panel, dataset in drawn.validation.items()}
+    training = first(drawn.training, arguments.windows)
+    answers, config = load_answers(arguments.members)
+    judge = Judge(validation)
+    content: dict[str, Any] = {
+        **provenance(),
+        "settings": {
+            "windows": len(training),
+            "judged": {panel: len(dataset) for panel, dataset in validation.items()},
+            **{name: getattr(arguments, name) for name in ("epochs", "seeds", "repeats")},
+            "members": len(answers),
+        },
+        "figures": {},
+    }
+    figures = content["figures"]
+    with Progress(console=Console(stderr=True)) as progress:
+        figures["told_less"] = told_less(judge, answers, training.features(), arguments.repeats, progress)
+        write(arguments.out, content)
+        if arguments.epochs:
+            config = replace(config, epochs=arguments.epochs)
+            # Chosen on training windows, so that the validation windows judge a choice that they did not make.
+            chosen_on = Judge({"training": first(training, arguments.judged * len(validation))})
+            top_half = most_important(chosen_on, answers, arguments.repeats, progress)
+            figures["top_half"] = [FEATURE_NAMES[column] for column in top_half]
+            figures["variants"] = {}
+            for name, variant in variants(training, validation, judge, config, arguments.seeds, top_half, progress):
+                figures["variants"][name] = variant
+                write(arguments.out, content)
+    draw_figures(figures, arguments.out.with_suffix(".png"))
+    show(figures, Console())
+
+
+# Windows
+
+
+def first(dataset: Dataset, n_windows: int) -> Dataset:
+    """About the first `n_windows` of a dataset, of each size the same share; views, so what is mapped stays so."""
+    share = min(1.0, n_windows / len(dataset))
+    return Dataset(
+        {
+            size: Sample(*(field[: max(1, round(share * len(stack.features)))] for field in stack))
+            for size, stack in dataset.by_size.items()
+        }
+    )
+
+
+def transformed(dataset: Dataset, transform: Transform) -> Dataset:
+    """The same windows with other features."""
+    return Dataset(
+        {
+            size: stack._replace(features=np.ascontiguousarray(transform(stack.features), np.float32))
+            for size, stack in dataset.by_size.items()
+        }
+    )
+
+
+# Judging
+
+
+class Losses(NamedTuple):
+    """Decision losses by panel and stretch of time."""
+
+    mean: np.ndarray  # (panels, BLOCKS), 0 where there is no window
+    windows: np.ndarray  # (panels, BLOCKS)
+
+    def by_panel(self) -> np.ndarray:
+        """(panels,)"""
+        mean: np.ndarray = (self.mean * self.windows).sum(axis=1) / self.windows.sum(axis=1)
+        return mean
+
+
+class _Part(NamedTuple):
+    panel: int
+    block: int
+    rows: slice  # of Judge.features
+    batch: Batch
+
+
+class Judge:
+    """Validation windows, and the decision loss of whoever answers their features."""
+
+    def __init__(self, datasets: Mapping[str, Dataset]) -> None:
+        self.panels = list(datasets)
+        self.parts: list[_Part] = []
+        features: list[np.ndarray] = []
+        n_rows = 0
+        for panel, dataset in enumerate(datasets.values()):
+            periods = np.concatenate([stack.period for stack in dataset.by_size.values()])
+            edges = np.quantile(periods, np.arange(1, BLOCKS) / BLOCKS)
+            for stack in dataset.by_size.values():
+                blocks = np.searchsorted(edges, stack.period, side="right")
+                for block in np.unique(blocks).tolist():
+                    batch = Batch(*(torch.from_numpy(np.array(field[blocks == block])) for field in stack))
+                    features.append(batch.features.numpy())
+                    self.parts.append(_Part(panel, block, slice(n_rows, n_rows + len(features[-1])), batch))
+                    n_rows += len(features[-1])
+        self.features = np.concatenate(features)
+
+    @torch.no_grad()
+    def losses(self, answer: Answer, features: np.ndarray | None = None) -> Losses:
+        """Of `answer` when it is told `features`, shape (n, F), in the place of the windows' own."""
+        parameters = torch.from_numpy(answer(self.features if features is None else features))
+        sums, windows = np.zeros((2, len(self.panels), BLOCKS))
+        for part in self.parts:
+            of_part = parameters[part.rows]
+            where, count = (part.panel, part.block), len(of_part)
+            sums[where] += count * decision_loss(of_part, part.batch)
+            windows[where] += count
+        return Losses(sums / np.maximum(windows, 1), windows)
+
+    def compare(self, differences: Sequence[np.ndarray], windows: np.ndarray) -> dict[str, Any]:
+        """Mean difference of volatility in per cent, its t, and the difference in each panel.
+
+        Each of `differences` is a difference of `Losses.mean`, of one member or one shuffle; they are averaged. A
+        panel counts as much as another. The error is the spread between stretches of time, panels taken to be
+        independent, and that between members or shuffles.
+        """
+        each = PERCENT * np.stack(differences)
+        mean = each.mean(axis=0)
+        weight = windows / windows.sum(axis=1, keepdims=True)
+        by_panel = (weight * mean).sum(axis=1)
+        used = (windows > 0).sum(axis=1)
+        of_time = (weight**2 * (mean - by_panel[:, None]) ** 2).sum(axis=1) * used / np.maximum(used - 1, 1)
+        of_members = (weight * each).sum(axis=2).mean(axis=1).var(ddof=1) / len(each) if len(each) > 1 else 0.0
+        error = np.sqrt(of_time.sum() / len(self.panels) ** 2 + of_members)
+        return {
+            "difference_percent": _short(by_panel.mean()),
+            "t": _short(by_panel.mean() / error) if error > 0 else 0.0,
+            "by_panel": dict(zip(self.panels, map(_short, by_panel), strict=True)),
+        }
+
+
+def decision_loss(parameters: torch.Tensor, batch: Batch) -> float:
+    """Mean ln realised variance of the minimum-variance portfolios of PARAMETERS, shape (B, N_PARAMETERS)."""
+    losses = member_losses(
+        parameters,
+        torch.zeros_like(parameters),
+        torch.zeros(N_PARAMETERS),
+        batch,
+        target=0,
+        **WEIGHTS,
+    )
+    return float(losses.decision)
+
+
+def load_answers(folder: Path) -> tuple[list[Answer], TrainConfig]:
+    """The INT8 members of a model repository or the float members of a run, and the settings to train others with."""
+    if files := sorted(folder.glob("member_*/*/model.onnx")):
+        return [Member(path) for path in files], replace_settings(TrainConfig(), PRESETS["full"])
+    members = [load_member(path, feature_names=FEATURE_NAMES) for path in sorted(folder.glob("member_*.safetensors"))]
+    if not members:
+        raise FileNotFoundError(f"{folder} holds neither member_*/VERSION/model.onnx nor member_*.safetensors")
+    return [network_answer(member.network) for member in members], members[0].config
+
+
+def network_answer(network: torch.nn.Module, transform: Transform = np.asarray) -> Answer:
+    """A network in eval mode as an `Answer`, with a transform before it."""
+
+    def answer(features: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            read = np.ascontiguousarray(transform(features), np.float32)
+            parameters: np.ndarray = network(torch.from_numpy(read)).numpy()
+        return parameters
+
+    return answer
+
+
+# Told less
+
+
+def groups() -> dict[str, list[str]]:
+    """The lists that `sigmahat_kernels.features` puts together: name -> features."""
+    found = {
+        name.lower(): list(value)
+        for name, value in vars(published).items()
+        if isinstance(value, dict) and value is not FEATURES and value and value.items() <= FEATURES.items()
+    }
+    listed = sorted(name for names in found.values() for name in names)
+    if listed != sorted(FEATURES):
+        raise ValueError(f"each feature must be in one group, got {found}")
+    return found
+
+
+def shuffled(features: np.ndarray, columns: Sequence[int], order: np.ndarray) -> np.ndarray:
+    """The same features but for `columns`, which come from other windows, all from the same one."""
+    told = features.copy()
+    told[:, columns] = features[np.ix_(order, columns)]
+    return told
+
+
+def left_out(features: np.ndarray, columns: Sequence[int], medians: np.ndarray) -> np.ndarray:
+    """The same features but for `columns`, which are their medians."""
+    told = features.copy()
+    told[:, columns] = medians[columns]
+    return told
+
+
+def shuffling_costs(
+    judge: Judge,
+    answers: Sequence[Answer],
+    subjects: Mapping[str, Sequence[int]],
+    repeats: int,
+    step: Callable[[], None] = lambda: None,
+) -> dict[str, dict[str, Any]]:
+    """For each subject, a set of columns, what shuffling it costs; all subjects are shuffled alike."""
+    orders = [np.random.default_rng(k).permutation(len(judge.features)) for k in range(repeats * len(answers))]
+    own = [judge.losses(answer) for answer in answers]
+    costs = {}
+    for name, columns in subjects.items():
+        differences = [
+            judge.losses(answer, shuffled(judge.features, columns, order)).mean - before.mean
+            for answer, before, turns in zip(answers, own, _share(orders, len(answers)), strict=True)
+            for order in turns
+        ]
+        costs[name] = judge.compare(differences, own[0].windows)
+        step()
+    return costs
+
+
+def told_less(
+    judge: Judge, answers: Sequence[Answer], training: np.ndarray, repeats: int, progress: Progress
+) -> dict[str, Any]:
+    """What the members lose without a feature or a group of them."""
+    medians = np.median(training, axis=0).astype(np.float32)
+    columns = {group: [FEATURE_NAMES.index(name) for name in names] for group, names in groups().items()}
+    features = {name: [column] for column, name in enumerate(FEATURE_NAMES)}
+    task = progress.add_task("members told less", total=len(features) + 2 * len(columns))
+
+    def step() -> None:
+        progress.advance(task)
+
+    own = [judge.losses(answer) for answer in answers]
+    without = {}
+    for group, those in columns.items():
+        told = left_out(judge.features, those, medians)
+        differences = [judge.losses(a, told).mean - before.mean for a, before in zip(answers, own, strict=True)]
+        without[group] = judge.compare(differences, own[0].windows)
+        step()
+    group_of = {name: group for group, names in groups().items() for name in names}
+    by_feature = shuffling_costs(judge, answers, features, repeats, step)
+    return {
+        "decision": {
+            panel: _short(loss)
+            for panel, loss in zip(judge.panels, np.mean([each.by_panel() for each in own], axis=0), strict=True)
+        },
+        "groups_left_out": without,
+        "groups_shuffled": shuffling_costs(judge, answers, columns, repeats, step),
+        "features_shuffled": {name: {"group": group_of[name], **cost} for name, cost in by_feature.items()},
+    }
+
+
+def most_important(judge: Judge, answers: Sequence[Answer], repeats: int, progress: Progress) -> list[int]:
+    """Columns of the half of the features whose shuffling costs most, in their own order."""
+    task = progress.add_task("which features matter in training", total=len(FEATURE_NAMES))
+    subjects = {name: [column] for column, name in enumerate(FEATURE_NAMES)}
+    costs = shuffling_costs(judge, answers, subjects, repeats, lambda: progress.advance(task))
+    by_cost = sorted(FEATURE_NAMES, key=lambda name: -costs[name]["difference_percent"])
+    return sorted(FEATURE_NAMES.index(name) for name in by_cost[: -(-len(by_cost) // 2)])
+
+
+# Told otherwise
+
+
+def ranks(training: np.ndarray) -> Transform:
+    """Each feature's place among its training values, in 0..1: their empirical distribution function, ties halved."""
+    ordered = np.sort(training, axis=0)
+
+    def transform(features: np.ndarray) -> np.ndarray:
+        places = np.empty(features.shape, np.float32)
+        for column, values in enumerate(ordered.T):
+            below = np.searchsorted(values, features[:, column], side="left")
+            not_above = np.searchsorted(values, features[:, column], side="right")
+            places[:, column] = (below + not_above) / (2 * len(values))
+        return places
+
+    return transform
+
+
+def principal_components(training: np.ndarray) -> Transform:
+    """Components of the features, scaled and clipped as the network does it, with `KEPT_VARIANCE` of the variance."""
+    median, spread = robust_scaling(training)
+    alive = spread > np.maximum(1e-6 * np.abs(median), 1e-20)
+
+    def scaled(features: np.ndarray) -> np.ndarray:
+        return ((features[:, alive] - median[alive]) / spread[alive]).clip(-CLIP, CLIP)
+
+    components = PCA(n_components=KEPT_VARIANCE, svd_solver="full").fit(scaled(training))
+    return lambda features: components.transform(scaled(features))
+
+
+def variants(
+    training: Dataset,
+    validation: Mapping[str, Dataset],
+    judge: Judge,
+    config: TrainConfig,
+    seeds: int,
+    top_half: Sequence[int],
+    progress: Progress,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Train members on the same windows, told otherwise; yields name and figures of each variant.
+
+    Members of the same seed see the same months in the same order, so their differences are those of the variants.
+    """
+    own = training.features()
+    transforms: dict[str, Callable[[], Transform]] = {
+        "robust_scaling": lambda: np.asarray,
+        "ranks": lambda: ranks(own),
+        "principal_components": lambda: principal_components(own),
+        "top_half": lambda: lambda features: features[:, top_half],
+    }
+    task = progress.add_task("variants trained", total=len(transforms) * seeds * config.epochs)
+    constants = fit_constants(training, config)
+    of_constants = judge.losses(lambda features: activate(constants).expand(len(features), -1).numpy())
+    together = pool(validation)
+    reference: list[Losses] = []
+    for name, make in transforms.items():
+        transform, started = make(), time.monotonic()
+        told, told_validation = transformed(training, transform), transformed(together, transform)
+        losses = []
+        for seed in range(seeds):
+            trained = train_member(
+                told, told_validation, constants, config, member=seed, progress=lambda *_: progress.advance(task)
+            )
+            losses.append(judge.losses(network_answer(trained.network, transform)))
+        reference = reference or losses
+        differences = [ours.mean - theirs.mean for ours, theirs in zip(losses, reference, strict=True)]
+        windows = of_constants.windows
+        yield (
+            name,
+            {
+                "n_features": told.features().shape[1],
+                "decision": _short(np.mean([each.by_panel() for each in losses])),
+                "against_constants": judge.compare([each.mean - of_constants.mean for each in losses], windows),
+                "against_robust_scaling": {
+                    **judge.compare(differences, windows),
+                    "by_seed": [judge.compare([each], windows)["difference_percent"] for each in differences],
+                },
+                "seconds": round(time.monotonic() - started, 1),
+            },
+        )
+
+
+# Results
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Write what there is so far; the file appears whole, or the old one stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(unfinished, path)
+
+
+def draw_figures(figures: dict[str, Any], path: Path) -> None:
+    """Groups, the features that matter most, and the variants, side by side."""
+    figure, axes = plt.subplots(1, 3, figsize=(15.0, 7.5), layout="constrained")
+    told = figures["told_less"]
+    _bars(axes[0], {"shuffled": told["groups_shuffled"], "left out": told["groups_left_out"]}, "groups of features")
+    features = told["features_shuffled"]
+    top = sorted(features, key=lambda name: -features[name]["difference_percent"])[:SHOWN]
+    _bars(axes[1], {"shuffled": {name: features[name] for name in top}}, f"the first {len(top)} features")
+    if "variants" in figures:
+        rows = {name: variant["against_robust_scaling"] for name, variant in figures["variants"].items()}
+        _bars(axes[2], {"retrained": rows}, "preprocessing, against robust scaling")
+    else:
+        axes[2].remove()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _bars(axis: Axes, kinds: Mapping[str, Mapping[str, Mapping[str, Any]]], title: str) -> None:
+    names = list(next(iter(kinds.values())))
+    height = 0.8 / len(kinds)
+    for k, (kind, rows) in enumerate(kinds.items()):
+        values = np.array([rows[name]["difference_percent"] for name in names])
+        t = np.array([rows[name]["t"] for name in names])
+        error = np.divide(1.96 * np.abs(values), np.abs(t), out=np.zeros_like(values), where=t != 0)
+        where = np.arange(len(names)) + (k - (len(kinds) - 1) / 2) * height
+        axis.barh(where, values, height, xerr=error, label=kind, error_kw={"lw": 0.8})
+    axis.set_yticks(range(len(names)), names, fontsize=8)
+    axis.invert_yaxis()
+    axis.axvline(0, color="black", lw=0.8)
+    axis.set(title=title, xlabel="volatility, % (above 0 is worse), 95 % interval")
+    if len(kinds) > 1:
+        axis.legend()
+
+
+def show(figures: dict[str, Any], console: Console) -> None:
+    """Print the groups and the variants."""
+    table = Table("", "volatility, %", "t", title="told less")
+    for kind in ("groups_left_out", "groups_shuffled"):
+        for name, row in figures["told_less"][kind].items():
+            table.add_row(
+                f"{name}, {kind[7:].replace('_', ' ')}", f"{row['difference_percent']:+.2f}", f"{row['t']:+.1f}"
+            )
+    console.print(table)
+    table = Table("", "features", "volatility, % against robust scaling", "t", "by seed", title="told otherwise")
+    for name, variant in figures.get("variants", {}).items():
+        row = variant["against_robust_scaling"]
+        by_seed = " ".join(f"{value:+.2f}" for value in row["by_seed"])
+        table.add_row(
+            name, f"{variant['n_features']}", f"{row['difference_percent']:+.2f}", f"{row['t']:+.1f}", by_seed
+        )
+    if table.row_count:
+        console.print(table)
+
+
+def _share(items: Sequence[Any], n_parts: int) -> list[Sequence[Any]]:
+    return [items[k::n_parts] for k in range(n_parts)]
+
+
+def _short(value: Any) -> float:
+    return float(f"{value:.4g}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures of rows made by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sigmahat_trainer.evaluation.figures import (
+    BIASES,
+    grid_of,
+    pool,
+    pool_bias,
+    pool_confidence,
+    rounded,
+    summarise,
+    summarise_cell,
+)
+from sigmahat_trainer.evaluation.scores import PORTFOLIOS, Score
+from sigmahat_trainer.evaluation.significance import moments_of, newey_west_t, variance_test
+
+
+def made_scores(log_variances, *, panel="north", n_assets=50, start="2013-01-02", seed=0):
+    """Rows of some methods; of each a series of ln variances, one a month."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    dates = pd.date_range(start, periods=len(next(iter(log_variances.values()))), freq="31D", unit="s")
+    shocks = rng.standard_normal((len(dates), 21))
+    for name, values in log_variances.items():
+        for step, (date, value, shock) in enumerate(zip(dates, values, shocks, strict=True)):
+            returns = 0.01 * shock * math.exp(value / 2)
+            numbers = dict.fromkeys(Score._fields, 1.0)
+            variance = {"gmv_variance": 1e-4 * math.exp(value), "gmv_log_variance": value + math.log(1e-4)}
+            days = {
+                f"{kind}_{what}": v
+                for kind in PORTFOLIOS
+                for what, v in (("returns", returns), ("squares", returns**2))
+            }
+            where = {"panel": panel, "n_assets": n_assets, "n_obs": 252, "horizon": 21, "method": name}
+            rows.append(
+                {
+                    **where,
+                    "step": step,
+                    "date": date,
+                    **numbers,
+                    **variance,
+                    **days,
+                    "turnover": 0.25,
+                    "milliseconds": 2.0,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def series(n=36, seed=1):
+    rng = np.random.default_rng(seed)
+    reference = rng.standard_normal(n)
+    return {"qis_correlation": reference, "better": reference - 0.1 + 0.05 * rng.standard_normal(n)}
+
+
+def test_a_cell_by_hand():
+    values = series()
+    rows = made_scores(values)
+    rows.loc[rows["method"] == "better", "random_long_only_qlike"] = 0.75
+    rows["random_long_short_square"] = 1.44
+    rows.loc[rows["method"] == "better", ["tracking_variance", "tracking_log_variance"]] = [4e-6, 0.5]
+    cell = summarise_cell(rows, [], resamples=0)
+    assert (cell["n_assets"], cell["n_dates"], cell["first"], cell["last"]) == (50, 36, "2013-01-02", "2015-12-23")
+    better = cell["methods"]["better"]
+    variance = 1e-4 * np.exp(values["better"])
+    assert better["annual_volatility_percent"] == pytest.approx(100 * math.sqrt(252 * variance.mean()))
+    assert better["mean_window_volatility_percent"] == pytest.approx(100 * np.sqrt(252 * variance).mean())
+    assert better["turnover_per_year"] == pytest.approx(0.25 * 12)
+    assert better["milliseconds_per_universe"] == 2.0
+    assert better["random_long_short_bias"] == pytest.approx(1.2)
+    assert better["random_long_short_bias_error"] == pytest.approx(0.0, abs=1e-12)
+    assert better["annual_tracking_error_percent"] == pytest.approx(0.2 * math.sqrt(252))
+    assert better["tracking_bias"] == 1.0
+    versus = better["versus"]["qis_correlation"]
+    assert versus["tracking"]["difference"] == pytest.approx(50 * (0.5 - 1.0))
+    difference = values["better"] - values["qis_correlation"]
+    assert versus["gmv"]["difference"] == pytest.approx(50 * difference.mean())
+    assert versus["gmv"]["t"] == pytest.approx(newey_west_t(difference))
+    assert versus["random_long_only_qlike"]["difference"] == pytest.approx(-0.25)
+    days = [
+        [np.concatenate(rows.loc[rows["method"] == name, f"gmv_{what}"].to_list()) for what in ("returns", "squares")]
+        for name in ("better", "qis_correlation")
+    ]
+    assert versus["gmv"]["p"] == pytest.approx(variance_test(moments_of(*days)).p_value)
+    assert "bootstrap_p" not in versus["gmv"]
+    assert better["confidence_set_p"] == 1.0
+    assert cell["methods"]["qis_correlation"]["versus"]["qis_correlation"]["gmv"]["difference"] == 0.0
+
+
+def test_pipelines_get_a_bootstrap_and_others_do_not():
+    cell = summarise_cell(made_scores(series()), ["better"], resamples=49)
+    versus = {name: row["versus"]["qis_correlation"]["gmv"] for name, row in cell["methods"].items()}
+    assert 0 < versus["better"]["bootstrap_p"] <= 1
+    assert "bootstrap_p" not in versus["qis_correlation"]
+
+
+def test_pipelines_are_compared_with_all_references_and_the_bound_is_in_no_contest():
+    values = series()
+    values["learned_constants"] = values["qis_correlation"] + 0.05
+    values["hindsight_constants"] = values["better"] - 1
+    rows = made_scores(values)
+    methods = summarise_cell(rows, ["better"], resamples=0)["methods"]
+    assert set(methods["better"]["versus"]) == {"qis_correlation", "learned_constants"}
+    assert set(methods["learned_constants"]["versus"]) == {"qis_correlation"}
+    assert methods["better"]["confidence_set_p"] == 1.0  # the best of those that may be compared
+    assert "confidence_set_p" not in methods["hindsight_constants"]
+    pooled = pool(rows, ["better"])
+    assert set(pooled["better"]) == {"qis_correlation", "learned_constants"}
+    assert set(pooled["hindsight_constants"]) == {"qis_correlation"}
+
+
+def test_a_method_without_a_portfolio_at_one_date_is_named_and_has_no_figures():
+    values = series()
+    values["sample"] = values["better"].copy()
+    rows = made_scores(values)
+    rows.loc[rows[rows["method"] == "sample"].index[3], "gmv_log_variance"] = np.nan
+    cell = summarise_cell(rows, [], resamples=0)
+    assert cell["without_portfolio"] == ["sample"]
+    assert set(cell["methods"]) == {"qis_correlation", "better"}
+
+
+def test_pooling_averages_cells_then_panels_of_a_step():
+    """Cells of one panel are no more evidence than one, and a panel of many cells no more than one of few."""
+    zero = np.zeros(24)
+    parts = [
+        made_scores({"qis_correlation": zero, "m": zero + 0.02 * k}, n_assets=size, panel=panel)
+        for panel, size, k in (("north", 50, 1), ("north", 100, 3), ("south", 50, 4))
+    ]
+    rows = pd.concat(parts, ignore_index=True)
+    rows.loc[rows["method"] == "m", "gmv_log_variance"] += np.tile(np.linspace(-1, 1, 24), 3)
+    pooled = pool(rows, [])
+    versus = pooled["m"]["qis_correlation"]
+    assert versus["gmv"]["difference"] == pytest.approx(50 * ((0.02 + 0.06) / 2 + 0.08) / 2)
+    assert versus["n_steps"] == 24
+    expected = np.linspace(-1, 1, 24) + 0.06
+    assert versus["gmv"]["t"] == pytest.approx(newey_west_t(expected))
+    splits = versus["gmv_splits"]
+    assert splits["first_third"]["difference"] == pytest.approx(50 * expected[:8].mean())
+    assert splits["last_third"]["difference"] == pytest.approx(50 * expected[16:].mean())
+    small = rows[rows["n_assets"] == 50]
+    often = pd.concat([small, small.assign(n_assets=60)])
+    once, twice = (pool(part, [])["m"]["qis_correlation"]["gmv"] for part in (small, often))
+    assert twice["t"] == pytest.approx(once["t"])
+
+
+def test_times_are_called_turbulent_by_the_market_and_not_by_a_method_that_is_compared():
+    """Two methods that differ by luck alone: neither wins where the other's variance happened to be high."""
+    rng = np.random.default_rng(3)
+    market = rng.standard_normal(2_000)
+    luck = {name: market + rng.standard_normal(2_000) for name in ("qis_correlation", "m")}
+    splits = pool(made_scores({"equal_weight": market, **luck}), [])["m"]["qis_correlation"]["gmv_splits"]
+    difference = luck["m"] - luck["qis_correlation"]
+    high = market > np.median(market)
+    assert splits["turbulent"]["difference"] == pytest.approx(50 * difference[high].mean())
+    assert splits["calm"]["difference"] == pytest.approx(50 * difference[~high].mean())
+    assert max(abs(splits[name]["t"]) for name in ("calm", "turbulent")) < 2.5
+    assert set(pool(made_scores(luck), [])["m"]["qis_correlation"]["gmv_splits"]) == {
+        "first_third",
+        "second_third",
+        "last_third",
+    }
+
+
+def test_bias_statistics_and_their_errors_over_cells_and_panels():
+    """The first of each step is the mean over panels of the mean over their cells; errors by the delta method."""
+    rng = np.random.default_rng(4)
+    squares = rng.chisquare(5, (3, 24)) / 5
+    parts = []
+    for (panel, size), values in zip((("north", 50), ("north", 100), ("south", 50)), squares, strict=True):
+        part = made_scores({"m": np.zeros(24), "none": np.zeros(24)}, panel=panel, n_assets=size)
+        part.loc[part["method"] == "m", "random_long_only_square"] = values
+        part.loc[part["method"] == "none", list(BIASES.values())] = np.nan
+        parts.append(part)
+    bias = pool_bias(pd.concat(parts))
+    assert set(bias) == {"m"}
+    assert set(bias["m"]) == set(BIASES)
+    means = (squares[:2].mean(axis=0) + squares[2]) / 2
+    found = bias["m"]["random_long_only_bias"]
+    assert found["value"] == pytest.approx(math.sqrt(means.mean()))
+    assert found["standard_error"] == pytest.approx(means.mean() / newey_west_t(means) / 2 / math.sqrt(means.mean()))
+    assert bias["m"]["tracking_bias"]["value"] == 1.0
+
+
+def test_the_confidence_set_over_cells_and_panels():
+    """A method that is worse in one panel only is out where that counts; one that lacks a date does not take part."""
+    rng = np.random.default_rng(6)
+    common, parts = rng.standard_normal(48), []
+    for panel, loss in (("north", 0.0), ("south", 0.4)):
+        values = {name: common + 0.1 * rng.standard_normal(48) for name in ("a", "b", "lacking", "hindsight_constants")}
+        part = made_scores(values | {"worse": values["a"] + loss + 0.1 * rng.standard_normal(48)}, panel=panel)
+        part.loc[part[part["method"] == "lacking"].index[:1], "gmv_log_variance"] = np.nan
+        parts.append(part)
+    found = pool_confidence(pd.concat(parts))
+    assert set(found) == {"a", "b", "worse"}
+    assert found["worse"] < 0.02
+    assert min(found["a"], found["b"]) > 0.1
+    assert pool_confidence(parts[0])["worse"] > 0.02
+
+
+def test_one_table_says_where_a_pipeline_is_better():
+    reference, rng = np.zeros(36), np.random.default_rng(5)
+    parts = []
+    for panel, size, mean in (("north", 50, -0.2), ("north", 100, 0.1), ("south", 50, -0.01)):
+        values = {"qis_correlation": reference, "mine": mean + 0.3 * rng.permutation(np.linspace(-1, 1, 36))}
+        parts.append(made_scores(values, panel=panel, n_assets=size))
+    rows = pd.concat(parts)
+    panels = {
+        panel: {f"N={size}": summarise_cell(cell, ["mine"], resamples=0) for size, cell in part.groupby("n_assets")}
+        for panel, part in rows.groupby("panel")
+    }
+    grid = grid_of(panels, "mine")
+    assert set(grid) == {"qis_correlation"}
+    found = grid["qis_correlation"]
+    assert (found["cells"], found["better"], found["better_with_t_below_minus_2"]) == (3, 2, 1)
+    assert {panel: set(cells) for panel, cells in found["table"].items()} == {
+        "north": {"N=50", "N=100"},
+        "south": {"N=50"},
+    }
+    assert found["table"]["north"]["N=50"]["difference"] == pytest.approx(-10)
+    assert found["table"]["north"]["N=50"]["t"] < -2
+    assert found["worst"]["panel"] == "north"
+    assert found["worst"]["cell"] == "N=100"
+    assert found["worst"]["difference"] == pytest.approx(5)
+
+
+def test_pooling_leaves_out_cells_that_a_method_does_not_exist_in():
+    zero = np.zeros(24)
+    rows = pd.concat(
+        [made_scores({"qis_correlation": zero, "m": zero + k}, n_assets=size) for size, k in ((50, 0.1), (100, np.nan))]
+    )
+    assert pool(rows, [])["m"]["qis_correlation"]["gmv"]["difference"] == pytest.approx(5.0)
+
+
+def test_figures_are_json():
+    figures = summarise(made_scores(series()), pd.DataFrame(), pd.DataFrame())
+    assert set(figures) == {"panels", "grid", "pooled", "confidence_set", "bias", "heads", "simulated", "prial"}
+    assert list(figures["panels"]["north"]) == ["N=50, T=252, H=21"]
+    assert set(figures["pooled"]) == {"all", "north"}
+    json.dumps(figures, allow_nan=False)
+    assert rounded({"a": 1.23456789, 2: np.float64("nan"), "n": 123456}) == {"a": 1.2346, "2": None, "n": 123456}

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RIEnet, the published network, trained on the data that ours is trained on; it needs ``sigmahat[evaluate]``.
+
+Bongiorno, Manolakis, Mantegna (2026), J. Finance and Data Science 12, 100179; their package ``rienet-torch``, which has
+no weights. Its layer, its sizes and its portfolio are theirs; the loss is the logarithm of theirs, averaged over
+windows, as that is what an evaluation here reports, and otherwise a few crises would drown the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from sigmahat_kernels.request import Request
+from sigmahat_trainer.baselines.adapters import Estimator, fill_missing, universe_returns
+from sigmahat_trainer.data.dataset import SIZE_WEIGHTS, SIZES, WINDOWS
+from sigmahat_trainer.data.panels import ReturnPanel
+from sigmahat_trainer.data.windows import Window, draw_window
+
+BATCH_SIZE = 16
+LEARNING_RATE = 2e-3
+GRADIENT_LIMIT = 1.0
+UNIVERSES_PER_WINDOW = 4
+
+
+def build_rienet(output: str | Sequence[str] = "covariance") -> nn.Module:
+    """The compact architecture of the authors, 2,175 parameters."""
+    from rienet_torch import RIEnetLayer
+
+    layer: nn.Module = RIEnetLayer(output_type=output)
+    layer(torch.randn(1, 5, 30) * 0.01)  # it makes its weights when it first sees data
+    return layer
+
+
+def draw_windows(panels: Sequence[ReturnPanel], *, n_windows: int, horizon: int, seed: int) -> list[Window]:
+    """Draw windows as `dataset.draw_dataset` draws the real ones: sizes, lengths and weights of panels are the same."""
+    rng = np.random.default_rng(seed)
+    weight = np.sqrt([panel.returns.size for panel in panels])
+    windows: list[Window] = []
+    attempts = 0
+    while len(windows) < n_windows:
+        attempts += 1
+        if attempts > 100 * n_windows:
+            raise ValueError(f"no windows with a holding period of {horizon} rows in {[p.name for p in panels]}")
+        panel = panels[rng.choice(len(panels), p=weight / weight.sum())]
+        n_obs = int(rng.choice(WINDOWS))
+        possible = SIZE_WEIGHTS * (np.array(SIZES) <= panel.returns.shape[1])
+        if not possible.any() or len(panel.dates) < n_obs + horizon:
+            continue
+        n_assets = int(rng.choice(SIZES, p=possible / possible.sum()))
+        for _ in range(UNIVERSES_PER_WINDOW):
+            window = draw_window(rng, panel, n_assets=n_assets, n_obs=n_obs, horizon=horizon)
+            if window is not None and window.forward(horizon).any():
+                windows.append(window)
+    return windows[:n_windows]
+
+
+def train_rienet(
+    windows: Sequence[Window],
+    *,
+    horizon: int,
+    epochs: int,
+    seed: int,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> nn.Module:
+    """Minimise the mean ln realised variance of its minimum-variance portfolio.
+
+    `progress` is called with the steps done, the steps in all, and the mean loss of the epoch so far.
+    """
+    from rienet_torch import variance_loss_function
+
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    network = build_rienet("weights")
+    optimiser = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
+    steps_per_epoch = sum(1 for _ in _batches(windows, np.random.default_rng(seed)))
+    total = epochs * steps_per_epoch
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: 0.5 * (1 + math.cos(math.pi * min(k / total, 1))))
+    step = 0
+    for _ in range(epochs):
+        losses: list[float] = []
+        for batch in _batches(windows, rng):
+            past = np.stack([window.past().T for window in batch])
+            forward = torch.from_numpy(np.stack([window.forward(horizon) for window in batch])).float()
+            realised = forward.transpose(1, 2) @ forward * (252 / horizon)
+            variance = variance_loss_function(realised, network(torch.from_numpy(past).float()))
+            loss = variance.clamp_min(1e-10).log().mean()
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_LIMIT)
+            optimiser.step()
+            schedule.step()
+            losses.append(float(loss.detach()))
+            step += 1
+            if progress:
+                progress(step, total, float(np.mean(losses)))
+    return network.eval()
+
+
+def rienet(network: Callable[[torch.Tensor], torch.Tensor]) -> Estimator:
+    """The estimator. The network leaves the level free: its covariance is given the trace of the sample's.
+
+    Universes of one shape go through the network together: its recurrent layer takes little longer for many than for
+    one, and what it is compared with sees them together too.
+    """
+
+    def estimate(request: Request) -> list[np.ndarray]:
+        returns = [fill_missing(rows) for rows in universe_returns(request)]
+        covariances = list(returns)  # places for the answers
+        for shape in {rows.shape for rows in returns}:
+            same = [k for k, rows in enumerate(returns) if rows.shape == shape]
+            with torch.no_grad():
+                answers = network(torch.from_numpy(np.stack([returns[k].T for k in same])).float())
+            for k, covariance in zip(same, answers.double().numpy(), strict=True):
+                covariances[k] = covariance * (returns[k].var(axis=0, ddof=1).sum() / np.trace(covariance))
+        return covariances
+
+    return estimate
+
+
+def save_rienet(network: nn.Module, path: Path) -> None:
+    """Write the weights."""
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
+
+
+def load_rienet(path: Path) -> nn.Module:
+    """Read what `save_rienet` wrote."""
+    from safetensors.torch import load_file
+
+    network = build_rienet()
+    network.load_state_dict(load_file(path))
+    return network.eval()
+
+
+def _batches(windows: Sequence[Window], rng: np.random.Generator) -> Iterator[list[Window]]:
+    """Windows of one shape each, in random order."""
+    by_shape: dict[tuple[int, int], list[int]] = {}
+    for k in rng.permutation(len(windows)):
+        by_shape.setdefault((len(windows[k].universe), windows[k].n_obs), []).append(int(k))
+    pieces = [rows[i : i + BATCH_SIZE] for rows in by_shape.values() for i in range(0, len(rows), BATCH_SIZE)]
+    for k in rng.permutation(len(pieces)):
+        yield [windows[row] for row in pieces[k]]

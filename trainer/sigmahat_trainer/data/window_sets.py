@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training and validation windows that were drawn once, for every experiment that is judged on the same ones."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from sigmahat_trainer.config import TrainConfig
+from sigmahat_trainer.data.dataset import Dataset, Sample, draw_dataset, open_dataset, save_dataset
+from sigmahat_trainer.data.panels import ReturnPanel
+
+ALL = "all"
+"""Name of a validation set that is not parted by panel."""
+
+
+class Drawn(NamedTuple):
+    """What experiments are run on; mapped into memory."""
+
+    training: Dataset
+    validation: dict[str, Dataset]  # by panel, or one under `ALL`
+
+
+def open_drawn(folder: Path) -> Drawn:
+    """Open ``training`` and ``validation`` of a folder, as `save_dataset` wrote them.
+
+    ``validation`` is one dataset, or holds a folder with one for each panel.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a dataset is missing or has no windows.
+    """
+    validation = folder / "validation"
+    parts = {path.name: open_dataset(path) for path in sorted(validation.glob("*/"))}
+    drawn = Drawn(open_dataset(folder / "training"), parts or {ALL: open_dataset(validation)})
+    for name, dataset in {"training": drawn.training, **drawn.validation}.items():
+        if not len(dataset):
+            where = name if name == "training" else f"validation ({name})"
+            raise FileNotFoundError(f"{folder} has no windows for {where}; `sigmahat draw` writes such a folder")
+    return drawn
+
+
+def pool(datasets: Mapping[str, Dataset]) -> Dataset:
+    """All windows of several datasets in one; with a single one, that one itself."""
+    if len(datasets) == 1:
+        return next(iter(datasets.values()))
+    stacks: dict[int, list[Sample]] = {}
+    for dataset in datasets.values():
+        for size, stack in dataset.by_size.items():
+            stacks.setdefault(size, []).append(stack)
+    return Dataset({size: Sample(*map(np.concatenate, zip(*stacks[size], strict=True))) for size in sorted(stacks)})
+
+
+def draw(
+    panels: Sequence[ReturnPanel],
+    config: TrainConfig,
+    folder: Path,
+    *,
+    train_until: str,
+    validate_until: str,
+    validation_windows: int,
+) -> None:
+    """Draw windows as a training run does, but validation windows for each panel, and write them for `open_drawn`.
+
+    Parameters
+    ----------
+    panels : sequence of ReturnPanel
+    config : TrainConfig
+        Its windows, simulated_share, horizon and seed.
+    folder : Path
+        Is made, and appears when it is complete.
+    train_until, validate_until : str
+        ISO dates. Training windows and their holding periods end by the first; validation holding periods lie between.
+    validation_windows : int
+        For each panel that has dates in between.
+
+    Raises
+    ------
+    FileExistsError
+        If `folder` is there already.
+    ValueError
+        If no panel can be validated on.
+    """
+    if folder.exists():
+        raise FileExistsError(f"{folder} is there already: name a new folder, or remove it")
+    after_training = str(np.datetime64(train_until, "D") + 1)
+    validated = [
+        panel
+        for panel in (panel.between(None, validate_until) for panel in panels)
+        if len(panel.between(after_training, None).dates) >= config.horizon
+    ]
+    if not validated:
+        raise ValueError(f"no panel has {config.horizon} days from {after_training} to {validate_until}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        training = draw_dataset(
+            [panel.between(None, train_until) for panel in panels],
+            n_windows=config.windows,
+            simulated_share=config.simulated_share,
+            horizon=config.horizon,
+            seed=config.seed,
+            progress=True,
+        )
+        save_dataset(training, unfinished / "training")
+        for panel in validated:
+            validation = draw_dataset(
+                [panel],
+                n_windows=validation_windows,
+                simulated_share=0.0,
+                horizon=config.horizon,
+                seed=config.seed + 1,
+                first=after_training,
+                progress=True,
+            )
+            save_dataset(validation, unfinished / "validation" / panel.name)
+        unfinished.chmod(0o755)
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

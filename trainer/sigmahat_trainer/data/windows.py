@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Windows for what is fitted to earlier data: a universe of one panel, its past and the period after it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from sigmahat_trainer.baselines.adapters import fill_missing
+from sigmahat_trainer.data.dataset import MIN_COVERAGE, eligible_assets, holding_returns
+from sigmahat_trainer.data.panels import ReturnPanel
+
+
+class Window(NamedTuple):
+    """Rows [stop - n_obs, stop) of some columns; the returns themselves stay in the panel."""
+
+    panel: ReturnPanel
+    stop: int
+    n_obs: int
+    universe: np.ndarray  # (n_assets,)
+
+    def past(self) -> np.ndarray:
+        """Returns of shape (n_obs, n_assets) float64, the missing ones filled."""
+        rows = self.panel.returns[self.stop - self.n_obs : self.stop, self.universe]
+        return fill_missing(rows.astype(np.float64))
+
+    def forward(self, horizon: int) -> np.ndarray:
+        """Returns of the `horizon` rows after the window, shape (horizon, n_assets) float64."""
+        return holding_returns(self.panel.returns, self.stop, horizon)[:, self.universe].astype(np.float64)
+
+
+def draw_window(
+    rng: np.random.Generator, panel: ReturnPanel, *, n_assets: int, n_obs: int, horizon: int
+) -> Window | None:
+    """Draw one window at a random date, or None if the assets that qualify there by their past are too few."""
+    stop = int(rng.integers(n_obs, len(panel.dates) - horizon + 1))
+    candidates = eligible_assets(panel.returns[stop - n_obs : stop], MIN_COVERAGE)
+    if len(candidates) < n_assets:
+        return None
+    return Window(panel, stop, n_obs, np.sort(rng.choice(candidates, n_assets, replace=False)))
+
+
+def sizes_of(panel: ReturnPanel, sizes: Sequence[int]) -> list[int]:
+    """Those of the universe sizes asked for that leave a fifth of the panel out; if none does, four fifths of it."""
+    largest = int(0.8 * panel.returns.shape[1])
+    return sorted({size for size in sizes if size <= largest}) or [largest]

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a killed run leaves to the next: the state of each part after its last epoch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from sigmahat_trainer.files import write_whole
+from sigmahat_trainer.training.distributed import is_first
+
+
+class OtherRunError(ValueError):
+    """The checkpoint is of a run with other settings, data or code."""
+
+
+class Checkpoint(NamedTuple):
+    """One file, written anew after each epoch, and all that decides what comes out of the run."""
+
+    path: Path
+    run: dict[str, Any]  # as JSON knows it; a checkpoint of another one is refused
+
+    def load(self) -> dict[str, Any] | None:
+        """The state that was saved last; None if there is none.
+
+        Raises
+        ------
+        OtherRunError
+            If it belongs to another run, with what differs.
+        """
+        if not self.path.exists():
+            return None
+        saved = torch.load(self.path, weights_only=True)  # data only: a checkpoint must not be able to run code
+        was, now = (dict(_flat(json.loads(run))) for run in (saved["run"], json.dumps(self.run)))
+        if differences := [
+            f"{name} was {was.get(name, 'not there')}, is {now.get(name, 'not there')}"
+            for name in sorted(was.keys() | now.keys())
+            if was.get(name) != now.get(name)
+        ]:
+            raise OtherRunError(
+                f"{self.path.parent} holds an unfinished run of other settings, data or code; "
+                f"finish it as it was begun, train elsewhere, or delete that folder: {', '.join(differences)}"
+            )
+        state: dict[str, Any] = saved["state"]
+        return state
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace the file, in one step; of processes that train together the first does it.
+
+        `state` holds tensors, numbers, words, and lists and dictionaries of them.
+        """
+        if is_first():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            content = {"run": json.dumps(self.run), "state": state}
+            write_whole(self.path, lambda file: torch.save(content, file))
+
+
+def _flat(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of everything in nested dictionaries."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
