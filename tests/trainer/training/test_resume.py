@@ -32,7 +32,7 @@ KILLED = """
 import os, pathlib, signal, sys
 sys.path.insert(0, {tests!r})
 import torch
-from sigmahat_trainer import files
+from sigmahat_kernels import files
 from trainer.training.test_resume import train_toy
 torch.set_num_threads(1)
 written, replace = [], os.replace

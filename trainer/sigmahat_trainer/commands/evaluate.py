@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +13,8 @@ import click
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+
+from sigmahat_kernels.files import new_folder
 
 TRAIN_UNTIL = "2012-12-31"
 PERIODS = {"validation": ("2013-01-01", "2015-12-31"), "test": ("2016-01-01", None)}
@@ -112,7 +112,7 @@ def fit_baselines(
     from sigmahat_trainer.baselines.learned import fit_baselines as fit
     from sigmahat_trainer.data.panels import load_panel
 
-    with _plain_errors(), _new_folder(out) as folder:
+    with _plain_errors(), new_folder(out) as folder:
         fit(
             [panel for panel in (load_panel(path).between(None, train_until) for path in panels) if len(panel.dates)],
             folder,
@@ -242,7 +242,7 @@ def evaluate(
         simulated_lengths or lengths,
         seed,
     )
-    with _plain_errors(), _new_folder(out) as folder:
+    with _plain_errors(), new_folder(out) as folder:
         jobs, left_out = plan_jobs(panels, list(DESIGNS), settings)
         for reason in left_out:
             console.print(f"left out: {reason}")
@@ -334,18 +334,3 @@ def _plain_errors() -> Iterator[None]:
         yield
     except (ManifestError, MemberError, CheckpointError, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
-
-
-@contextmanager
-def _new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its name once everything is in it."""
-    if path.exists():
-        raise FileExistsError(f"{path} is there already: name a new folder, or remove it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        yield unfinished
-        unfinished.chmod(0o755)
-        unfinished.rename(path)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)

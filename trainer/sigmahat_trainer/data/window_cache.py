@@ -24,10 +24,10 @@ from rich.progress import track
 from threadpoolctl import threadpool_limits
 
 from sigmahat_kernels.features import FEATURE_NAMES
+from sigmahat_kernels.files import write_whole
 from sigmahat_kernels.parallel import available_threads
 from sigmahat_trainer.data.dataset import UNIVERSES_PER_WINDOW, draw_dataset, open_dataset
 from sigmahat_trainer.data.panels import ReturnPanel
-from sigmahat_trainer.files import write_whole
 from sigmahat_trainer.processes import end_with_parent
 from sigmahat_trainer.provenance import code_digest
 

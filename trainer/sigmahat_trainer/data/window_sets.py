@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from sigmahat_kernels.files import new_folder
 from sigmahat_trainer.config import TrainConfig
 from sigmahat_trainer.data.dataset import Dataset, Sample, draw_dataset, open_dataset, save_dataset
 from sigmahat_trainer.data.panels import ReturnPanel
@@ -87,8 +86,6 @@ def draw(
     ValueError
         If no panel can be validated on.
     """
-    if folder.exists():
-        raise FileExistsError(f"{folder} is there already: name a new folder, or remove it")
     after_training = str(np.datetime64(train_until, "D") + 1)
     validated = [
         panel
@@ -97,9 +94,7 @@ def draw(
     ]
     if not validated:
         raise ValueError(f"no panel has {config.horizon} days from {after_training} to {validate_until}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with new_folder(folder) as unfinished:
         training = draw_dataset(
             [panel.between(None, train_until) for panel in panels],
             n_windows=config.windows,
@@ -120,7 +115,3 @@ def draw(
                 progress=True,
             )
             save_dataset(validation, unfinished / "validation" / panel.name)
-        unfinished.chmod(0o755)
-        unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from sigmahat_trainer.files import write_whole
+from sigmahat_kernels.files import write_whole
 from sigmahat_trainer.training.distributed import is_first
 
 

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sigmahat_kernels.features import FEATURE_NAMES
+from sigmahat_kernels.files import write_whole
 from sigmahat_kernels.manifest import write_manifest
 from sigmahat_kernels.parallel import available_threads
 from sigmahat_kernels.parameters import split_parameters
@@ -28,7 +29,6 @@ from sigmahat_trainer.data.dataset import Dataset, open_dataset
 from sigmahat_trainer.data.panels import ReturnPanel
 from sigmahat_trainer.data.window_cache import cached_windows, describe_windows
 from sigmahat_trainer.export.onnx import save_member
-from sigmahat_trainer.files import write_whole
 from sigmahat_trainer.model.network import activate
 from sigmahat_trainer.processes import end_with_parent
 from sigmahat_trainer.provenance import code_digest, provenance
