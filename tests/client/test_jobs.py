@@ -23,7 +23,7 @@ from sigmahat_client import (
     ServerUnavailable,
     ShrinkageClient,
 )
-from sigmahat_client.dispatch import Arrival, Wait, results
+from sigmahat_client.dispatch import Arrival, Dispatch, Wait
 from sigmahat_client.errors import UNANSWERED
 
 RETURNS = 0.01 * np.random.default_rng(0).standard_normal((25, 500)).astype(np.float32)
@@ -320,12 +320,12 @@ def run(
     """Drive the generator by hand: of the requests under way, the `order`-th is answered next."""
     under_way: list[slice] = []
     tries: dict[tuple[int, int], int] = {}
-    steps: Generator[Any, Any, None] = results(
+    steps: Generator[Any, Any, None] = Dispatch(
         chunks, under_way.append, lambda chunk, result: None, in_flight=in_flight, deadline=1e9, retry_s=1e9
-    )
+    ).steps()
     step = next(steps)
     while True:
-        arrival = None
+        arrival: Any = None
         if isinstance(step, Wait):
             assert len(under_way) <= in_flight
             if under_way:
@@ -361,9 +361,9 @@ def test_any_order_of_answers_splits_and_failures_gives_all_in_order(order: int,
 def steps_of(in_flight: int, deadline: float) -> tuple[list[slice], Generator[Any, Any, None]]:
     sent: list[slice] = []
     chunks = [slice(start, start + 8) for start in range(0, 80, 8)]
-    return sent, results(
+    return sent, Dispatch(
         chunks, sent.append, lambda chunk, result: None, in_flight=in_flight, deadline=deadline, retry_s=9.0
-    )
+    ).steps()
 
 
 def test_halves_that_cannot_be_sent_yet_do_not_keep_the_caller_busy():
