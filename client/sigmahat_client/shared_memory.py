@@ -75,9 +75,7 @@ class Pool:
             if outgrown is not None:
                 self._drop(outgrown)
             region = Region(-(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE, self._register)
-        except (
-            Exception
-        ):  # another machine or container, another user or system, a restricted API, no room, nobody there ...
+        except Exception:  # another machine, container, user or system, a restricted API, no room, nobody there ...
             self._usable = False
             return None
         with self._lock:
