@@ -126,7 +126,7 @@ class ShrinkageClient(BaseClient):
         How many requests of one call may wait for their answers at a time.
     retry_s : float
         Seconds for which a request is tried again, with growing pauses, while a server starts, stops, restarts or is
-        full; 0 to be told at once.
+        full; 0 to be told at once. Where nothing listens when it is first asked, that is said at once.
     tls : Tls, optional
         Encrypt, with these certificates.
     shared_memory : bool
@@ -204,7 +204,7 @@ class ShrinkageClient(BaseClient):
         ------
         InvalidRequest
             If the arguments cannot be read, or are above the limits of `sigmahat_kernels.request`.
-        ServerUnavailable, DeadlineExceeded, ServerError
+        NoServer, ServerUnavailable, DeadlineExceeded, ServerError
             If there is no answer; what there is, is in the error's `estimates`. Requests that are under way are left to
             finish, and their answers dropped.
         """

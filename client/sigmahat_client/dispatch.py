@@ -29,7 +29,7 @@ import time
 from collections.abc import Callable, Generator, Iterable
 from typing import Generic, NamedTuple, TypeVar
 
-from sigmahat_client.errors import DeadlineExceeded, RequestTooLarge, ServerUnavailable
+from sigmahat_client.errors import DeadlineExceeded, NoServer, RequestTooLarge, ServerUnavailable
 
 Result = TypeVar("Result")
 
@@ -70,6 +70,10 @@ class _UnderWay(NamedTuple):
 
 def _due(chunk: slice, now: float) -> _Due:
     return _Due(now, chunk.start, chunk, 0.0, _FIRST_PAUSE_S)
+
+
+def _passes(failure: Exception) -> bool:
+    return isinstance(failure, ServerUnavailable) and not isinstance(failure, NoServer)
 
 
 class Dispatch(Generic[Result]):
@@ -206,7 +210,7 @@ class Dispatch(Generic[Result]):
         del self._under_way[chunk.start]
         if isinstance(outcome, RequestTooLarge) and chunk.stop - chunk.start > 1:
             self._split(chunk, now)
-        elif isinstance(outcome, ServerUnavailable) and now < (sent.due.since or now) + self._retry_s:
+        elif _passes(outcome) and now < (sent.due.since or now) + self._retry_s:
             self._retry(sent.due, now)
         else:
             raise outcome

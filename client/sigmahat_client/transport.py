@@ -15,12 +15,13 @@ from tritonclient.utils import np_to_triton_dtype
 
 from sigmahat_client.backend import Deliver, Outcome, Read, Send, Tensors, outcome_of
 from sigmahat_client.endpoints import Tls, addresses, channel_options, is_loopback, tls_arguments
-from sigmahat_client.errors import ServerUnavailable, error_from_grpc
+from sigmahat_client.errors import NoServer, ServerUnavailable, error_from_grpc, no_server
 from sigmahat_client.shared_memory import Pool, Region
 
 SHARED_FROM = 1 << 20
 """Bytes of COVARIANCE from which shared memory is used: below, the difference cannot be measured."""
 
+_CONTACT_S = 2.0
 _REGISTER_S = 2.0
 _AVOIDED_S = 2.0
 _LOST = "Unable to find shared memory region"
@@ -33,6 +34,7 @@ class _Endpoint:
     unanswered: int = 0
     asked: float = 0.0  # when, last
     refused: float = -math.inf  # when, last
+    found: bool | None = None  # a server, at least once; None: not known yet
 
 
 class Connection:
@@ -97,15 +99,24 @@ class Connection:
             chosen.asked = now
             return chosen
 
-    def answered(self, endpoint: _Endpoint, outcome: Outcome) -> None:
-        """Note what came of a request."""
+    def answered(self, endpoint: _Endpoint, outcome: Outcome, seconds: float) -> Outcome:
+        """Note what came of a request after so many seconds.
+
+        A closed port means that a server is restarting, if there ever was one. At the first contact with all endpoints
+        nobody is waited for. gRPC's own retries take less than a second to say so: after longer, a server was there.
+        """
         with self._lock:
             endpoint.unanswered -= 1
             if isinstance(outcome, ServerUnavailable):
                 endpoint.refused = time.monotonic()
+            endpoint.found = bool(endpoint.found) or not isinstance(outcome, NoServer) or seconds > _CONTACT_S
+            nobody = all(e.found is False for e in self._endpoints)
             last = self._closing and self._is_idle()
         if last:  # in a thread of its own: this one is gRPC's, which the channel waits for
             threading.Thread(target=self._close, daemon=True).start()
+        if isinstance(outcome, NoServer):
+            return no_server(e.address for e in self._endpoints) if nobody else ServerUnavailable(str(outcome))
+        return outcome
 
     def sender(
         self,
@@ -159,13 +170,13 @@ class _Requests:
             covariance.set_shared_memory(region.name, nbytes)
             outputs = {**outputs, "COVARIANCE": covariance}
         endpoint = self._connection.choose()
+        begin = time.monotonic()
 
         def callback(result: Any, error: Any) -> None:
             outcome = outcome_of(lambda: read(self._answer(result, error, region, endpoint.address)))
             if region is not None:
                 self._pool.give(region)
-            self._connection.answered(endpoint, outcome)
-            deliver(outcome)
+            deliver(self._connection.answered(endpoint, outcome, time.monotonic() - begin))
 
         endpoint.client.async_infer(
             self._model,
