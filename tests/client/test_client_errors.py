@@ -132,7 +132,8 @@ def test_nobody_listens_anywhere(closed_ports: list[str]):
 
 
 def test_one_who_listens_is_enough(closed_ports: list[str]):
-    with fake_server() as server, ShrinkageClient([*closed_ports, server.url]) as client:
+    """Though he is asked last."""
+    with fake_server() as server, ShrinkageClient([*closed_ports, server.url], in_flight=1) as client:
         assert not client.estimate(RETURNS, REQUESTS_OF_32).failures
         assert len(server.received) == 10
 

@@ -324,7 +324,7 @@ def test_a_server_may_come_back():
 
 def test_a_server_may_come_back_that_went_under_its_first_request(monkeypatch: pytest.MonkeyPatch):
     """gRPC itself asks again then, and tells the client only that the port is closed."""
-    monkeypatch.setattr("sigmahat_client.transport._CONTACT_S", 0.9)
+    monkeypatch.setattr("sigmahat_client.transport._CONTACT_S", 0.4)
     asked = threading.Event()
     found: list[float] = []
     with fake_server(lambda *_: (asked.set(), time.sleep(1.0))) as server:
