@@ -8,6 +8,7 @@ from sigmahat_client.endpoints import Tls
 from sigmahat_client.errors import (
     DeadlineExceeded,
     InvalidRequest,
+    NoServer,
     RequestTooLarge,
     ServerError,
     ServerUnavailable,
@@ -24,6 +25,7 @@ __all__ = [
     "DeadlineExceeded",
     "Estimates",
     "InvalidRequest",
+    "NoServer",
     "RequestTooLarge",
     "ServerError",
     "ServerUnavailable",
