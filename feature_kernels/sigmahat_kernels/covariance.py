@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sigmahat_kernels.assets import asset_statistics
+from sigmahat_kernels.asset_statistics import asset_statistics
 from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.groups import (
     WindowGroup,
@@ -87,7 +87,7 @@ def tilt_intensity(intensity: Array, tilt: Array, statistics: Array) -> Array:
     tilt : array of shape (n, N_ASSET_STATISTICS)
         theta of each universe.
     statistics : array of shape (n, N, N_ASSET_STATISTICS)
-        a_i of each asset, from `assets.asset_statistics`.
+        a_i of each asset, from `asset_statistics.asset_statistics`.
 
     Returns
     -------

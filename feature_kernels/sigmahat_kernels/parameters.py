@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sigmahat_kernels.assets import N_ASSET_STATISTICS
+from sigmahat_kernels.asset_statistics import N_ASSET_STATISTICS
 from sigmahat_kernels.backend import Array
 
 TARGETS = ("identity", "constant_correlation", "single_factor")

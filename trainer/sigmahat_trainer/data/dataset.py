@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from sigmahat_kernels.assets import asset_statistics
+from sigmahat_kernels.asset_statistics import asset_statistics
 from sigmahat_kernels.features import compute_features
 from sigmahat_kernels.panel import FAST_HALFLIFE, correlation_factor, prepare_window
 from sigmahat_kernels.request import read_request
