@@ -130,18 +130,3 @@ def correlation_factor(window: Window, *, halflife: float | None = None) -> Arra
     if halflife is not None:
         z = z * xp.sqrt(exponential_weights(xp, len(z), halflife))[:, None]
     return z / xp.sqrt((z**2).sum(axis=0))
-
-
-class Products(NamedTuple):
-    """Sums over rows of products of standardised returns, for all pairs of a window's columns; float64."""
-
-    slow: Array  # (m, m) equal-weighted correlation
-    fast: Array  # (m, m) exponentially weighted correlation
-    first_half: Array  # (m, m) what the first half of the rows adds to `slow`
-
-
-def correlation_products(slow_factor: Array, fast_factor: Array) -> Products:
-    """Multiply out the factors of a window, both of shape (T, m), so that every universe only gathers its block."""
-    early, late = slow_factor[: len(slow_factor) // 2], slow_factor[len(slow_factor) // 2 :]
-    first_half = early.T @ early
-    return Products(first_half + late.T @ late, fast_factor.T @ fast_factor, first_half)
