@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from sigmahat_kernels.backend import Array, array_namespace
 from sigmahat_kernels.pairs import HISTOGRAM_BINS, PairStatistics
+from sigmahat_kernels.targets import factor_moves
 
 CORRELATION = {
     "mean_correlation": "average off-diagonal correlation; (-1, 1)",
@@ -65,7 +66,7 @@ def correlation_features(
 
     # The loadings on the equal-weighted factor are l = R1 / sqrt(1'R1), see `targets.single_factor_loadings`.
     row_squares = pairs.row_sum**2
-    has_factor = total > 1e-12 * n_assets**2
+    has_factor = factor_moves(total, n_assets)
     total = xp.where(has_factor, total, 1.0)
     r2 = xp.where(has_factor, row_squares.sum(axis=1) / total, 0.0)
     fitted = xp.where(has_factor, pairs.form / total, 0.0) - r2
