@@ -69,13 +69,9 @@ def assemble(
     intensity = _intensity_of_assets(request, parameters, block_intensity)
     if classic:
         parameters = classic_parameters(parameters)
-    winsor_limit = None if classic else WINSOR_LIMIT
 
     def fill_group(group: WindowGroup, threads: int) -> None:
-        found = kept.take(group) if kept is not None else None
-        if found is None:
-            found = group, share_window(group_returns(request, group), winsor_limit=winsor_limit).moments
-        group, moments = found
+        group, moments = _moments_of(request, group, classic, kept)
         for_each(
             lambda part: _fill_part(covariance, request, part, moments, parameters, intensity),
             parts_of(request, group),
@@ -105,6 +101,15 @@ def _intensity_of_assets(request: Request, parameters: Parameters, block_intensi
     column = np.searchsorted(block_ids(request.universes, request.blocks), request.blocks)
     column = np.where(request.universes == PADDING, 0, column)
     return np.take_along_axis(block_intensity, column, axis=1)
+
+
+def _moments_of(
+    request: Request, group: WindowGroup, classic: bool, kept: KeptMoments | None
+) -> tuple[WindowGroup, Moments]:
+    """A window's moments, kept or computed, and the group as it stands among their columns."""
+    found = kept.take(group) if kept else None
+    winsor_limit = None if classic else WINSOR_LIMIT
+    return found or (group, share_window(group_returns(request, group), winsor_limit=winsor_limit).moments)
 
 
 def _fill_part(
