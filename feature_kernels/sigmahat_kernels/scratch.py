@@ -45,7 +45,7 @@ class Scratch:
 def take(source: Array, index: Array, out: Array, axis: int | None = None) -> Array:
     """Gather into `out`; every index must be in range."""
     # "clip" skips a check that would copy. CuPy knows neither the check nor the word.
-    options = {"mode": "clip"} if array_namespace(source).__name__ == "numpy" else {}
+    options: dict[str, Any] = {"mode": "clip"} if array_namespace(source).__name__ == "numpy" else {}
     return source.take(index, axis=axis, out=out, **options)
 
 
