@@ -33,7 +33,7 @@ class Window(NamedTuple):
     returns: Array  # (T, m) simple returns as sent, missing = 0
     observed: Array  # (T, m) 1.0 where there is a return
     standardised: Array  # (T, m) winsorised, zero mean, missing = 0
-    volatilities: Array  # (3, m) per period: window, half-life 63, half-life 21
+    volatilities: Array  # (3, m) per period: of the window, then by `VOLATILITY_HALFLIVES`
     n_observed: Array  # (m,)
     kurtosis: Array  # (m,) fourth moment of the standardised returns before the cut; 3 if normal
     tail_share: Array  # (m,) share of returns that the cut moved

@@ -11,7 +11,7 @@ import math
 from typing import NamedTuple
 
 from sigmahat_kernels.backend import Array, array_namespace
-from sigmahat_kernels.panel import Window, exponential_weights
+from sigmahat_kernels.panel import VOLATILITY_HALFLIVES, Window, exponential_weights
 
 REGIME = {
     "log_market_volatility": "ln of the market's annualised volatility (252 periods)",
@@ -92,14 +92,15 @@ def asset_averages(window: Window) -> dict[str, Array]:
     """Those features of `REGIME` that are averages over assets: name -> one value a column, (m,)."""
     xp = array_namespace(window.volatilities)
     log_volatility = xp.log(window.volatilities)
-    ratio_21 = log_volatility[2] - log_volatility[0]
+    ratio = {
+        f"{halflife:g}": log_volatility[k] - log_volatility[0] for k, halflife in enumerate(VOLATILITY_HALFLIVES, 1)
+    }
     return {
         "log_asset_volatility": log_volatility[0] + 0.5 * math.log(_PERIODS_PER_YEAR),
-        "asset_volatility_ratio_63": log_volatility[1] - log_volatility[0],
-        "asset_volatility_ratio_21": ratio_21,
+        **{f"asset_volatility_ratio_{halflife}": values for halflife, values in ratio.items()},
         "asset_kurtosis": xp.log(window.kurtosis / 3.0),
         "tail_share": window.tail_share,
-        "stress_share": (ratio_21 > math.log(_STRESS)).astype(xp.float64),
+        "stress_share": (ratio["21"] > math.log(_STRESS)).astype(xp.float64),
     }
 
 

@@ -16,8 +16,9 @@ TEMPORAL = {
     "volatility_clustering": "first-order autocorrelation of the absolute value of the market less its mean; [-1, 1]",
     "squared_autocorrelation": "average over assets of the first-order autocorrelation of the squared standardised "
     "returns, cut at 3; a missing one counts as the average; [-1, 1]",
-    "mean_correlation_fast": "average correlation of rows weighted with half-life 63, less that of the window: N/(N-1) "
-    "times the change of the share of variance that the equal-weighted mode absorbs (Kritzman, Li, Page, Rigobon 2011)",
+    "mean_correlation_fast": f"average correlation of rows weighted with half-life {FAST_HALFLIFE:g}, less that of the "
+    "window: N/(N-1) times the change of the share of variance that the equal-weighted mode absorbs (Kritzman, Li, "
+    "Page, Rigobon 2011)",
     "mean_correlation_change": "average correlation of the window's second half, less that of its first",
 }
 """Feature name -> definition."""
