@@ -26,6 +26,9 @@ _OLDEST_HALFLIVES = 500.0
 _SMALLEST_RANGE = 1e-100
 """Returns closer together than this are constant: their squares underflow."""
 
+TINY = 1e-300
+"""What sums of squares are divided by at least: a series that does not move."""
+
 
 class Window(NamedTuple):
     """Returns of `m` columns over `T` rows, prepared once and shared by all universes of the window."""

@@ -11,7 +11,7 @@ import math
 from typing import NamedTuple
 
 from sigmahat_kernels.backend import Array, array_namespace
-from sigmahat_kernels.panel import VOLATILITY_HALFLIVES, Window, exponential_weights
+from sigmahat_kernels.panel import TINY, VOLATILITY_HALFLIVES, Window, exponential_weights
 
 REGIME = {
     "log_market_volatility": "ln of the market's annualised volatility (252 periods)",
@@ -39,7 +39,6 @@ market, dispersion and blocks at 1 %."""
 _PERIODS_PER_YEAR = 252
 _BLOCK = 21
 _STRESS = 1.5
-_TINY = 1e-300
 
 
 class MarketSeries(NamedTuple):
@@ -112,8 +111,8 @@ def regime_features(series: MarketSeries) -> dict[str, Array]:
     """Those features of `REGIME` that are statistics of the universe's series, each of shape (n,)."""
     xp = array_namespace(series.market)
     squares = series.market**2
-    variance = xp.maximum(squares.mean(axis=0), _TINY)
-    dispersion = xp.maximum(series.dispersion.mean(axis=0), _TINY)
+    variance = xp.maximum(squares.mean(axis=0), TINY)
+    dispersion = xp.maximum(series.dispersion.mean(axis=0), TINY)
 
     def fast_ratio(values: Array, mean: Array, halflife: float) -> Array:
         weights = exponential_weights(xp, len(values), halflife)
