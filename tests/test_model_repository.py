@@ -13,7 +13,7 @@ from tritonclient.grpc import model_config_pb2
 
 from sigmahat_deploy.engines.build import add_model
 from sigmahat_deploy.engines.builders import Profile
-from sigmahat_kernels.covariance import assemble
+from sigmahat_kernels.assemble import assemble
 from sigmahat_kernels.features import FEATURE_NAMES, N_FEATURES
 from sigmahat_kernels.manifest import ManifestError, write_manifest
 from sigmahat_kernels.members import Member

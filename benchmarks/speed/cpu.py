@@ -15,8 +15,8 @@ from rich.table import Table
 from sklearn.covariance import LedoitWolf
 from threadpoolctl import threadpool_limits
 
-from sigmahat_kernels.features import _measure_part, _share, compute_features
-from sigmahat_kernels.groups import group_by_window, group_returns, parts_of
+from sigmahat_kernels.features import _measure_part, _prepare_group, compute_features
+from sigmahat_kernels.groups import group_by_window, parts_of
 from sigmahat_kernels.panel import correlation_factor, prepare_window
 from sigmahat_kernels.request import PADDING, Request, read_request
 from sigmahat_kernels.scratch import Scratch, keep_freed_memory, take_blocks
@@ -121,12 +121,12 @@ def peak_memory_ratio() -> float:
     request = draw_request(100, N_OBS)
     group = next(group_by_window(request, np.arange(N_UNIVERSES)))
     tracemalloc.start()
-    shared = _share(prepare_window(group_returns(request, group)))
+    summands = _prepare_group(request, group, None)
     panel, _ = tracemalloc.get_traced_memory()
     tracemalloc.reset_peak()
-    _measure_part(request, next(parts_of(request, group)), shared, choose_solver(request.panel))
+    _measure_part(request, next(parts_of(request, group)), summands, choose_solver(request.panel))
     _, with_part = tracemalloc.get_traced_memory()
-    del shared
+    del summands
     tracemalloc.reset_peak()
     compute_features(request, threads=1)
     _, peak = tracemalloc.get_traced_memory()

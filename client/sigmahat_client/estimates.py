@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from sigmahat_client.errors import UniverseError
-from sigmahat_kernels.assets import ASSET_STATISTICS
+from sigmahat_kernels.asset_statistics import ASSET_STATISTICS
 from sigmahat_kernels.parameters import LEVELS, REGIMES, TARGETS, VOLATILITY_BASES
 from sigmahat_kernels.status import Status
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sigmahat_kernels.assets import N_ASSET_STATISTICS
-from sigmahat_kernels.backend import Array
+from sigmahat_kernels.asset_statistics import N_ASSET_STATISTICS
+from sigmahat_kernels.backend import AnyArray as Array
+from sigmahat_kernels.panel import VOLATILITY_HALFLIVES
 
 TARGETS = ("identity", "constant_correlation", "single_factor")
-VOLATILITY_BASES = ("window", "halflife_63", "halflife_21")
+VOLATILITY_BASES = ("window", *(f"halflife_{halflife:g}" for halflife in VOLATILITY_HALFLIVES))
 LEVELS = ("log_volatility", "common_variance")
 REGIMES = ("calm", "normal", "elevated", "stressed")
 

@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sigmahat_kernels.assemble import assemble
 from sigmahat_kernels.combine import Combined, combine
-from sigmahat_kernels.covariance import assemble
 from sigmahat_kernels.features import FeatureTable, compute_features
 from sigmahat_kernels.members import Member
 from sigmahat_kernels.parameters import split_parameters
 from sigmahat_kernels.request import Request, with_blocks
+from sigmahat_kernels.shared_window import KeptMoments
 
 N_MEMBERS = 3
 
@@ -54,8 +55,9 @@ class Pipeline:
         return pipeline
 
     def estimate(self, request: Request, *, covariance: bool = True, classic: bool = False) -> Outputs:
-        """Answer one request; see `covariance.assemble` for `classic`."""
-        table, row_status, row_asset = features_and_status(request)
+        """Answer one request; see `assemble.assemble` for `classic`."""
+        kept = KeptMoments() if covariance and not classic else None
+        table, row_status, row_asset = features_and_status(request, kept)
         combined = combine([member(table.features) for member in self.members], row_status)
         status = row_status[:, 0]
         matrices = None
@@ -66,12 +68,15 @@ class Pipeline:
                 status,
                 block_intensity=combined.block_intensity,
                 classic=classic,
+                kept=kept,
             )
         return Outputs(combined, status, row_asset[:, 0], matrices)
 
 
-def features_and_status(request: Request) -> tuple[FeatureTable, np.ndarray, np.ndarray]:
+def features_and_status(
+    request: Request, kept: KeptMoments | None = None
+) -> tuple[FeatureTable, np.ndarray, np.ndarray]:
     """Features of all universes and their blocks, with status and offending asset as arrays (universes, 1 + blocks)."""
-    table = compute_features(with_blocks(request))
+    table = compute_features(with_blocks(request), kept=kept)
     shape = (len(request.universes), -1)
     return table, table.status.reshape(shape), table.status_asset.reshape(shape)

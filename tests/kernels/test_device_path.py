@@ -14,9 +14,12 @@ from without_gpu.emulator import COMPILER, Emulator
 from without_gpu.pretended_cupy import pretended_cupy, waits
 
 from sigmahat_kernels import solvers
+from sigmahat_kernels.assemble import assemble
 from sigmahat_kernels.cuda import device
 from sigmahat_kernels.features import FEATURE_NAMES, compute_features
+from sigmahat_kernels.parameters import N_PARAMETERS, split_parameters
 from sigmahat_kernels.request import PADDING, Request, read_request
+from sigmahat_kernels.shared_window import KeptMoments
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="the emulator needs g++")
 
@@ -77,6 +80,22 @@ def test_features(cupy: Any, n_rows: int) -> None:
     waits.clear()
     compute_features(more._replace(panel=cupy.asarray(more.panel)), threads=1)
     assert sum(waits.values()) == few <= 4  # a window's, not a universe's
+
+
+def test_matrices_from_kept_moments(cupy: Any) -> None:
+    """They stay where the panel is, from the features on."""
+    request = draw_request(120, 6)
+    rng = np.random.default_rng(4)
+    parameters = split_parameters(rng.uniform(size=(6, N_PARAMETERS)))
+    status = np.zeros(6, np.int32)
+    expected = assemble(request, parameters, status)
+    on_device = request._replace(panel=cupy.asarray(request.panel))
+    kept = KeptMoments()
+    compute_features(on_device, threads=1, kept=kept)
+    actual = assemble(on_device, parameters, status, threads=1, kept=kept)
+    assert type(actual) is np.ndarray
+    np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6 * np.nanmax(expected))
 
 
 @pytest.mark.parametrize("name", ["kernels", "cupy", "lapack"])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from sigmahat_kernels.covariance import assemble
+from sigmahat_kernels.assemble import assemble
 from sigmahat_kernels.features import FEATURE_NAMES
 from sigmahat_kernels.parameters import HEADS, N_PARAMETERS, split_parameters
 from sigmahat_kernels.pipeline import N_MEMBERS

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from sigmahat_kernels.assets import asset_statistics
+from sigmahat_kernels.asset_statistics import asset_statistics
 from sigmahat_kernels.features import FEATURE_NAMES, compute_features
 from sigmahat_kernels.market import MARKET
 from sigmahat_kernels.panel import FAST_HALFLIFE, correlation_factor, prepare_window

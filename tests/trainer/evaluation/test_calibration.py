@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import brier_score_loss, log_loss
 
-from sigmahat_kernels.covariance import assemble
+from sigmahat_kernels.assemble import assemble
 from sigmahat_kernels.parameters import N_PARAMETERS, REGIMES, TARGETS, split_parameters
 from sigmahat_kernels.pipeline import Pipeline
 from sigmahat_kernels.request import read_request

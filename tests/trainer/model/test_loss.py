@@ -10,7 +10,7 @@ import pytest
 import torch
 from reference import covariance as reference
 
-from sigmahat_kernels import covariance as kernels
+from sigmahat_kernels.assemble import assemble
 from sigmahat_kernels.parameters import HEADS, N_PARAMETERS, Parameters, split_parameters
 from sigmahat_kernels.request import read_request
 from sigmahat_trainer.data.dataset import estimate_inputs
@@ -106,7 +106,7 @@ def test_estimate_is_the_matrix_that_is_served(shape):
     covariance = covariance_of(estimate(batch, split_parameters(parameters)))
     for k, past in enumerate(pasts):
         request = read_request(past, np.arange(n_assets, dtype=np.int32)[None])
-        served = kernels.assemble(request, numpy_heads(parameters[k : k + 1]), np.zeros(1, int))[0]
+        served = assemble(request, numpy_heads(parameters[k : k + 1]), np.zeros(1, int))[0]
         np.testing.assert_allclose(covariance[k] / np.abs(served).max(), served / np.abs(served).max(), atol=3e-6)
 
 
@@ -176,7 +176,7 @@ def test_forecast_is_that_of_the_served_matrix():
     portfolio = minimum_variance(estimate(batch, split_parameters(parameters)), batch.forward)
     for k, past in enumerate(pasts):
         request = read_request(past, np.arange(12, dtype=np.int32)[None])
-        served = kernels.assemble(request, numpy_heads(parameters[k : k + 1]), np.zeros(1, int))[0].astype(float)
+        served = assemble(request, numpy_heads(parameters[k : k + 1]), np.zeros(1, int))[0].astype(float)
         solution = np.linalg.solve(served, np.ones(12))
         weights = solution / solution.sum()
         assert portfolio.log_forecast[k].item() == pytest.approx(math.log(weights @ served @ weights), abs=2e-4)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sigmahat_kernels.covariance import assemble
+from sigmahat_kernels.assemble import assemble
 from sigmahat_kernels.features import FEATURE_NAMES, compute_features
 from sigmahat_kernels.parameters import HEADS, Parameters
 from sigmahat_kernels.pipeline import N_MEMBERS, Pipeline

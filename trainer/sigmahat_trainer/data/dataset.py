@@ -11,10 +11,10 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from sigmahat_kernels.assets import asset_statistics
+from sigmahat_kernels.asset_statistics import asset_statistics
 from sigmahat_kernels.features import compute_features
-from sigmahat_kernels.panel import FAST_HALFLIFE, correlation_factor, prepare_window
 from sigmahat_kernels.request import read_request
+from sigmahat_kernels.shared_window import share_window
 from sigmahat_kernels.status import Status
 from sigmahat_trainer.data.baskets import LEAST_ASSETS, draw_baskets
 from sigmahat_trainer.data.panels import ReturnPanel
@@ -94,11 +94,9 @@ def estimate_inputs(past: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     past : array of shape (T, N)
         Simple returns, NaN = missing.
     """
-    window = prepare_window(past)
-    factor, fast_factor = correlation_factor(window), correlation_factor(window, halflife=FAST_HALFLIFE)
-    slow, fast = factor.T @ factor, fast_factor.T @ fast_factor
-    statistics = asset_statistics(slow[None], fast[None], window.volatilities[:, None], window.kurtosis[None])
-    return slow, fast, np.log(window.volatilities), statistics[0]
+    slow, fast, volatilities, kurtosis = share_window(past).moments
+    statistics = asset_statistics(slow[None], fast[None], volatilities[:, None], kurtosis[None])
+    return slow, fast, np.log(volatilities), statistics[0]
 
 
 def regime_label(past: np.ndarray, forward: np.ndarray) -> int:

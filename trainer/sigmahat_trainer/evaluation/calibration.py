@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm, rankdata
 
-from sigmahat_kernels.covariance import assemble
+from sigmahat_kernels.assemble import assemble
 from sigmahat_kernels.parameters import REGIMES, TARGETS, split_parameters
 from sigmahat_kernels.pipeline import Outputs
 from sigmahat_kernels.request import Request
