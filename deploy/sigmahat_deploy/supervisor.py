@@ -194,7 +194,7 @@ def _swap(server: LocalServer, releases: Releases, log: Log) -> None:
     begin = time.monotonic()
     log("swapping", release=releases.current + 1)
     try:
-        releases.swap(server.control)
+        releases.swap(server.model_control)
         probe_shrinkage(server)
     except ServerError as error:
         log("swap_failed", level="error", reason=str(error), release=releases.current)
