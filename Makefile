@@ -15,7 +15,7 @@ test: check .venv-numpy2/done ## checkers, then every test; then the array code 
 	.venv-numpy2/bin/python -m pytest tests/kernels tests/client
 
 bench: .venv/dev ## ratios to LAPACK and scikit-learn on this machine, into benchmarks/results/cpu.json
-	$(BIN)/python benchmarks/speed/cpu.py
+	$(BIN)/python -m benchmarks.speed.cpu
 
 check: .venv/dev
 	$(BIN)/ruff check .

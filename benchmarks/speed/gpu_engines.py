@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Engines on a GPU: are they int8, are they right, how long do they take; into ``results/gpu_engines.json``.
 
-``python benchmarks/speed/gpu_engines.py`` needs CUDA, torch, onnx, onnxruntime, click, rich, and the sources on
+``python -m benchmarks.speed.gpu_engines`` needs CUDA, torch, onnx, onnxruntime, click, rich, and the sources on
 PYTHONPATH (``client:feature_kernels:trainer:deploy``); it needs no network. Each stage stands alone: one that cannot
 run is recorded with its reason, and the others go on. Nothing is written where there is no GPU.
 
@@ -30,6 +30,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 
+from benchmarks.figures import RESULTS, four_digits, write_figures
 from sigmahat_deploy.engines.accuracy import reference
 from sigmahat_deploy.engines.builders import Profile, Trtexec, find_builder, serialized_plan
 from sigmahat_deploy.engines.device import find_device
@@ -49,8 +51,8 @@ from sigmahat_deploy.engines.graph import Graph, golden_batch, read_graph
 from sigmahat_deploy.engines.layers import check_layers
 from sigmahat_kernels.members import MEMBER_FILES
 
-HERE = Path(__file__).parent
-RESULT = HERE.parent / "results" / "gpu_engines.json"
+ROOT = Path(__file__).parents[2]
+RESULT = RESULTS / "gpu_engines.json"
 BATCHES = (1, 64, 1024, 16384, 65536)
 REPEATS, REPLAYS = 20, 50
 
@@ -58,7 +60,7 @@ console = Console(stderr=True)
 
 
 @click.command()
-@click.option("--model-repository", type=click.Path(path_type=Path), default=HERE.parents[1] / "model_repository")
+@click.option("--model-repository", type=click.Path(path_type=Path), default=ROOT / "model_repository")
 @click.option("--rtx", type=click.Path(path_type=Path), help="Folder that holds the packages of TensorRT for RTX.")
 @click.option("--tensorrt8", type=click.Path(path_type=Path), help="Folder unpacked from pack_tensorrt8.sh.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=True)
@@ -99,18 +101,11 @@ def main(model_repository: Path, rtx: Path | None, tensorrt8: Path | None, out: 
 
 def write(out: Path, device: dict[str, str], figures: dict[str, Any]) -> None:
     """Write what there is so far: a run that is cut off keeps its finished stages."""
-    from sigmahat_trainer.provenance import provenance
-
-    result = {**provenance(), "figures": figures}
-    result["machine"]["gpu"] = device
+    versions = {}
     for package in ("cupy-cuda13x", "onnxruntime", "tensorrt", "tensorrt_rtx"):
-        try:
-            result["versions"][package] = version(package)
-        except PackageNotFoundError:
-            continue
-    draft = out.with_name(f".{out.name}.{os.getpid()}")
-    draft.write_text(json.dumps(result, indent=1) + "\n")
-    draft.replace(out)
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    write_figures(out, figures, machine={"gpu": device}, versions=versions)
 
 
 def onnx_files(model_repository: Path, folder: Path) -> dict[str, Path]:
@@ -172,7 +167,7 @@ def replayed(work: Callable[[], object]) -> float:
         end.record()
         torch.cuda.synchronize()
         times.append(1000 * begin.elapsed_time(end) / REPLAYS)
-    return float(f"{statistics.median(times[1:]):.4g}")
+    return four_digits(statistics.median(times[1:]))
 
 
 def copy_bandwidth() -> float:
@@ -181,7 +176,7 @@ def copy_bandwidth() -> float:
 
     source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
-    return float(f"{2 * source.numel() / (replayed(lambda: target.copy_(source)) * 1e-6):.4g}")
+    return four_digits(2 * source.numel() / (replayed(lambda: target.copy_(source)) * 1e-6))
 
 
 # ------------------------------------------------------------------------------------------------------------ stages
@@ -327,8 +322,8 @@ def trtexec_engine(builder: Trtexec, path: Path, folder: Path) -> dict[str, Any]
             check=True,
             capture_output=True,
         )
-        times[str(n)] = float(
-            f"{1000 * statistics.median(entry['computeMs'] for entry in json.loads(exported.read_text())):.4g}"
+        times[str(n)] = four_digits(
+            1000 * statistics.median(entry["computeMs"] for entry in json.loads(exported.read_text()))
         )
     return {
         **facts(graph, json.loads(layers.read_text())),
@@ -386,7 +381,8 @@ def tensorrt8_engine(folder: Path, source: Path, flags: str, scratch: Path) -> d
         "PYTHONPATH": str(folder),
         "PYTHONHOME": str(folder / "python"),
     }
-    command = [folder / "python" / "bin" / "python3.10", HERE / "tensorrt8_worker.py", old, scratch, flags]
+    worker = Path(__file__).with_name("tensorrt8_worker.py")
+    command = [folder / "python" / "bin" / "python3.10", worker, old, scratch, flags]
     done = subprocess.run(
         [*map(str, command), *map(str, BATCHES)], env=environment, capture_output=True, text=True, check=False
     )

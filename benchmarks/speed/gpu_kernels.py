@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The CUDA kernels against cuSOLVER, CuPy and torch, and the features end to end, into ``results/gpu_kernels.json``.
 
-Runs on one GPU in a few minutes, from a checkout, with numpy, threadpoolctl, cupy and (for its rows) torch:
-``python benchmarks/speed/gpu_kernels.py``. A part that fails is named under "failed", and the others are still written.
+``python -m benchmarks.speed.gpu_kernels`` runs on one GPU in a few minutes, with numpy, threadpoolctl, rich, cupy and
+(for its rows) torch, and the sources on PYTHONPATH (``feature_kernels:trainer``) where the package is not installed.
+A part that fails is named under "failed", and the others are still written.
 """
 
 from __future__ import annotations
 
 import argparse
 import cProfile
-import json
-import os
 import pstats
 import sys
 import time
@@ -22,14 +21,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "feature_kernels"), str(ROOT / "trainer")]  # works where the package is not installed
-
-from sigmahat_kernels.cuda import cusolver, device, kernels  # noqa: E402
-from sigmahat_kernels.features import compute_features  # noqa: E402
-from sigmahat_kernels.request import Request, read_request  # noqa: E402
-from sigmahat_kernels.solvers import OwnKernels, choose_solver  # noqa: E402
-from sigmahat_trainer.provenance import provenance  # noqa: E402
+from benchmarks.figures import RESULTS, four_digits, write_figures
+from sigmahat_kernels.cuda import cusolver, device, kernels
+from sigmahat_kernels.features import compute_features
+from sigmahat_kernels.request import Request, read_request
+from sigmahat_kernels.solvers import OwnKernels, choose_solver
 
 SIZES = (20, 50, 100, 150, 250, 340, 500)
 N_COLUMNS, N_OBS = 3_000, 756
@@ -88,22 +84,21 @@ class Measurement:
         self.failed: dict[str, str] = {}
         self.out, self._stop = out, time.monotonic() + seconds
         self._started = time.monotonic()
-        origin = provenance()
-        origin["machine"] |= {
-            "gpu": properties["name"].decode(),
-            "multiprocessors": self.gpu.n_multiprocessors,
-            "clock_mhz": round(self.gpu.clock_hz / 1e6),
-            "shared_memory_per_block": device.shared_memory_limit(),
-            "single_to_double_ratio": self.gpu.single_to_double,
+        self._facts: dict[str, Any] = {
+            "machine": {
+                "gpu": properties["name"].decode(),
+                "multiprocessors": self.gpu.n_multiprocessors,
+                "clock_mhz": round(self.gpu.clock_hz / 1e6),
+                "shared_memory_per_block": device.shared_memory_limit(),
+                "single_to_double_ratio": self.gpu.single_to_double,
+            },
+            "versions": {
+                "cupy": cupy.__version__,
+                "cuda_driver": cupy.cuda.runtime.driverGetVersion(),
+                "cuda_runtime": cupy.cuda.runtime.runtimeGetVersion(),
+            },
+            **({"commit": commit} if commit else {}),
         }
-        origin["versions"] |= {
-            "cupy": cupy.__version__,
-            "cuda_driver": cupy.cuda.runtime.driverGetVersion(),
-            "cuda_runtime": cupy.cuda.runtime.runtimeGetVersion(),
-        }
-        if commit:
-            origin["commit"] = commit
-        self._origin = origin
 
     def part(self, name: str, work: Callable[[], None]) -> None:
         """Run one part; what it raises is kept under its name, and the rest goes on."""
@@ -120,16 +115,12 @@ class Measurement:
 
     def record(self, name: str, value: float, remark: str = "") -> None:
         """Keep and print one figure."""
-        self.figures[name] = float(f"{value:.4g}")
+        self.figures[name] = four_digits(value)
         print(f"[{time.monotonic() - self._started:5.0f} s] {name}: {self.figures[name]:,g} {remark}", flush=True)
 
     def write(self) -> None:
         """Replace the result file by what is known so far."""
-        content = {**self._origin, "figures": self.figures, **({"failed": self.failed} if self.failed else {})}
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.out.with_suffix(".tmp")
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(temporary, self.out)
+        write_figures(self.out, self.figures, **self._facts, **({"failed": self.failed} if self.failed else {}))
 
     def seconds_of(self, prepare: Callable[[int], Any], work: Callable[[Any], object], repeats: int = REPEATS) -> float:
         """Median device time of `work(prepare(turn))`, after two warm-ups; preparing is not timed."""
@@ -345,7 +336,7 @@ def _clock_khz(cupy: Any, properties: dict[str, Any]) -> float:
 def main() -> int:
     """Measure, print, write; 1 if a part failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "gpu_kernels.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "gpu_kernels.json")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="assets of a universe")
     parser.add_argument("--batch", type=int, default=8_192, help="most universes in one call")
     parser.add_argument("--seconds", type=float, default=420.0, help="no part is begun after so long")
