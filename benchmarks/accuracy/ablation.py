@@ -266,7 +266,7 @@ def groups() -> dict[str, list[str]]:
 def shuffled(features: np.ndarray, columns: Sequence[int], order: np.ndarray) -> np.ndarray:
     """The same features but for `columns`, which come from other windows, all from the same one."""
     told = features.copy()
-    told[:, columns] = features[np.ix_(order, columns)]
+    told[:, columns] = features[order[:, None], columns]
     return told
 
 

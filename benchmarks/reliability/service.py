@@ -48,9 +48,9 @@ class Service:
                     running.append((int(stat.parent.name), int(parent), int(group), command))
         triton = [p for p, parent, _, c in running if parent == self.process.pid and c[0].endswith("/tritonserver")]
         found = {}
-        for pid, _, group, command in running:
-            model = next((Path(word) for word in command if word.endswith("/model.py")), None)
-            if model is not None and triton and group == triton[0]:
+        for pid, _, leader, words in running:
+            model = next((Path(word) for word in words if word.endswith("/model.py")), None)
+            if model is not None and triton and leader == triton[0]:
                 found[model.parts[-3]] = pid
         return found | dict(zip(["triton"], triton, strict=False))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from rich.console import Console
@@ -47,12 +48,17 @@ def over_lapack() -> dict[str, float]:
         correlations = np.corrcoef(request.panel.T)
         stacks = [correlations[u[:, :, None], u[:, None, :]] for u in np.array_split(request.universes, 50)]
         features, bare = paired(
-            lambda request=request: compute_features(request, threads=1),
-            lambda stacks=stacks: [np.linalg.eigvalsh(stack) for stack in stacks],
+            partial(compute_features, request, threads=1),
+            partial(eigenvalues, stacks),
         )
         figures[f"features_over_eigvalsh_n{n_assets}"] = bare / features
         figures[f"features_us_per_universe_n{n_assets}"] = 1e6 * features / N_UNIVERSES
     return figures
+
+
+def eigenvalues(stacks: list[np.ndarray]) -> list[np.ndarray]:
+    """LAPACK's, of each stack of matrices."""
+    return [np.linalg.eigvalsh(stack) for stack in stacks]
 
 
 def over_sklearn() -> dict[str, float]:
@@ -65,7 +71,7 @@ def over_sklearn() -> dict[str, float]:
     request = draw_request(100, N_OBS)
     few = request.universes[:100]
     ours, loop = paired(
-        lambda: compute_features(request, threads=1), lambda: [LedoitWolf().fit(request.panel[:, u]) for u in few]
+        partial(compute_features, request, threads=1), lambda: [LedoitWolf().fit(request.panel[:, u]) for u in few]
     )
     return {"features_over_sklearn_lw_n100": (loop / len(few)) / (ours / N_UNIVERSES)}
 
@@ -76,8 +82,8 @@ def over_one_thread() -> dict[str, float]:
     for name, sizes in (("two_threads_over_one", 100), ("two_threads_over_one_mixed_sizes", range(20, 201))):
         request = draw_request(sizes, N_OBS)
         two, one = paired(
-            lambda request=request: compute_features(request, threads=2),
-            lambda request=request: compute_features(request, threads=1),
+            partial(compute_features, request, threads=2),
+            partial(compute_features, request, threads=1),
         )
         figures[name] = one / two
     return figures
@@ -98,7 +104,7 @@ def dual_over_direct() -> dict[str, float]:
         lambda: [correlation_spectrum(take_blocks(product, index, scratch, "blocks")) for index in blocks],
     )
     all_dual, all_direct = paired(
-        lambda: compute_features(dual_request, threads=1), lambda: compute_features(direct_request, threads=1)
+        partial(compute_features, dual_request, threads=1), partial(compute_features, direct_request, threads=1)
     )
     return {
         "dual_over_direct_n500_t60": direct / dual,

@@ -31,6 +31,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -194,12 +195,13 @@ def torch_networks(n_features: int) -> dict[str, dict[str, float]]:
     for name in ("fp32", "fp16"):
         network = freeze(MemberNetwork(n_features).eval())
         network = (half_body(network) if name == "fp16" else network).cuda()
-        for way, module in {"eager": network, "compiled": torch.compile(network, dynamic=False)}.items():
+        ways: dict[str, Callable[..., object]] = {"eager": network, "compiled": torch.compile(network, dynamic=False)}
+        for way, module in ways.items():
             times = found.setdefault(f"{name}, {way}", {})
             for n in BATCHES:
                 rows = torch.randn(n, n_features, device="cuda")
                 with torch.no_grad():
-                    times[str(n)] = microseconds(lambda module=module, rows=rows: module(rows))
+                    times[str(n)] = microseconds(partial(module, rows))
     return found
 
 
@@ -215,10 +217,9 @@ def products(path: Path) -> dict[str, dict[str, float]]:
         for n in BATCHES[2:]:
             x = torch.randint(-127, 128, (n, inputs), device="cuda", dtype=torch.int8)
             w = torch.randint(-127, 128, (outputs, inputs), device="cuda", dtype=torch.int8)
-            half_x, half_w = x.half(), w.half()
             found[f"{n} x {inputs} x {outputs}"] = {
-                "int8": microseconds(lambda x=x, w=w: torch._int_mm(x, w.t())),
-                "fp16": microseconds(lambda x=half_x, w=half_w: torch.nn.functional.linear(x, w)),
+                "int8": microseconds(partial(torch._int_mm, x, w.t())),
+                "fp16": microseconds(partial(torch.nn.functional.linear, x.half(), w.half())),
             }
     return found
 
@@ -226,13 +227,13 @@ def products(path: Path) -> dict[str, dict[str, float]]:
 def package_engines(module: str, files: dict[str, Path]) -> dict[str, Any]:
     """Build, check and time each file with a package that has TensorRT's Python interface."""
     tensorrt = __import__(module)
-    return {name: in_words(lambda path=path: package_engine(tensorrt, path)) for name, path in files.items()}
+    return {name: in_words(package_engine, tensorrt, path) for name, path in files.items()}
 
 
-def in_words(work: Callable[[], Any]) -> Any:
+def in_words(work: Callable[..., Any], *arguments: Any) -> Any:
     """The figures, or why there are none: a GPU that is not supported is a result too."""
     try:
-        return work()
+        return work(*arguments)
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}"[:1000]}
 
@@ -298,7 +299,7 @@ def trtexec_engines(files: dict[str, Path], folder: Path) -> dict[str, Any]:
     builder = find_builder()
     if not isinstance(builder, Trtexec):
         raise EngineError("no trtexec here")
-    return {name: in_words(lambda path=path: trtexec_engine(builder, path, folder)) for name, path in files.items()}
+    return {name: in_words(trtexec_engine, builder, path, folder) for name, path in files.items()}
 
 
 def trtexec_engine(builder: Trtexec, path: Path, folder: Path) -> dict[str, Any]:
@@ -364,7 +365,7 @@ def tensorrt8_engines(folder: Path | None, files: dict[str, Path], scratch: Path
     found: dict[str, Any] = {}
     for name, flags in {"int8": "INT8", "int8, fp16 allowed": "INT8,FP16", "fp16": "FP16", "fp32": ""}.items():
         source = files["int8" if "INT8" in flags else "fp32"]
-        found[name] = in_words(lambda source=source, flags=flags: tensorrt8_engine(folder, source, flags, scratch))
+        found[name] = in_words(tensorrt8_engine, folder, source, flags, scratch)
     return found
 
 

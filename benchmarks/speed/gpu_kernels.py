@@ -100,13 +100,13 @@ class Measurement:
             **({"commit": commit} if commit else {}),
         }
 
-    def part(self, name: str, work: Callable[[], None]) -> None:
-        """Run one part; what it raises is kept under its name, and the rest goes on."""
+    def part(self, name: str, work: Callable[..., None], *arguments: Any) -> None:
+        """Run `work(*arguments)`; what it raises is kept under its name, and the rest goes on."""
         if time.monotonic() > self._stop:
             self.failed[name] = "left out: no time left"
         else:
             try:
-                work()
+                work(*arguments)
             except Exception as error:  # a library may refuse a size; the others are still worth having
                 self.failed[name] = f"{type(error).__name__}: {error}"
                 traceback.print_exc()
@@ -157,17 +157,12 @@ def measure_solvers(m: Measurement, product: Any, size: int, largest_batch: int,
         own = OwnKernels(device.launch, precision, device.shared_memory_limit())
         if own.takes(size):
             name = f"kernels_{kind}_n{size}"
-            m.part(name, lambda own=own, name=name: measure_own(m, problem, own, name))
+            m.part(name, measure_own, m, problem, own, name)
         libraries = {"xsyevbatched": cusolver.eigvalsh, "cupy": cupy.linalg.eigvalsh, "torch": torch_eigvalsh()}
         for library, solve in libraries.items():
             name = f"{library}_{kind}_n{size}"
             if solve is not None:
-                m.part(
-                    name,
-                    lambda name=name, solve=solve, precision=precision: measure_library(
-                        m, problem, solve, precision, name, seconds
-                    ),
-                )
+                m.part(name, measure_library, m, problem, solve, precision, name, seconds)
         best, rival = (f"{who}_{kind}_n{size}_per_second" for who in ("kernels", "xsyevbatched"))
         if best in m.figures and rival in m.figures:
             m.record(f"kernels_over_xsyevbatched_{kind}_n{size}", m.figures[best] / m.figures[rival])
@@ -271,7 +266,7 @@ def measure_warps(m: Measurement, product: Any, size: int) -> None:
             if kernels.tridiagonal_shared_bytes(size, warps, precision) <= device.shared_memory_limit():
                 seconds = m.seconds_of(
                     lambda turn: index,
-                    lambda rows, c=size_class, p=precision: kernels.eigvalsh(device.launch, product, rows, p, c),
+                    partial(kernels.eigvalsh, device.launch, product, precision=precision, size_class=size_class),
                     repeats=5,
                 )
                 m.record(f"warps{warps}_{kind}_n{size}_per_second", 4_096 / seconds)
@@ -324,8 +319,12 @@ def measure_ceilings(m: Measurement) -> None:
     m.record("copy_tb_per_second", 2 * source.nbytes / seconds / 1e12)
     for precision in PRECISIONS:
         a = source[: 4_096**2].reshape(4_096, 4_096).astype(precision)
-        seconds = m.seconds_of(lambda turn: None, lambda _, a=a: a @ a)
+        seconds = m.seconds_of(lambda turn: None, partial(_squared, a))
         m.record(f"gemm_{np.dtype(precision).name}_tflops", 2 * 4_096**3 / seconds / 1e12)
+
+
+def _squared(a: Any, prepared: None) -> Any:
+    return a @ a
 
 
 def _clock_khz(cupy: Any, properties: dict[str, Any]) -> float:
@@ -358,24 +357,15 @@ def main() -> int:
     centred -= centred.mean(axis=0)
     factor = cupy.ascontiguousarray((centred / cupy.sqrt((centred**2).sum(axis=0))).T)
     product = factor @ factor.T
-    m.part("ceilings", lambda: measure_ceilings(m))
+    m.part("ceilings", measure_ceilings, m)
     for n_universes, n_obs in ((4_096, 252), (16_384, 252)):
-        m.part(
-            f"features_u{n_universes}_t{n_obs}",
-            lambda n_universes=n_universes, n_obs=n_obs: measure_features(m, panel, n_universes, n_obs),
-        )
+        m.part(f"features_u{n_universes}_t{n_obs}", measure_features, m, panel, n_universes, n_obs)
     for size in arguments.sizes:
-        m.part(
-            f"n{size}",
-            lambda size=size: measure_solvers(m, product, size, arguments.batch, arguments.library_seconds),
-        )
+        m.part(f"n{size}", measure_solvers, m, product, size, arguments.batch, arguments.library_seconds)
     for n_assets, n_obs in ((100, 60), (250, 60), (500, 60), (500, 252)):
-        m.part(
-            f"dual_n{n_assets}_t{n_obs}",
-            lambda n_assets=n_assets, n_obs=n_obs: measure_dual(m, factor, n_assets, n_obs),
-        )
+        m.part(f"dual_n{n_assets}_t{n_obs}", measure_dual, m, factor, n_assets, n_obs)
     for size in (50, 100, 150, 250):
-        m.part(f"warps_n{size}", lambda size=size: measure_warps(m, product, size))
+        m.part(f"warps_n{size}", measure_warps, m, product, size)
     print(f"{len(m.figures)} figures in {arguments.out}")
     for name, reason in m.failed.items():
         print(f"failed: {name}: {reason}")

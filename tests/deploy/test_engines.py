@@ -93,7 +93,7 @@ def trtexec(tmp_path: Path, calls: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def build(repository: Path, trtexec: Path, **options: object) -> list[Engine]:
-    return build_engines(repository, repository.parent / "cache", Trtexec(trtexec), DEVICE, profile=SMALL, **options)  # type: ignore[arg-type]
+    return build_engines(repository, repository.parent / "cache", Trtexec(trtexec), DEVICE, profile=SMALL, **options)
 
 
 def links(repository: Path) -> dict[str, Path]:

@@ -39,7 +39,7 @@ def kill_during_job(service: Service, n_universes: int = 4_000) -> Figures:
     returns, asked = panel()[:252], universes(n_universes, 100, 0)
     with ShrinkageClient(service.url, deadline_s=300.0) as client:
         undisturbed = client.estimate(returns, asked, covariance=True)
-        killed = []
+        killed: list[int] = []
 
         def progress(done: int, total: int) -> None:
             if not killed:

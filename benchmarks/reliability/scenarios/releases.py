@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ def hot_swap(service: Service, n_swaps: int = 1) -> Figures:
     """Replace the release under load, without client retries; each answer must be of one release, never back again."""
     known = [in_process(service.repository)]
     first = len(service.events("swapped"))
+
+    def have_swapped(n: int) -> bool:
+        return len(service.events("swapped")) == n
 
     def which(answer: Estimates, question: int) -> str:
         found = [str(k) for k, answers in enumerate(known) if same(answer, answers[question])]
@@ -47,7 +51,7 @@ def hot_swap(service: Service, n_swaps: int = 1) -> Figures:
             write_other_release(service.repository, seed=first + k)
             known.append(in_process(service.repository))
             service.process.send_signal(signal.SIGHUP)
-            wait_for(lambda k=k: len(service.events("swapped")) == first + k + 1)
+            wait_for(partial(have_swapped, first + k + 1))
             seconds.append(service.events("swapped")[-1]["seconds"])
             time.sleep(1.0)
     kinds = [which(answer, question) for answer, question in answers]
