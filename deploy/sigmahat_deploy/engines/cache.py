@@ -21,6 +21,8 @@ from sigmahat_kernels.files import new_folder
 
 PLAN, LAYERS, REPORT = "model.plan", "layers.json", "report.json"
 
+_UNFINISHED = ".building-"
+
 
 class Key(NamedTuple):
     """All that an engine depends on; any other value of any of it needs another engine."""
@@ -63,7 +65,7 @@ def locked(cache: Path, waiting: Callable[[], object], timeout_s: float = 1800.0
                 f"another process has been building engines in {cache} for more than {timeout_s:g} s"
             ) from None
     with held:
-        for leftover in cache.glob(".*/"):  # of a build that was killed: nobody else is building now
+        for leftover in cache.glob(f"*{_UNFINISHED}*"):  # of a build that was killed: nobody else is building now
             shutil.rmtree(leftover, ignore_errors=True)
         yield
 
@@ -75,7 +77,7 @@ def new_entry(cache: Path, key: Key) -> Iterator[Path]:
     The block leaves `PLAN`, `LAYERS` and a dict for `REPORT` behind (`seal`).
     """
     entry = cache / key.folder()
-    built, old = (entry.with_name(f".{entry.name}-{age}") for age in ("new", "old"))
+    built, old = (entry.with_name(f"{_UNFINISHED}{entry.name}{age}") for age in ("", "-old"))
     with new_folder(built) as folder:
         yield folder
     if entry.exists():  # a rebuild: links point at the name, and whoever has opened the old engine keeps it
