@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from sigmahat_deploy.engines.errors import EngineError
 from sigmahat_deploy.engines.fused import FUSED, WEIGHTED, fuse
 from sigmahat_deploy.engines.graph import Graph, golden_batch, read_graph
 from sigmahat_deploy.engines.layers import check_layers, read_layers
+from sigmahat_kernels.files import write_whole
 from sigmahat_kernels.manifest import ManifestError
 from sigmahat_kernels.members import MEMBER_FILES, Member, MemberError
 from sigmahat_kernels.parameters import N_PARAMETERS
@@ -127,9 +127,7 @@ def add_model(model_repository: Path) -> None:
     member.output[0].name, member.output[0].dims[:] = WEIGHTED, [N_PARAMETERS + 1]
     folder = model_repository / FUSED
     (folder / "1").mkdir(parents=True, exist_ok=True)
-    draft = folder / f".config.pbtxt.{os.getpid()}"
-    draft.write_text(text_format.MessageToString(member))
-    draft.replace(folder / "config.pbtxt")
+    write_whole(folder / "config.pbtxt", lambda file: file.write(text_format.MessageToString(member).encode()))
 
 
 class _Workshop(NamedTuple):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import logging
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import onnx
@@ -70,7 +71,7 @@ def onnx_path(quantised, tmp_path_factory):
 def _no_chatter():
     """The exporter has more to say the first time in a process than later."""
     said = []
-    handler = logging.Handler()
+    handler: Any = logging.Handler()
     handler.emit = said.append
     logger = logging.getLogger("torch.onnx")
     level = logger.level
