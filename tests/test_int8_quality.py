@@ -25,7 +25,7 @@ from sigmahat_kernels.pipeline import N_MEMBERS, Outputs, Pipeline, features_and
 from sigmahat_kernels.request import PADDING, Request, read_request
 from sigmahat_trainer.data.dataset import MIN_COVERAGE, eligible_assets, holding_returns
 from sigmahat_trainer.evaluation.portfolios import gmv_weights
-from sigmahat_trainer.export.onnx import in_unit_range
+from sigmahat_trainer.export.onnx import in_units
 
 ROOT = Path(__file__).parents[1]
 REPOSITORY = ROOT / "model_repository"
@@ -85,7 +85,7 @@ def real_batch(path: Path) -> Request:
 
 def test_every_output(answers: Answers) -> None:
     """Of the ensemble, as it is published; `sigmahat export` holds each member to the same on validation windows."""
-    both = [in_unit_range(outputs.combined.parameters) for outputs in (answers.int8, answers.half)]
+    both = [in_units(outputs.combined.parameters) for outputs in (answers.int8, answers.half)]
     for name in both[0]:
         change = np.abs(both[0][name] - both[1][name])
         assert change.mean() <= MEAN_LIMIT, name
@@ -96,7 +96,7 @@ def test_every_output(answers: Answers) -> None:
 def test_each_member_on_average(answers: Answers) -> None:
     for k in range(1, N_MEMBERS + 1):
         folder = REPOSITORY / f"member_{k}" / "1"
-        both = [in_unit_range(Member(folder / MEMBER_FILES[name])(answers.features)) for name in ("int8", "fp16")]
+        both = [in_units(Member(folder / MEMBER_FILES[name])(answers.features)) for name in ("int8", "fp16")]
         for name in both[0]:
             assert np.abs(both[0][name] - both[1][name]).mean() <= MEAN_LIMIT, (k, name)
 
