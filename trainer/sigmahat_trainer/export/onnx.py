@@ -166,6 +166,12 @@ def save_member(
         safetensors.torch.save_file(weights, unfinished, metadata={"sigmahat_member": json.dumps(header)})
 
 
+def checkpoints(run: Path) -> list[Path]:
+    """The members' checkpoints in a folder of ``sigmahat train``, as many as its settings say."""
+    n_members: int = json.loads((run / "metrics.json").read_text())["config"]["members"]
+    return [run / f"member_{k}.safetensors" for k in range(1, n_members + 1)]
+
+
 def load_member(path: str | os.PathLike[str], *, feature_names: Sequence[str]) -> Member:
     """Read what `save_member` wrote, for features that must be named and ordered as in `feature_names`.
 
