@@ -28,6 +28,9 @@ class Head(NamedTuple):
     squeezed: bool = False
     """Whether that tensor has the shape (universes,) of a single number, not (universes, columns)."""
 
+    shapes_matrix: bool = False
+    """Whether the covariance matrix depends on them."""
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the published tensor, behind the axis of universes."""
@@ -45,21 +48,21 @@ class Parameters(NamedTuple):
     """
 
     # alpha_k in (0, 1): the intensity head k would use alone
-    target_intensity: Annotated[Array, Head(_each("intensity", TARGETS))]
+    target_intensity: Annotated[Array, Head(_each("intensity", TARGETS), shapes_matrix=True)]
     # pi_k, sum 1: selection over the targets
-    target_weights: Annotated[Array, Head(_each("weight", TARGETS))]
+    target_weights: Annotated[Array, Head(_each("weight", TARGETS), shapes_matrix=True)]
     # probability that target k alone does at least as well as the mixture
     target_confidence: Annotated[Array, Head(_each("confidence", TARGETS))]
     # phi in (0, 1): weight of the exponentially weighted correlation
-    memory: Annotated[Array, Head(("memory",))]
+    memory: Annotated[Array, Head(("memory",), shapes_matrix=True)]
     # blend over half-lives (sum 1), then the pull to the cross-section
-    volatility: Annotated[Array, Head(_each("volatility", (*VOLATILITY_BASES, "pull")))]
+    volatility: Annotated[Array, Head(_each("volatility", (*VOLATILITY_BASES, "pull")), shapes_matrix=True)]
     # theta: an asset's logit of delta is the universe's + theta . its statistics
-    intensity_tilt: Annotated[Array, Head(_each("intensity_tilt", tuple(ASSET_STATISTICS)))]
+    intensity_tilt: Annotated[Array, Head(_each("intensity_tilt", tuple(ASSET_STATISTICS)), shapes_matrix=True)]
     # eta: what its statistics add to an asset's ln volatility
-    volatility_tilt: Annotated[Array, Head(_each("volatility_tilt", tuple(ASSET_STATISTICS)))]
+    volatility_tilt: Annotated[Array, Head(_each("volatility_tilt", tuple(ASSET_STATISTICS)), shapes_matrix=True)]
     # ln of the factor on all volatilities; common variance, in harmonic mean variances
-    level: Annotated[Array, Head(_each("level", LEVELS))]
+    level: Annotated[Array, Head(_each("level", LEVELS), shapes_matrix=True)]
     # log10 condition number of the estimate
     condition: Annotated[Array, Head(("condition",), squeezed=True)]
     # expected ln(realised / forecast volatility) of the minimum-variance portfolio

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sigmahat_kernels.assets import N_ASSET_STATISTICS
 from sigmahat_kernels.parameters import HEADS, N_PARAMETERS, REGIMES, TARGETS, VOLATILITY_BASES
 from sigmahat_trainer.config import NetworkConfig
 
@@ -112,8 +111,8 @@ FORMS: dict[str, HeadForm] = {
         Part("volatility_blend", SOFTMAX, len(VOLATILITY_BASES)),
         Part("volatility_pull", SIGMOID, 1),
     ),
-    "intensity_tilt": _form("tilt", Part("intensity_tilt", _inside(2.0, reach=2.0), N_ASSET_STATISTICS)),
-    "volatility_tilt": _form("tilt", Part("volatility_tilt", _inside(0.2), N_ASSET_STATISTICS)),
+    "intensity_tilt": _form("tilt", Part("intensity_tilt", _inside(2.0, reach=2.0), HEADS["intensity_tilt"])),
+    "volatility_tilt": _form("tilt", Part("volatility_tilt", _inside(0.2), HEADS["volatility_tilt"])),
     "level": _form(
         "level",
         Part("log_volatility_level", _inside(1.0, reach=1.0), 1),
