@@ -48,9 +48,15 @@ REQUEST = (PANEL, UNIVERSES, WINDOWS, MARKET, DATES, BLOCKS)
 ROWS = (tensor("ROW_STATUS", -1, -1, kind="INT32"), tensor("ROW_ASSET", -1, -1, kind="INT32"))
 # The averages of N_PARAMETERS, then the variance between the members.
 WEIGHTED = tensor("WEIGHTED", -1, N_PARAMETERS + 1)
+# Where a call names no outputs, Triton's order of them follows from the order here. These five stand first, so that an
+# answer stays the same to the bit; the others follow in that of the layout.
+FIRST = ("INTENSITY", "TARGET_WEIGHTS", "TARGET_INTENSITY", "TARGET_CONFIDENCE", "BLOCK_INTENSITY")
+ANSWERS = {
+    **{name.upper(): tensor(name.upper(), -1, *head.shape) for name, head in PUBLISHED.items()},
+    "BLOCK_INTENSITY": tensor("BLOCK_INTENSITY", -1, -1),
+}
 PUBLIC = (
-    *(tensor(name.upper(), -1, *head.shape) for name, head in PUBLISHED.items()),
-    tensor("BLOCK_INTENSITY", -1, -1),
+    *(ANSWERS[name] for name in dict.fromkeys((*FIRST, *ANSWERS))),
     tensor("STATUS", -1, kind="INT32"),
     tensor("STATUS_ASSET", -1, kind="INT32"),
 )

@@ -32,11 +32,11 @@ class Estimates:
     intensity: np.ndarray
     """(U,) shrinkage intensity in [0, 1]."""
     target_weights: np.ndarray
-    """(U, 3) selection weights over `parameters.TARGETS`; sum 1."""
+    """(U, targets) selection weights over `parameters.TARGETS`; sum 1."""
     target_intensity: np.ndarray
-    """(U, 3) intensity toward each target alone."""
+    """(U, targets) intensity toward each target alone."""
     target_confidence: np.ndarray
-    """(U, 3) probability that the target alone does at least as well as the mixture."""
+    """(U, targets) probability that the target alone does at least as well as the mixture."""
     block_names: tuple[Hashable, ...]
     block_intensity: np.ndarray
     """(U, B) intensity of each block; NaN where the universe does not hold the block."""
