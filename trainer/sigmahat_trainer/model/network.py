@@ -317,6 +317,7 @@ def constant_logits(constants: Mapping[str, float | Sequence[float]]) -> Tensor:
     Probabilities are first limited to [1e-4, 1 - 1e-4], where their logits are finite and can still learn, and those
     that must sum to 1 are divided by their sum. Logits of a softmax are centred: their sum is 0.
 
+    >>> from sigmahat_kernels.parameters import split_parameters
     >>> split_parameters(activate(constant_logits({"memory": 0.26}))).memory
     tensor([0.2600])
     """
