@@ -25,7 +25,7 @@ from benchmarks.speed.gpu_engines import ROOT, widened
 from sigmahat_deploy.engines.builders import Profile, logger, serialized_plan
 from sigmahat_deploy.engines.fused import fuse
 from sigmahat_deploy.engines.graph import read_graph
-from sigmahat_kernels.members import MEMBER_FILES
+from sigmahat_kernels.members import MEMBER_FILES, member_folders
 
 RESULT = RESULTS / "engine_plans.json"
 BYTES = {"Float": 4, "Half": 2, "Int8": 1, "Int32": 4, "Int64": 8, "Bool": 1}
@@ -38,7 +38,8 @@ def main() -> None:
     figures = {}
     with TemporaryDirectory() as scratch:
         for precision, file in {**MEMBER_FILES, "fp32": MEMBER_FILES["fp16"]}.items():
-            members = [onnx.load(ROOT / "model_repository" / f"member_{k}" / "1" / file) for k in (1, 2, 3)]
+            folders = member_folders(ROOT / "model_repository").values()
+            members = [onnx.load(folder / file) for folder in folders]
             members = [widened(member) for member in members] if precision == "fp32" else members
             for name, model in {precision: members[0], f"{precision}, fused": fuse(members)}.items():
                 path = Path(scratch) / "model.onnx"

@@ -50,7 +50,7 @@ from sigmahat_deploy.engines.errors import EngineError
 from sigmahat_deploy.engines.fused import fuse
 from sigmahat_deploy.engines.graph import Graph, golden_batch, read_graph
 from sigmahat_deploy.engines.layers import check_layers
-from sigmahat_kernels.members import MEMBER_FILES
+from sigmahat_kernels.members import MEMBER_FILES, member_folders
 
 ROOT = Path(__file__).parents[2]
 RESULT = RESULTS / "gpu_engines.json"
@@ -113,7 +113,7 @@ def onnx_files(model_repository: Path, folder: Path) -> dict[str, Path]:
     """A file of the first member in each precision, and of all members fused."""
     files = {}
     for precision, file in {**MEMBER_FILES, "fp32": MEMBER_FILES["fp16"]}.items():
-        members = [onnx.load(model_repository / f"member_{k}" / "1" / file) for k in (1, 2, 3)]
+        members = [onnx.load(version / file) for version in member_folders(model_repository).values()]
         members = [widened(member) for member in members] if precision == "fp32" else members
         for name, model in {precision: members[0], f"{precision}_fused": fuse(members)}.items():
             files[name] = folder / f"{name}.onnx"
