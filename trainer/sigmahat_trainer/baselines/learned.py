@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,6 +64,8 @@ def fit_baselines(
     windows, oracle_windows : int
         How many for the constants and for RIEnet each, all of real returns; and for each oracle.
     """
+    if epochs:
+        import_module("rienet_torch")  # that it is missing is said before the work, not after the constants
     torch.set_num_threads(1)
     dataset = draw_dataset(panels, n_windows=windows, simulated_share=0.0, horizon=horizon, seed=seed, progress=True)
     config = TrainConfig(horizon=horizon, seed=seed)

@@ -259,7 +259,8 @@ def evaluate(
         described |= {"dcc": dcc, "left_out": left_out}
         (folder / HEADLINE).write_text(json.dumps({**provenance(), "settings": described}, indent=1) + "\n")
     _say(console, f"rows are in {out}; to make figures and pictures of them again: sigmahat figures {out}")
-    _make_figures(out, resamples=resamples, console=console)
+    with _plain_errors():
+        _make_figures(out, resamples=resamples, console=console)
     _say(console, f"next: sigmahat export {runs[0]}" if runs else "next: sigmahat serve")
 
 
