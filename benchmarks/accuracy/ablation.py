@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -33,6 +32,7 @@ from sklearn.decomposition import PCA
 
 from sigmahat_kernels import features as published
 from sigmahat_kernels.features import FEATURE_NAMES, FEATURES
+from sigmahat_kernels.files import write_whole
 from sigmahat_kernels.members import Member
 from sigmahat_kernels.parameters import N_PARAMETERS
 from sigmahat_trainer.commands.train import PRESETS
@@ -434,9 +434,8 @@ def variants(
 def write(path: Path, content: dict[str, Any]) -> None:
     """Write what there is so far; the file appears whole, or the old one stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(unfinished, path)
+    text = json.dumps(content, indent=1) + "\n"
+    write_whole(path, lambda file: file.write(text.encode()))
 
 
 def draw_figures(figures: dict[str, Any], path: Path) -> None:
