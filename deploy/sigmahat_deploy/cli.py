@@ -32,6 +32,9 @@ SUBCOMMANDS = {
     "search": Subcommand("sigmahat_trainer.commands.search:search", "search", "Search for the settings of training."),
     "fit-baselines": Subcommand("sigmahat_trainer.commands.evaluate:fit_baselines", "evaluate", "Fit what learns."),
     "evaluate": Subcommand("sigmahat_trainer.commands.evaluate:evaluate", "evaluate", "Compare with other estimators."),
+    "figures": Subcommand(
+        "sigmahat_trainer.commands.evaluate:figures", "evaluate", "Make an evaluation's figures again."
+    ),
 }
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from sigmahat_trainer.commands.train import PRESETS, TRAIN_UNTIL, VALIDATE_UNTIL, apply_preset
+from sigmahat_trainer.commands.options import TRAIN_UNTIL, VALIDATE_UNTIL
+from sigmahat_trainer.commands.train import PRESETS, apply_preset
 from sigmahat_trainer.config import TrainConfig, click_options
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from sigmahat_trainer.commands.options import TRAIN_UNTIL, VALIDATE_UNTIL
 from sigmahat_trainer.config import TrainConfig, click_options
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -26,8 +27,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "residual_weight": 5e-3,
     },
 }
-
-TRAIN_UNTIL, VALIDATE_UNTIL = "2012-12-31", "2015-12-31"
 
 _folder = click.Path(exists=True, file_okay=False, path_type=Path)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 DAILY_VOLATILITY = 0.01
+ISOTROPIC_MEAN = 6.0
 
 
 def isotropic_design(rng: np.random.Generator, n_obs: int, n_assets: int) -> np.ndarray:
@@ -15,9 +16,15 @@ def isotropic_design(rng: np.random.Generator, n_obs: int, n_assets: int) -> np.
 
     Ledoit and Wolf's baseline design (2012, Annals of Statistics 40).
     """
+    eigenvalues, vectors = isotropic_population(rng, n_assets)
+    return rng.standard_normal((n_obs, n_assets)) * np.sqrt(eigenvalues / ISOTROPIC_MEAN) @ vectors.T * DAILY_VOLATILITY
+
+
+def isotropic_population(rng: np.random.Generator, n_assets: int) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues of 1, 3 and 10, shape (n_assets,), about `ISOTROPIC_MEAN` on average, and random eigenvectors."""
     eigenvalues = np.repeat([1.0, 3.0, 10.0], [n_assets // 5, (2 * n_assets) // 5, n_assets])[:n_assets]
     vectors, _ = np.linalg.qr(rng.standard_normal((n_assets, n_assets)))
-    return rng.standard_normal((n_obs, n_assets)) * np.sqrt(eigenvalues / 6.0) @ vectors.T * DAILY_VOLATILITY
+    return eigenvalues, vectors
 
 
 def sector_design(rng: np.random.Generator, n_obs: int, n_assets: int) -> np.ndarray:
