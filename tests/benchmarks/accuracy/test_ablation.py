@@ -17,9 +17,11 @@ from scipy.stats import rankdata
 from sigmahat_kernels.features import FEATURE_NAMES
 from sigmahat_trainer.config import NetworkConfig, TrainConfig
 from sigmahat_trainer.data.dataset import draw_dataset, save_dataset
-from sigmahat_trainer.export.onnx import save_member
+from sigmahat_trainer.model.member_file import save_member
 from sigmahat_trainer.model.network import CLIP, MemberNetwork, activate, constant_logits
-from sigmahat_trainer.training.member import STARTING_CONSTANTS, evaluate_losses, robust_scaling
+from sigmahat_trainer.training.constants import STARTING_CONSTANTS
+from sigmahat_trainer.training.member import robust_scaling
+from sigmahat_trainer.training.shared_losses import evaluate_losses
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "accuracy" / "ablation.py"
 SMALL = NetworkConfig(
@@ -41,8 +43,8 @@ def ablation():
 
 @pytest.fixture(scope="module")
 def panels():
-    def draw(n_windows, seed):
-        return draw_dataset([], n_windows=n_windows, simulated_share=1.0, horizon=10, seed=seed)
+    def draw(n_samples, seed):
+        return draw_dataset([], n_samples=n_samples, simulated_share=1.0, horizon=10, seed=seed)
 
     return {"north": draw(60, 1), "south": draw(24, 2)}
 

@@ -16,8 +16,8 @@ from sigmahat_trainer.baselines.closed_form import sample
 from sigmahat_trainer.baselines.hindsight import Outcome, hindsight_constants
 from sigmahat_trainer.baselines.learned import BEYOND_LINEAR, fit_baselines, load_fitted
 from sigmahat_trainer.baselines.rienet import build_rienet, draw_windows, rienet, train_rienet
+from sigmahat_trainer.data.episodes import Episode, draw_episode, sizes_of
 from sigmahat_trainer.data.panels import ReturnPanel
-from sigmahat_trainer.data.windows import Window, draw_window, sizes_of
 from sigmahat_trainer.evaluation.portfolios import gmv_weights
 
 
@@ -37,17 +37,17 @@ def request_of(returns):
 
 def test_a_window_is_the_past_and_what_came_after():
     panel = make_panel()
-    window = Window(panel, 200, 60, np.array([1, 4]))
+    window = Episode(panel, 200, 60, np.array([1, 4]))
     past, forward = panel.returns[140:200][:, [1, 4]], panel.returns[200:210][:, [1, 4]]
     np.testing.assert_allclose(window.past()[~np.isnan(past)].mean(), np.nanmean(past), atol=1e-3)
     assert window.past().shape == (60, 2)
     np.testing.assert_array_equal(window.forward(10), np.nan_to_num(forward))
     rng = np.random.default_rng(0)
     for _ in range(50):
-        drawn = draw_window(rng, panel, n_assets=8, n_obs=60, horizon=10)
+        drawn = draw_episode(rng, panel, n_assets=8, n_obs=60, horizon=10)
         assert 60 <= drawn.stop <= 490
         assert len(set(drawn.universe)) == 8
-    assert draw_window(rng, panel, n_assets=17, n_obs=60, horizon=10) is None
+    assert draw_episode(rng, panel, n_assets=17, n_obs=60, horizon=10) is None
 
 
 def test_sizes_that_a_panel_cannot_fill_are_left_out():
@@ -61,7 +61,7 @@ def test_sizes_that_a_panel_cannot_fill_are_left_out():
 
 def test_oracle_eigenvalues_equal_their_definition():
     panel = make_panel(n_assets=6)
-    window = Window(panel, 200, 60, np.arange(6))
+    window = Episode(panel, 200, 60, np.arange(6))
     vectors = np.linalg.eigh(np.corrcoef(window.past().T))[1]
     after = np.corrcoef(window.forward(30).T)
     expected = [vectors[:, i] @ after @ vectors[:, i] for i in range(6)]
@@ -69,7 +69,7 @@ def test_oracle_eigenvalues_equal_their_definition():
 
 
 def test_null_eigenvectors_share_their_mean_and_the_trace_stays():
-    window = Window(make_panel(), 200, 9, np.arange(16))
+    window = Episode(make_panel(), 200, 9, np.arange(16))
     values = oracle_eigenvalues(window, 30)
     assert len(np.unique(values[:8])) == 1  # 16 assets less 8 degrees of freedom
     assert len(np.unique(values)) == 9

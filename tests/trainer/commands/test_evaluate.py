@@ -23,7 +23,8 @@ from sigmahat_trainer.config import TrainConfig
 from sigmahat_trainer.data.panels import load_panel
 from sigmahat_trainer.evaluation.designs import ORACLE
 from sigmahat_trainer.evaluation.rolling import HINDSIGHT, Cell, Methods, Period, evaluate
-from sigmahat_trainer.export.onnx import export_onnx, save_member
+from sigmahat_trainer.export.onnx import export_onnx
+from sigmahat_trainer.model.member_file import save_member
 from sigmahat_trainer.model.network import MemberNetwork
 from sigmahat_trainer.provenance import provenance
 

@@ -22,12 +22,14 @@ from rich.console import Console
 from sigmahat_deploy.cli import main
 from sigmahat_trainer.config import NetworkConfig, TrainConfig, from_dict
 from sigmahat_trainer.data.dataset import Dataset, Sample, draw_dataset, open_dataset, save_dataset
-from sigmahat_trainer.data.window_sets import ALL, open_drawn, pool
+from sigmahat_trainer.data.sample_sets import ALL, open_sample_sets, pool
 from sigmahat_trainer.search import study as module
 from sigmahat_trainer.search.plots import draw_search
 from sigmahat_trainer.search.space import Vary
 from sigmahat_trainer.search.study import RESULT, search
-from sigmahat_trainer.training.member import evaluate_losses, fit_constants, train_member
+from sigmahat_trainer.training.constants import fit_constants
+from sigmahat_trainer.training.member import train_member
+from sigmahat_trainer.training.shared_losses import evaluate_losses
 
 SMALL = NetworkConfig(
     extraction_units=(64, 64), tokens=2, attention_dimension=16, residual_units=32, head_units=(16, 16)
@@ -50,13 +52,13 @@ def dataset(tmp_path_factory):
     """Simulated windows, small universes: 120 to train with, two panels of unequal size to judge by."""
     folder = tmp_path_factory.mktemp("dataset")
 
-    def save(where, *, n_windows, seed):
-        drawn = draw_dataset([], n_windows=n_windows, simulated_share=1.0, horizon=10, seed=seed)
+    def save(where, *, n_samples, seed):
+        drawn = draw_dataset([], n_samples=n_samples, simulated_share=1.0, horizon=10, seed=seed)
         save_dataset(Dataset({n: stack for n, stack in drawn.by_size.items() if n <= 50}), folder / where)
 
-    save("training", n_windows=160, seed=0)
-    save("validation/north", n_windows=60, seed=1)
-    save("validation/south", n_windows=30, seed=2)
+    save("training", n_samples=160, seed=0)
+    save("validation/north", n_samples=60, seed=1)
+    save("validation/south", n_samples=30, seed=2)
     return folder
 
 
@@ -83,7 +85,7 @@ def test_the_record_is_what_training_gives(dataset, found):
     assert len({trial["settings"]["learning_rate"] for trial in trials}) == 3
     assert figures["best"] == min(trials, key=lambda trial: trial["loss"])
 
-    drawn = open_drawn(dataset)
+    drawn = open_sample_sets(dataset)
     constants = fit_constants(drawn.training, CONFIG)
     baseline = {n: evaluate_losses(constants, d, CONFIG)["decision"] for n, d in drawn.validation.items()}
     assert figures["constants"]["validation"] == pytest.approx(baseline, abs=1e-6)
@@ -156,7 +158,7 @@ def test_settings_that_are_none_are_a_failed_trial_with_its_reason(dataset, tmp_
 
 def test_windows_that_spoil_the_loss_fail_and_do_not_stop_the_search(dataset, tmp_path):
     """Two at a time; validation returns are not numbers, so every loss is NaN."""
-    drawn = open_drawn(dataset)
+    drawn = open_sample_sets(dataset)
     save_dataset(drawn.training, tmp_path / "training")
     spoiled = {
         n: stack._replace(forward=np.full_like(stack.forward, np.nan))
@@ -252,14 +254,14 @@ def test_drawing_and_searching_by_command(tmp_path):
     command += ["--train-until", dates[150], "--validate-until", dates[219]]
     done = CliRunner().invoke(main, [*map(str, command)])
     assert done.exit_code == 0, done.output
-    drawn = open_drawn(out)
+    drawn = open_sample_sets(out)
     assert set(drawn.validation) == {"north"}
     assert 40 <= len(drawn.training) <= 66
     assert CliRunner().invoke(main, [*map(str, command)]).exit_code == 1  # it is there already
 
     save_dataset(drawn.validation["north"], tmp_path / "plain" / "validation")
     save_dataset(drawn.training, tmp_path / "plain" / "training")
-    assert set(open_drawn(tmp_path / "plain").validation) == {ALL}
+    assert set(open_sample_sets(tmp_path / "plain").validation) == {ALL}
     assert len(open_dataset(out / "training")) == len(drawn.training)
 
     command = ["search", out, "--out", tmp_path / "search", "--trials", 1, "--preset", "full", "--epochs", 1]

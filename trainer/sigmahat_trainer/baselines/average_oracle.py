@@ -13,14 +13,14 @@ import numpy as np
 
 from sigmahat_trainer.baselines.closed_form import Baseline, sample
 from sigmahat_trainer.baselines.spectral import Rule, shrink_correlation
+from sigmahat_trainer.data.episodes import Episode, draw_episode
 from sigmahat_trainer.data.panels import ReturnPanel
-from sigmahat_trainer.data.windows import Window, draw_window
 
 OracleKey = tuple[str, int, int]
 """Panel, n_assets, n_obs: an oracle is of one market and one shape."""
 
 
-def oracle_eigenvalues(window: Window, horizon: int) -> np.ndarray:
+def oracle_eigenvalues(window: Episode, horizon: int) -> np.ndarray:
     """u_i' R u_i, u_i the eigenvectors of a window's correlation, R the correlation of the period after it.
 
     Shape (n_assets,), in the order of the window's ascending eigenvalues; mean 1. Where n_assets exceeds n_obs - 1,
@@ -47,7 +47,7 @@ def fit_oracle(
     if len(panel.dates) < n_obs + horizon:
         return None
     rng = np.random.default_rng([seed, n_assets, n_obs])
-    windows = (draw_window(rng, panel, n_assets=n_assets, n_obs=n_obs, horizon=horizon) for _ in range(n_windows))
+    windows = (draw_episode(rng, panel, n_assets=n_assets, n_obs=n_obs, horizon=horizon) for _ in range(n_windows))
     found = [oracle_eigenvalues(window, horizon) for window in windows if window is not None]
     return np.mean(found, axis=0) if found else None
 

@@ -17,11 +17,11 @@ from sigmahat_trainer.baselines.average_oracle import OracleKey, fit_oracle, loa
 from sigmahat_trainer.baselines.rienet import draw_windows, load_rienet, save_rienet, train_rienet
 from sigmahat_trainer.config import TrainConfig
 from sigmahat_trainer.data.dataset import draw_dataset
+from sigmahat_trainer.data.episodes import sizes_of
 from sigmahat_trainer.data.panels import ReturnPanel
-from sigmahat_trainer.data.windows import sizes_of
 from sigmahat_trainer.model.network import activate
 from sigmahat_trainer.provenance import provenance
-from sigmahat_trainer.training.member import fit_constants
+from sigmahat_trainer.training.constants import fit_constants
 
 BEYOND_LINEAR = ("intensity_tilt", "volatility_tilt", "level")
 """Heads that one linear shrinkage for all assets does without."""
@@ -66,7 +66,7 @@ def fit_baselines(
         For each oracle.
     """
     torch.set_num_threads(1)
-    dataset = draw_dataset(panels, n_windows=windows, simulated_share=0.0, horizon=horizon, seed=seed, progress=True)
+    dataset = draw_dataset(panels, n_samples=windows, simulated_share=0.0, horizon=horizon, seed=seed, progress=True)
     config = TrainConfig(horizon=horizon, seed=seed)
     with console.status("fitting the constants"):
         constants = {

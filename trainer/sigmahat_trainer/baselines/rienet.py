@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from sigmahat_kernels.request import Request
-from sigmahat_trainer.baselines.adapters import Estimator, fill_missing, universe_returns
-from sigmahat_trainer.data.dataset import SIZE_WEIGHTS, SIZES, WINDOWS
-from sigmahat_trainer.data.panels import ReturnPanel
-from sigmahat_trainer.data.windows import Window, draw_window
+from sigmahat_trainer.baselines.adapters import Estimator, universe_returns
+from sigmahat_trainer.data.dataset import SIZE_WEIGHTS, SIZES, WINDOW_LENGTHS
+from sigmahat_trainer.data.episodes import Episode, draw_episode
+from sigmahat_trainer.data.panels import ReturnPanel, fill_missing
 
 BATCH_SIZE = 16
 LEARNING_RATE = 2e-3
@@ -37,31 +37,31 @@ def build_rienet(output: str | Sequence[str] = "covariance") -> nn.Module:
     return layer
 
 
-def draw_windows(panels: Sequence[ReturnPanel], *, n_windows: int, horizon: int, seed: int) -> list[Window]:
+def draw_windows(panels: Sequence[ReturnPanel], *, n_windows: int, horizon: int, seed: int) -> list[Episode]:
     """Draw windows as `dataset.draw_dataset` draws the real ones: sizes, lengths and weights of panels are the same."""
     rng = np.random.default_rng(seed)
     weight = np.sqrt([panel.returns.size for panel in panels])
-    windows: list[Window] = []
+    windows: list[Episode] = []
     attempts = 0
     while len(windows) < n_windows:
         attempts += 1
         if attempts > 100 * n_windows:
             raise ValueError(f"no windows with a holding period of {horizon} rows in {[p.name for p in panels]}")
         panel = panels[rng.choice(len(panels), p=weight / weight.sum())]
-        n_obs = int(rng.choice(WINDOWS))
+        n_obs = int(rng.choice(WINDOW_LENGTHS))
         possible = SIZE_WEIGHTS * (np.array(SIZES) <= panel.returns.shape[1])
         if not possible.any() or len(panel.dates) < n_obs + horizon:
             continue
         n_assets = int(rng.choice(SIZES, p=possible / possible.sum()))
         for _ in range(UNIVERSES_PER_WINDOW):
-            window = draw_window(rng, panel, n_assets=n_assets, n_obs=n_obs, horizon=horizon)
+            window = draw_episode(rng, panel, n_assets=n_assets, n_obs=n_obs, horizon=horizon)
             if window is not None and window.forward(horizon).any():
                 windows.append(window)
     return windows[:n_windows]
 
 
 def train_rienet(
-    windows: Sequence[Window],
+    windows: Sequence[Episode],
     *,
     horizon: int,
     epochs: int,
@@ -139,7 +139,7 @@ def load_rienet(path: Path) -> nn.Module:
     return network.eval()
 
 
-def _batches(windows: Sequence[Window], rng: np.random.Generator) -> Iterator[list[Window]]:
+def _batches(windows: Sequence[Episode], rng: np.random.Generator) -> Iterator[list[Episode]]:
     """Windows of one shape each, in random order."""
     by_shape: dict[tuple[int, int], list[int]] = {}
     for k in rng.permutation(len(windows)):

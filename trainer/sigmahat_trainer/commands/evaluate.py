@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from sigmahat_kernels.files import new_folder
+from sigmahat_trainer.commands.options import TRAIN_UNTIL, VALIDATE_UNTIL
 
-TRAIN_UNTIL = "2012-12-31"
-PERIODS = {"validation": ("2013-01-01", "2015-12-31"), "test": ("2016-01-01", None)}
+PERIODS = {"validation": ("2013-01-01", VALIDATE_UNTIL), "test": ("2016-01-01", None)}
 
 _folder = click.Path(exists=True, file_okay=False, path_type=Path)
 _panels = click.argument(
@@ -328,7 +328,7 @@ def _scorecard(figures: dict[str, Any], method: str) -> Table:
 def _plain_errors() -> Iterator[None]:
     from sigmahat_kernels.manifest import ManifestError
     from sigmahat_kernels.members import MemberError
-    from sigmahat_trainer.export.onnx import CheckpointError
+    from sigmahat_trainer.model.member_file import CheckpointError
 
     try:
         yield

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from sigmahat_kernels.request import read_request
-from sigmahat_trainer.baselines.adapters import Estimator, fill_missing
+from sigmahat_trainer.baselines.adapters import Estimator
 from sigmahat_trainer.baselines.closed_form import sample
 from sigmahat_trainer.baselines.spectral import with_eigenvalues
+from sigmahat_trainer.data.panels import fill_missing
 
 DAILY_VARIANCE = 1e-4
 ORACLE = "oracle"

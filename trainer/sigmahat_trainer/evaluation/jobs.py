@@ -30,8 +30,8 @@ from sigmahat_trainer.baselines.closed_form import BASELINES, Baseline
 from sigmahat_trainer.baselines.dcc import dcc_nl
 from sigmahat_trainer.baselines.learned import Fitted, load_fitted
 from sigmahat_trainer.baselines.rienet import rienet
+from sigmahat_trainer.data.episodes import sizes_of
 from sigmahat_trainer.data.panels import ReturnPanel, load_panel
-from sigmahat_trainer.data.windows import sizes_of
 from sigmahat_trainer.evaluation.designs import evaluate_design
 from sigmahat_trainer.evaluation.rolling import Cell, Methods, Period, evaluate, plan
 from sigmahat_trainer.export.card import read_card
