@@ -25,7 +25,7 @@ from sigmahat_kernels.manifest import write_manifest
 from sigmahat_kernels.parallel import available_threads
 from sigmahat_kernels.parameters import split_parameters
 from sigmahat_trainer.config import TrainConfig
-from sigmahat_trainer.data.dataset import Dataset, open_dataset
+from sigmahat_trainer.data.dataset import open_dataset
 from sigmahat_trainer.data.panels import ReturnPanel
 from sigmahat_trainer.data.sample_cache import cached_samples, describe_samples
 from sigmahat_trainer.data.sample_sets import drawing_settings
@@ -43,7 +43,7 @@ VALIDATION_SAMPLES = 3_000
 CALIBRATION_ROWS = 8_192
 """Rows of features of training samples that a run keeps: what the scales of INT8 are taken from."""
 
-METRICS = "metrics.json"
+METRICS, CHECKPOINTS = "metrics.json", "checkpoints"
 
 
 def train_ensemble(
@@ -91,37 +91,27 @@ def train_ensemble(
     """
     started, source = time.time(), provenance()  # of what starts, whatever is changed meanwhile
     torch.set_num_threads(1)  # threads inside small matrices cost more than the matrices
-    settings = drawing_settings(config, train_until=train_until, validation_samples=VALIDATION_SAMPLES)
-    used = {"training": [panel.between(None, train_until) for panel in panels]}
-    used["validation"] = [panel.between(None, validate_until) for panel in panels]
+    wanted = _wanted_samples(panels, config, train_until, validate_until)
     run = {
         "config": asdict(config),
         "torch": torch.__version__,
         "code": code_digest("sigmahat_trainer.training.member", "sigmahat_trainer.training.constants"),
-        **{name: describe_samples(used[name], **settings[name]) for name in used},
+        **{name: describe_samples(used, **settings) for name, (used, settings) in wanted.items()},
     }
     if finished := _finished(folder, run):
         console.print(f"{folder} holds this run already, finished: nothing to do")
         return finished
-    checkpoints = folder / "checkpoints"
-    of_constants = Checkpoint(checkpoints / "constants.pt", run)
-    fitted = of_constants.load()  # before anything is drawn: the folder may hold another run
+    of_constants = Checkpoint(folder / CHECKPOINTS / "constants.pt", run)
+    of_constants.load()  # before anything is drawn: the folder may hold another run
     with first_alone():
-        kept = cache or folder.parent / "samples"
         samples = {
-            name: cached_samples(used[name], kept, console=console, workers=workers, **settings[name]) for name in used
+            name: cached_samples(used, cache or folder.parent / "samples", console=console, workers=workers, **settings)
+            for name, (used, settings) in wanted.items()
         }
     drawn_at = time.time()
     folder.mkdir(parents=True, exist_ok=True)
-    training, validation = (open_dataset(samples[name]) for name in ("training", "validation"))
-    if fitted is None:
-        with console.status("fitting the constants"):
-            fitted = _fitted_constants(training, validation, config)
-        of_constants.save(fitted)
-    histories = _train_members(
-        _SharedByMembers(config, fitted["constants"].numpy(), samples, folder, checkpoints, run), console
-    )
-
+    fitted = _fitted_constants(samples, config, of_constants, console)
+    histories = _train_members(_SharedByMembers(config, fitted["constants"].numpy(), samples, folder, run), console)
     metrics = {
         "config": asdict(config),
         "data": [_extent(panel) for panel in panels],
@@ -136,11 +126,17 @@ def train_ensemble(
     }
     meet()  # the others may still be reading the last checkpoint
     if is_first():
-        _save_feature_rows(training, validation, folder / "features.npz", config.seed)
-        write_manifest(folder, [*sorted(folder.glob("member_*.safetensors")), folder / "features.npz"])
-        write_whole(folder / METRICS, lambda file: file.write(json.dumps(metrics, indent=1).encode() + b"\n"))
-        shutil.rmtree(checkpoints)
+        _finish(folder, samples, config.seed, metrics)
     return metrics
+
+
+def _wanted_samples(
+    panels: Sequence[ReturnPanel], config: TrainConfig, train_until: str, validate_until: str
+) -> dict[str, tuple[list[ReturnPanel], dict[str, Any]]]:
+    """The panels' days that may be used, and the settings of `draw_dataset`, for training and validation."""
+    settings = drawing_settings(config, train_until=train_until, validation_samples=VALIDATION_SAMPLES)
+    last_days = {"training": train_until, "validation": validate_until}
+    return {name: ([panel.between(None, last_days[name]) for panel in panels], settings[name]) for name in settings}
 
 
 def _finished(folder: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -155,10 +151,18 @@ def _finished(folder: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:
     return metrics
 
 
-def _fitted_constants(training: Dataset, validation: Dataset, config: TrainConfig) -> dict[str, Any]:
-    """The learned constants and their losses, as a checkpoint keeps them."""
-    constants = fit_constants(training, config)
-    return {"constants": constants, "validation": evaluate_losses(constants, validation, config)}
+def _fitted_constants(
+    samples: Mapping[str, Path], config: TrainConfig, checkpoint: Checkpoint, console: Console
+) -> dict[str, Any]:
+    """The learned constants and their losses, from the checkpoint or into it."""
+    fitted = checkpoint.load()
+    if fitted is None:
+        training, validation = (open_dataset(samples[name]) for name in ("training", "validation"))
+        with console.status("fitting the constants"):
+            constants = fit_constants(training, config)
+            fitted = {"constants": constants, "validation": evaluate_losses(constants, validation, config)}
+        checkpoint.save(fitted)
+    return fitted
 
 
 def _by_head(logits: torch.Tensor) -> dict[str, list[float]]:
@@ -178,7 +182,6 @@ class _SharedByMembers(NamedTuple):
     constants: np.ndarray
     samples: dict[str, Path]  # "training", "validation"
     folder: Path
-    checkpoints: Path
     run: dict[str, Any]
 
 
@@ -239,15 +242,19 @@ def _train_one(member: int, shared: _SharedByMembers, report: Report) -> list[di
         shared.config,
         member=member,
         progress=progress,
-        checkpoint=Checkpoint(shared.checkpoints / f"{name}.pt", shared.run),
+        checkpoint=Checkpoint(shared.folder / CHECKPOINTS / f"{name}.pt", shared.run),
     )
     if is_first():
         save_member(trained.network, shared.config, shared.folder / f"{name}.safetensors", feature_names=FEATURE_NAMES)
     return trained.history
 
 
-def _save_feature_rows(training: Dataset, validation: Dataset, path: Path, seed: int) -> None:
-    rows = training.features()
-    picked = np.random.default_rng(seed).permutation(len(rows))[:CALIBRATION_ROWS]
-    content = {"calibration": rows[picked], "validation": validation.features()}
-    write_whole(path, lambda file: np.savez_compressed(file, **content))
+def _finish(folder: Path, samples: Mapping[str, Path], seed: int, metrics: Mapping[str, Any]) -> None:
+    """Write what else a finished run holds, the metrics last: they say that it is finished."""
+    training, validation = (open_dataset(samples[name]).features() for name in ("training", "validation"))
+    picked = np.random.default_rng(seed).permutation(len(training))[:CALIBRATION_ROWS]
+    rows = {"calibration": training[picked], "validation": validation}
+    write_whole(folder / "features.npz", lambda file: np.savez_compressed(file, **rows))
+    write_manifest(folder, [*sorted(folder.glob("member_*.safetensors")), folder / "features.npz"])
+    write_whole(folder / METRICS, lambda file: file.write(json.dumps(metrics, indent=1).encode() + b"\n"))
+    shutil.rmtree(folder / CHECKPOINTS)
