@@ -361,7 +361,7 @@ def _result(study: optuna.Study, space: SearchSpace, config: TrainConfig) -> dic
         try:
             settings = settings_of(space.configuration(config, trial.params))
             row["settings"] = {name: settings[name] for name in space.declared}
-        except (ValueError, KeyError):  # not sets yet, or no configuration
+        except (ValueError, KeyError):  # not drawn yet, or no configuration
             row["settings"] = dict(trial.params)
         row["seconds"] = None if trial.duration is None else round(trial.duration.total_seconds(), 1)
         row["epochs"] = [trial.intermediate_values[k] for k in sorted(trial.intermediate_values)]
