@@ -254,6 +254,7 @@ def test_drawing_and_searching_by_command(tmp_path):
     command += ["--train-until", dates[150], "--validate-until", dates[219]]
     done = CliRunner().invoke(main, [*map(str, command)])
     assert done.exit_code == 0, done.output
+    assert done.stderr.splitlines()[-1] == f"next: sigmahat search {out} --out {out}-search"
     drawn = open_sample_sets(out)
     assert set(drawn.validation) == {"north"}
     assert 40 <= len(drawn.training) <= 66
@@ -270,6 +271,9 @@ def test_drawing_and_searching_by_command(tmp_path):
     assert done.exit_code == 0, done.output
     assert "1 complete" in done.stderr
     assert "--dropout 0.3" in done.stderr
+    best = "--learning-rate 0.001 --weight-decay 0.001 --batch-size 16 --epochs 1"
+    others = "--windows 108000 --simulated-share 0.35 --residual-weight 0.005"
+    assert done.stderr.splitlines()[-1] == f"next: sigmahat train --data PANELS --out RUN {best} {others}"
     config = json.loads((tmp_path / "search" / RESULT).read_text())["config"]
     assert (config["learning_rate"], config["epochs"]) == (1e-3, 1)  # of the preset; and what was given beside it
     done = CliRunner().invoke(main, [*map(str, command), "--vary", "dropout=a"])
