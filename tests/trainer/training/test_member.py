@@ -15,6 +15,7 @@ from sigmahat_trainer.config import NetworkConfig, TrainConfig
 from sigmahat_trainer.data.dataset import Dataset, Sample, estimate_inputs
 from sigmahat_trainer.model.loss import Losses
 from sigmahat_trainer.model.network import HEAD_COLUMNS, MemberNetwork, activate, constant_logits
+from sigmahat_trainer.training import constants as constants_module
 from sigmahat_trainer.training import member as module
 from sigmahat_trainer.training.batches import batches, bootstrap_months, features_of, samples_in
 from sigmahat_trainer.training.constants import STARTING_CONSTANTS, fit_constants
@@ -343,7 +344,7 @@ def test_constants_start_at_the_published_ones_and_report_each_epoch(monkeypatch
         assert losses.residual.item() == 0.0  # nothing to be pulled to yet
         return losses
 
-    monkeypatch.setattr(module, "_losses", spy)
+    monkeypatch.setattr(constants_module, "batch_losses", spy)
     fit_constants(dataset, CONFIG, epochs=3, progress=lambda *report: reports.append(report))
     torch.testing.assert_close(seen[0], constant_logits(STARTING_CONSTANTS))
     assert len(seen) == 3 * 2
