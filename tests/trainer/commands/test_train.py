@@ -286,7 +286,7 @@ def test_a_finished_run_is_left_as_it_is_and_says_what_comes_next(trained, data,
     monkeypatch.setattr(ensemble, "cached_samples", None)  # nothing is drawn, nothing trained
     again = sigmahat("train", *arguments, *TINY)
     assert again.exit_code == 0, again.output
-    assert f"{run} holds this run already, finished: nothing to do" in again.stderr.replace("\n", " ")
+    assert f"{run} holds this run already, finished: nothing to do" in " ".join(again.stderr.split())
     for result in (trained[1], again):
         assert result.stderr.splitlines()[-1] == f"next: sigmahat export {run}"
     other = sigmahat("train", *arguments, *TINY, "--seed", 8)
