@@ -267,7 +267,7 @@ def test_future_rows_do_not_change_what_is_known():
     assert len(here) == len(there) > 0
     for a, b in zip(here, there, strict=True):
         assert (a.forward != b.forward).any()
-        for name in ("slow", "fast", "log_volatility", "assets", "features", "period"):
+        for name in ("slow", "fast", "log_volatility", "asset_statistics", "features", "period"):
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from filelock import FileLock
 from rich.console import Console
 
 from sigmahat_deploy.cli import main
@@ -110,6 +110,7 @@ def test_a_killed_search_goes_on_as_if_it_had_not_been(dataset, found, tmp_path)
     (tmp_path / "run.py").write_text(f"if __name__ == '__main__':\n    {program}\n")
     options = ["--extraction-units", "64,64", "--tokens", "2", "--attention-dimension", "16", "--residual-units", "32"]
     options += ["--head-units", "16,16", "--batch-size", "32", "--epochs", "2", "--seed", "5"]
+    options += ["--windows", CONFIG.windows]
     options += [word for each in VARY for word in ("--vary", each.name)]
     command = [sys.executable, tmp_path / "run.py", "search", dataset, "--out", folder, "--trials", "3", *options]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -201,17 +202,15 @@ def test_another_search_is_refused(dataset, found, tmp_path):
     _, folder = found
     with pytest.raises(ValueError, match=r"holds a search with another config and space: name a new folder"):
         search(dataset, TrainConfig(network=SMALL, epochs=3), folder, trials=4, console=QUIET)
-    with (tmp_path / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(ValueError, match="another search is running"):
-            search(dataset, CONFIG, tmp_path, trials=1, console=QUIET)
+    with FileLock(tmp_path / ".lock"), pytest.raises(ValueError, match="another search is running"):
+        search(dataset, CONFIG, tmp_path, trials=1, console=QUIET)
     shutil.copytree(dataset, tmp_path / "other")
     path = next((tmp_path / "other" / "validation" / "south").glob("*-features.npy"))
     np.save(path, np.load(path) + 1)  # as many windows, but others
     with pytest.raises(ValueError, match=r"holds a search with another dataset: name a new folder"):
         search(tmp_path / "other", CONFIG, folder, trials=4, vary=VARY, console=QUIET)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="no windows for training"):
+    with pytest.raises(FileNotFoundError, match="no samples for training"):
         search(tmp_path / "empty", CONFIG, tmp_path / "out", trials=1, console=QUIET)
 
 
