@@ -176,7 +176,7 @@ class Judge:
             for stack in dataset.by_size.values():
                 blocks = np.searchsorted(edges, stack.period, side="right")
                 for block in np.unique(blocks).tolist():
-                    samples = batch_part(stack, blocks == block)
+                    samples = batch_part(stack, np.flatnonzero(blocks == block))
                     features.append(samples.features.numpy())
                     self.parts.append(_Part(panel, block, slice(n_rows, n_rows + len(features[-1])), samples))
                     n_rows += len(features[-1])

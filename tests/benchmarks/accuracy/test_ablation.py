@@ -142,7 +142,8 @@ def test_shuffling_finds_what_an_answer_reads(ablation, panels):
     few, many = (constant_logits({**STARTING_CONSTANTS, "target_intensity": [x] * 3}) for x in (0.05, 0.95))
     few, many = activate(few), activate(many)
     for part in judge.parts:
-        losses = [ablation.decision_loss(each.expand(len(part.batch.features), -1), part.batch) for each in (few, many)]
+        answers = (each.expand(part.samples.n_samples, -1) for each in (few, many))
+        losses = [ablation.decision_loss(answer, part.samples) for answer in answers]
         judge.features[part.rows, column] = np.argmin(losses)
     assert set(judge.features[:, column]) == {0.0, 1.0}
 

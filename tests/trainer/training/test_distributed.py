@@ -111,7 +111,7 @@ def test_alone_a_process_does_everything():
 def test_pieces_make_up_the_batch_and_are_shared_by_their_cost(monkeypatch):
     monkeypatch.setattr(shared_losses, "PIECE", 1e4)
     parts = [toy_dataset([independent_returns], n_samples=n, n_assets=size) for size, n in ((5, 9), (10, 25), (30, 3))]
-    batch = [batch_part(stack, slice(None)) for part in parts for stack in part.by_size.values()]
+    batch = [batch_part(stack, np.arange(len(stack.features))) for part in parts for stack in part.by_size.values()]
     pieces = list(shared_losses.pieces_of(batch))
     assert [len(piece.features) for piece in pieces] == [9, 9, 8, 8, 1, 1, 1]  # of 125, 1000 and 27000 a window
     for fields in (lambda part: [part.features], lambda part: part.inputs, lambda part: part.after):

@@ -43,7 +43,7 @@ def batch_part(stack: Sample, rows: np.ndarray) -> BatchPart:
     ----------
     stack : Sample
         Each field with the samples along its first axis.
-    rows : array of int or of bool
+    rows : array of int
     """
 
     def tensors(names: Sequence[str]) -> dict[str, Tensor]:
