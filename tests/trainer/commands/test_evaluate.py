@@ -28,7 +28,8 @@ from sigmahat_trainer.evaluation.designs import ORACLE
 from sigmahat_trainer.evaluation.methods import HINDSIGHT, Methods
 from sigmahat_trainer.evaluation.results import headline, read_figures
 from sigmahat_trainer.evaluation.rolling import Cell, Period, evaluate
-from sigmahat_trainer.export.onnx import export_onnx, save_member
+from sigmahat_trainer.export.onnx import export_onnx
+from sigmahat_trainer.model.member_file import save_member
 from sigmahat_trainer.model.network import MemberNetwork
 from sigmahat_trainer.provenance import provenance
 

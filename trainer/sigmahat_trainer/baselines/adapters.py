@@ -70,7 +70,7 @@ def checkpoint_pipeline(run: Path) -> Pipeline:
     """
     import torch
 
-    from sigmahat_trainer.export.onnx import checkpoints, load_member
+    from sigmahat_trainer.model.member_file import checkpoints, load_member
 
     def member(path: Path) -> Callable[[np.ndarray], np.ndarray]:
         network = load_member(path, feature_names=FEATURE_NAMES).network

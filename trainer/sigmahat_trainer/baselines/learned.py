@@ -22,7 +22,7 @@ from sigmahat_trainer.data.episodes import sizes_of
 from sigmahat_trainer.data.panels import ReturnPanel
 from sigmahat_trainer.model.network import activate
 from sigmahat_trainer.provenance import provenance
-from sigmahat_trainer.training.member import fit_constants
+from sigmahat_trainer.training.constants import fit_constants
 
 BEYOND_LINEAR = ("intensity_tilt", "volatility_tilt", "level")
 """Heads that one linear shrinkage for all assets does without."""
@@ -67,7 +67,7 @@ def fit_baselines(
     if epochs:
         import_module("rienet_torch")  # that it is missing is said before the work, not after the constants
     torch.set_num_threads(1)
-    dataset = draw_dataset(panels, n_windows=windows, simulated_share=0.0, horizon=horizon, seed=seed, progress=True)
+    dataset = draw_dataset(panels, n_samples=windows, simulated_share=0.0, horizon=horizon, seed=seed, progress=True)
     config = TrainConfig(horizon=horizon, seed=seed)
     with console.status("fitting the constants"):
         constants = {

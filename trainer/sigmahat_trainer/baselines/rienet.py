@@ -18,7 +18,7 @@ from torch import nn
 
 from sigmahat_kernels.request import Request
 from sigmahat_trainer.baselines.adapters import Estimator, universe_returns
-from sigmahat_trainer.data.dataset import SIZE_WEIGHTS, SIZES, WINDOWS
+from sigmahat_trainer.data.dataset import SIZE_WEIGHTS, SIZES, WINDOW_LENGTHS
 from sigmahat_trainer.data.episodes import Episode, draw_episode
 from sigmahat_trainer.data.panels import PERIODS_PER_YEAR, ReturnPanel, fill_missing
 
@@ -48,7 +48,7 @@ def draw_episodes(panels: Sequence[ReturnPanel], *, n_episodes: int, horizon: in
         if attempts > 100 * n_episodes:
             raise ValueError(f"no episode with a holding period of {horizon} rows in {[p.name for p in panels]}")
         panel = panels[rng.choice(len(panels), p=weight / weight.sum())]
-        n_obs = int(rng.choice(WINDOWS))
+        n_obs = int(rng.choice(WINDOW_LENGTHS))
         possible = SIZE_WEIGHTS * (np.array(SIZES) <= panel.returns.shape[1])
         if not possible.any() or len(panel.dates) < n_obs + horizon:
             continue

@@ -306,7 +306,7 @@ def _say(console: Console, text: str) -> None:
 def _plain_errors() -> Iterator[None]:
     from sigmahat_kernels.manifest import ManifestError
     from sigmahat_kernels.members import MemberError
-    from sigmahat_trainer.export.onnx import CheckpointError
+    from sigmahat_trainer.model.member_file import CheckpointError
 
     try:
         yield

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from sigmahat_trainer.data.panels import PERIODS_PER_YEAR
+
 DAILY_VOLATILITY = 0.01
 ISOTROPIC_MEAN = 6.0
 
@@ -42,7 +44,7 @@ def sector_design(rng: np.random.Generator, n_obs: int, n_assets: int) -> np.nda
 def drifting_design(rng: np.random.Generator, n_obs: int, n_assets: int) -> np.ndarray:
     """Three factors whose loadings follow random walks, and a volatility that moves with them."""
     loadings = rng.standard_normal((3, n_assets)) * np.array([[0.3], [0.5], [0.5]]) + np.array([[1.0], [0.0], [0.0]])
-    steps = rng.standard_normal((n_obs, 3, n_assets)) * (0.5 / np.sqrt(252.0))
+    steps = rng.standard_normal((n_obs, 3, n_assets)) * (0.5 / np.sqrt(PERIODS_PER_YEAR))
     path = loadings + np.cumsum(steps, axis=0)
     factors = rng.standard_normal((n_obs, 3))
     log_volatility = np.cumsum(rng.standard_normal(n_obs)) * 0.04
@@ -82,7 +84,7 @@ def switching_design(rng: np.random.Generator, n_obs: int, n_assets: int) -> np.
 
 
 Design = Callable[[np.random.Generator, int, int], np.ndarray]
-DESIGNS: tuple[Design, ...] = (
+TRAINING_DESIGNS: tuple[Design, ...] = (
     isotropic_design,
     spectrum_design,
     sector_design,
