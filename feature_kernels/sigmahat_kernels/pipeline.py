@@ -13,6 +13,7 @@ from sigmahat_kernels.assemble import assemble
 from sigmahat_kernels.combine import Combined, combine
 from sigmahat_kernels.features import FeatureTable, compute_features
 from sigmahat_kernels.members import MEMBER_FILES, Member, member_folders
+from sigmahat_kernels.parallel import Pause, go_on
 from sigmahat_kernels.parameters import split_parameters
 from sigmahat_kernels.request import Request, with_blocks
 from sigmahat_kernels.shared_window import KeptMoments
@@ -70,9 +71,9 @@ class Pipeline:
 
 
 def features_and_status(
-    request: Request, kept: KeptMoments | None = None
+    request: Request, kept: KeptMoments | None = None, *, pause: Pause = go_on
 ) -> tuple[FeatureTable, np.ndarray, np.ndarray]:
     """Features of all universes and their blocks, with status and offending asset as arrays (universes, 1 + blocks)."""
-    table = compute_features(with_blocks(request), kept=kept)
+    table = compute_features(with_blocks(request), kept=kept, pause=pause)
     shape = (len(request.universes), -1)
     return table, table.status.reshape(shape), table.status_asset.reshape(shape)
