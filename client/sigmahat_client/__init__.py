@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 from sigmahat_client.client import ShrinkageClient
 from sigmahat_client.endpoints import Tls
 from sigmahat_client.errors import (
+    AssetsDropped,
     DeadlineExceeded,
     InvalidRequest,
+    RefusedAsset,
     RequestTooLarge,
     ServerError,
     ServerUnavailable,
@@ -20,10 +22,12 @@ if TYPE_CHECKING:
     from sigmahat_client.aio import AsyncShrinkageClient
 
 __all__ = [
+    "AssetsDropped",
     "AsyncShrinkageClient",
     "DeadlineExceeded",
     "Estimates",
     "InvalidRequest",
+    "RefusedAsset",
     "RequestTooLarge",
     "ServerError",
     "ServerUnavailable",

@@ -6,8 +6,6 @@ from __future__ import annotations
 from types import ModuleType
 from typing import NamedTuple
 
-import numpy as np
-
 from sigmahat_kernels.backend import Array, array_namespace
 
 WINSOR_LIMIT = 3.0

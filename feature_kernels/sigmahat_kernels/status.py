@@ -4,9 +4,22 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Any
 
 
-class InvalidRequest(ValueError):
+class SigmahatError(Exception):
+    """Base of this project's own errors.
+
+    Attributes
+    ----------
+    estimates : sigmahat_client.Estimates or None
+        What a client's call had when it gave up; the universes without an answer have a status of their own.
+    """
+
+    estimates: Any = None
+
+
+class InvalidRequest(SigmahatError, ValueError):
     """The request cannot be read as a whole: wrong rank, wrong dtype, nothing in it, over the limits."""
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -31,7 +32,7 @@ def plain_status(column, row_days):
         return Status.SHORT_HISTORY
     if max(seen) == min(seen):
         return Status.CONSTANT_ASSET
-    pairs = [(a, b) for a, b in zip(column, column[1:], strict=False) if not math.isnan(a) and not math.isnan(b)]
+    pairs = [(a, b) for a, b in itertools.pairwise(column) if not math.isnan(a) and not math.isnan(b)]
     a2, b2, ab = (sum(f(float(a), float(b)) for a, b in pairs) for f in (_first, _second, _product))
     if (min(seen) > 0 or max(seen) < 0) and a2 * b2 > 0 and ab / math.sqrt(a2 * b2) > 0.95:
         return Status.LEVELS
