@@ -6,8 +6,11 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
+import pytest
+
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-def test_features_page_is_current() -> None:
-    assert (DOCS / "features.md").read_text() == runpy.run_path(str(DOCS / "make_features.py"))["page"]()
+@pytest.mark.parametrize("name", ["features", "what_comes_in"])
+def test_pages_made_from_code_are_current(name: str) -> None:
+    assert (DOCS / f"{name}.md").read_text() == runpy.run_path(str(DOCS / f"make_{name}.py"))["page"]()

@@ -19,6 +19,8 @@ from sigmahat_kernels.status import MIN_ASSETS, MIN_OBSERVATIONS, Status
 _UNITS = (0.01, 0.0001)
 """Percent and basis points."""
 _USUAL_RETURN = 0.01
+_TOO_SMALL_TO_MATTER = 1e-6
+"""No value of this size is refused for it; levels are refused at any size."""
 
 
 class ShrinkageCovariance(EmpiricalCovariance):
@@ -139,7 +141,7 @@ class ShrinkageCovariance(EmpiricalCovariance):
     def _samples(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         samples: np.ndarray = validate_data(
-            self, _without_dates(X)[0], reset=False, dtype=np.float64, ensure_all_finite="allow-nan"
+            self, as_samples(X)[0], reset=False, dtype=np.float64, ensure_all_finite="allow-nan"
         )
         return samples
 
@@ -158,7 +160,7 @@ class Fitted(NamedTuple):
 
 def checked_returns(estimator: Any, X: Any) -> Table:
     """Check X as scikit-learn does, set `n_features_in_` and `feature_names_in_`, and keep its labels and index."""
-    X, found = _without_dates(X)
+    X, found = as_samples(X)
     values = validate_data(
         estimator, X, dtype=np.float64, ensure_all_finite="allow-nan", ensure_min_features=MIN_ASSETS
     )
@@ -168,6 +170,18 @@ def checked_returns(estimator: Any, X: Any) -> Table:
             f"required by {type(estimator).__name__}."
         )
     return Table(values, found.labels, found.index)
+
+
+def as_samples(X: Any) -> tuple[Any, Table]:
+    """Make of X what scikit-learn can check: a column of dates is taken out. Also give what its container says."""
+    if not hasattr(X, "columns") and not hasattr(X, "__arrow_c_stream__") and not hasattr(X, "coords"):
+        return X, Table(np.empty((0, 0)), None, None)
+    table = read_table(X)
+    if tuple(np.shape(X)) == table.values.shape and hasattr(X, "columns"):
+        return X, table
+    import pandas as pd
+
+    return pd.DataFrame(table.values, columns=list(table.labels or range(table.values.shape[1]))), table
 
 
 def fit_table(
@@ -225,23 +239,11 @@ def return_scale(table: Table) -> float:
     if not is_refused(1.0, Status.NOT_RETURNS):
         return 1.0
     size = np.abs(values[np.isfinite(values)])
-    usual = _USUAL_RETURN / float(np.median(size[size > 0]))
-    if is_refused(usual, Status.LEVELS):
+    if is_refused(_TOO_SMALL_TO_MATTER / float(size.max()), Status.LEVELS):
         return 1.0
+    usual = _USUAL_RETURN / float(np.median(size[size > 0]))
     known = (scale for scale in _UNITS if not is_refused(scale, Status.NOT_RETURNS, Status.IMPOSSIBLE_RETURN))
     return next(known, usual)
-
-
-def _without_dates(X: Any) -> tuple[Any, Table]:
-    """X as scikit-learn can check it, and what its container says; a column of dates is taken out."""
-    if not hasattr(X, "columns") and not hasattr(X, "__arrow_c_stream__") and not hasattr(X, "coords"):
-        return X, Table(np.empty((0, 0)), None, None)
-    table = read_table(X)
-    if tuple(np.shape(X)) == table.values.shape and hasattr(X, "columns"):
-        return X, table
-    import pandas as pd
-
-    return pd.DataFrame(table.values, columns=list(table.labels or range(table.values.shape[1]))), table
 
 
 def _patterns(X: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from skfolio.moments import BaseCovariance
 
-from sigmahat_client.estimator import checked_returns, fit_table, location
+from sigmahat_client.estimator import as_samples, checked_returns, fit_table, location
 from sigmahat_client.intake.containers import Table
 
 
@@ -93,6 +93,14 @@ class ShrinkageCovariance(BaseCovariance):
         self.location_ = np.where(unusable, np.nan, location(table.values, assume_centered=self.assume_centered))
         self._set_covariance(fitted.covariance)
         return self
+
+    def score(self, X_test: Any, y: Any = None) -> float:
+        """See `skfolio.moments.BaseCovariance.score`; what `fit` reads may be scored too."""
+        return float(super().score(as_samples(X_test)[0]))
+
+    def mahalanobis(self, X: Any) -> Any:
+        """See `skfolio.moments.BaseCovariance.mahalanobis`; what `fit` reads may be measured too."""
+        return super().mahalanobis(as_samples(X)[0])
 
 
 def _last_rows(table: Table, window_size: int | None) -> Table:

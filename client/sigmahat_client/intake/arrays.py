@@ -10,6 +10,7 @@ import numpy as np
 
 from sigmahat_kernels.status import InvalidRequest
 
+_MOST_SHOWN = 100
 _MISSING = {"NAType", "NaTType"}  # pandas' own; named, so that pandas is not imported
 
 
@@ -17,6 +18,12 @@ def require(condition: bool, message: str) -> None:
     """Refuse the request with this message unless the condition holds."""
     if not condition:
         raise InvalidRequest(message)
+
+
+def shown(value: Any) -> str:
+    """A value in one short line."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]} ..."
 
 
 def as_array(name: str, value: Any) -> np.ndarray:

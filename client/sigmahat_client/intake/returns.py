@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterator
 
@@ -63,9 +64,17 @@ def without_refused_assets(job: Job) -> Job:
         u = concerned[0]
         several = f"; {len(concerned)} of {len(job.names)} universes in all" if len(concerned) > 1 else ""
         message = f"universe {job.names[u]!r} is estimated without {len(dropped[u])} of {job.sizes[u]} assets"
-        warnings.warn(AssetsDropped(f"{message}: {listed(dropped[u])}{several}"), stacklevel=4)
+        warnings.warn(AssetsDropped(f"{message}: {listed(dropped[u])}{several}"), stacklevel=_level_of_caller())
     sizes = (universes != PADDING).sum(axis=1)
     return job._replace(universes=universes, blocks=blocks, sizes=sizes, unknown=unknown, dropped=tuple(dropped))
+
+
+def _level_of_caller() -> int:
+    """Frames from the function that asks up to the first that is not this package's: whose line a warning shows."""
+    frame, level = inspect.currentframe(), 0
+    while frame is not None and frame.f_globals["__name__"].startswith("sigmahat_client"):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _statuses(job: Job) -> Iterator[tuple[int, np.ndarray]]:

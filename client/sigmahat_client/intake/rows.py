@@ -199,6 +199,8 @@ def _checked(days: np.ndarray, wall: np.ndarray, instants: np.ndarray, n_rows: i
         raise InvalidRequest(f"dates must be known for every row, got none in row {row}")
     steps = np.diff(instants)
     _refuse_first(steps <= np.timedelta64(0), wall, "strictly increase")
+    if (wall[1:] <= wall[:-1]).any():  # an hour that comes twice, when daylight saving ends
+        wall = instants
     if (days[1:] > days[:-1]).all():
         return Rows(integers("dates", days.astype(np.int64), days.shape), wall)
     if np.median(steps.astype(np.int64)) >= np.timedelta64(1, "D") / np.timedelta64(1, "us"):

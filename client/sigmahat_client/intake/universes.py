@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sigmahat_client.intake.arrays import integers, require
+from sigmahat_client.intake.arrays import integers, require, shown
 from sigmahat_client.intake.containers import is_a
 from sigmahat_kernels.request import MAX_ASSETS, PADDING
 from sigmahat_kernels.status import InvalidRequest
@@ -25,7 +25,7 @@ def read_labels(
     """Labels of the columns: those that the caller gives, or the container's; column numbers where there are none."""
     if assets is None and found is None:
         return range(n_columns)
-    require(not isinstance(assets, str | bytes), f"assets must be a list of labels, got {assets!r}")
+    require(not isinstance(assets, str | bytes), f"assets must be a list of labels, got {shown(assets)}")
     labels = list(found or ()) if assets is None else list(assets)
     require(len(labels) == n_columns, f"assets must name the {n_columns} columns of returns, got {len(labels)} names")
     try:
@@ -53,7 +53,7 @@ def read_universes(universes: Any, labels: Sequence[Hashable]) -> tuple[Names, n
         isinstance(universes, Iterable)
         and not isinstance(universes, str | bytes)
         and not is_a(universes, "pandas", "DataFrame"),
-        f"universes must be a mapping of names to lists of assets, or a list of such lists, got {universes!r}",
+        f"universes must be a mapping of names to lists of assets, or a list of such lists, got {shown(universes)}",
     )
     given = list(universes.values() if isinstance(universes, Mapping) else universes)
     names: Names = tuple(universes if isinstance(universes, Mapping) else range(len(given)))
@@ -63,7 +63,7 @@ def read_universes(universes: Any, labels: Sequence[Hashable]) -> tuple[Names, n
     for u, (name, universe) in enumerate(zip(names, given, strict=True)):
         require(
             isinstance(universe, Iterable) and not isinstance(universe, str | bytes | Mapping),
-            f"universe {name!r} must be a list of assets, got {universe!r}",
+            f"universe {name!r} must be a list of assets, got {shown(universe)}",
         )
         entries = universe.tolist() if isinstance(universe, np.ndarray) else list(universe)
         _check_size(name, len(entries))
