@@ -15,9 +15,9 @@ INTRODUCTION = """\
 
 Returns are simple returns per period (0.01 is 1 %), one row a date, oldest first, one column an asset; NaN is missing.
 What can be meant in one way only is read; everything else is refused in one line that says where, what was found and
-what was wanted. The same reader stands behind every door: the client and its asynchronous twin, a client in this process,
-`score_batches`, the scikit-learn and skfolio estimators, and `sigmahat estimate`. The rules on values are the kernels'
-own, so that they hold for whoever calls the server without our client; [protocol.md](protocol.md) lists them.
+what was wanted. The same reader stands behind every door: the client and its asynchronous twin, a client in this
+process, `score_batches`, the scikit-learn and skfolio estimators, and `sigmahat estimate`. The rules on values are the
+kernels' own, so that they hold for whoever calls the server without our client; [protocol.md](protocol.md) lists them.
 
 Each line below is a test. *Read* is held against the same panel sent plainly; what stands in this `type` is in the
 message.
