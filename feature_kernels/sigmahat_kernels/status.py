@@ -59,17 +59,23 @@ LOWEST_RETURN = -1.0
 MAX_ABS_RETURN = 10.0
 """No simple return per period is larger than +1000 %: prices, index levels and percentages are."""
 
-MAX_MEAN_ABS_RETURN = 0.3
-"""An average move above 30 % a week is no return either: prices near one, or percentages. For rows that are not a week
-apart the limit grows with the root of their distance. Of 240,000 windows of 252 days of real assets 12 are above it; a
-bond fund's daily returns in percent are above it from a deviation of 0.17 % on."""
+MAX_MEAN_ABS_RETURN = 0.75
+"""An average move above 75 % a week is no return either: prices near one, or percentages. For rows that are not a week
+apart the limit grows with the root of their distance."""
+
+MAX_UNIVERSE_MEAN_ABS_RETURN = 0.3
+"""Nor are average moves above 30 % a week, of half of a universe's assets: bonds in percent. Single stocks move so: of
+112,000 windows of 252 days of real assets, two are above either limit."""
 
 UNDATED_ROW_DAYS = 7.0
 """Days from row to row that are assumed of rows without dates."""
 
 LEVEL_AUTOCORRELATION = 0.95
 """Values of one sign whose lag-one autocorrelation about zero is above this are levels: they move by less than a third
-of their size from row to row. Real returns are below 0.5; an interest rate per period is above."""
+of their size from row to row. Real returns are below 0.5."""
+
+MAX_INTEREST = 0.25
+"""Such values are interest, not levels, if they stand still in most rows and accrue to less than this a year."""
 
 _EXPLANATIONS = {
     Status.GOOD: "estimated",

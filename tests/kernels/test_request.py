@@ -342,13 +342,14 @@ def test_a_tenfold_move_and_a_total_loss_are_still_returns(largest):
 
 def test_average_move_is_taken_over_the_returns_that_are_there():
     panel = simulate_returns()
-    panel[:, 0] = np.where(np.arange(60) % 2 == 0, 0.29, -0.29)
-    assert answer(panel, [[0, 1]]) == [(Status.GOOD, -1)]
-    panel[:, 0] *= 0.31 / 0.29
-    assert answer(panel, [[0, 1]]) == [(Status.NOT_RETURNS, 0)]
+    panel[:, 0] = np.where(np.arange(60) % 2 == 0, 0.74, -0.74)
+    assert answer(panel, [[0, 1, 2]]) == [(Status.GOOD, -1)]
+    assert answer(panel, [[0, 1]]) == [(Status.NOT_RETURNS, 0)]  # half of the universe is above 0.3
+    panel[:, 0] *= 0.76 / 0.74
+    assert answer(panel, [[0, 1, 2]]) == [(Status.NOT_RETURNS, 0)]
     panel[::2, 0] = np.nan
-    panel[1, 0] = 0.3
-    assert answer(panel, [[0, 1]]) == [(Status.NOT_RETURNS, 0)]
+    panel[1, 0] = 0.75
+    assert answer(panel, [[0, 1, 2]]) == [(Status.NOT_RETURNS, 0)]
 
 
 def test_returns_whose_squares_underflow_are_constant():

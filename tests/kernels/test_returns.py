@@ -11,7 +11,14 @@ import pytest
 
 from sigmahat_kernels.features import compute_features
 from sigmahat_kernels.request import read_request
-from sigmahat_kernels.returns import column_status, explain_column, mean_abs_limit, mean_row_days
+from sigmahat_kernels.returns import (
+    column_status,
+    explain_column,
+    judge_columns,
+    mean_abs_limit,
+    mean_row_days,
+    universe_status,
+)
 from sigmahat_kernels.status import Status
 
 DAY, WEEK, MONTH, QUARTER = 1.449, 7.0, 30.44, 91.3
@@ -24,7 +31,9 @@ def plain_status(column, row_days):
         return Status.NON_FINITE
     possible = [abs(x) for x in seen if x >= -1]
     mean = sum(possible) / len(possible) if possible else 0.0
-    if seen and (max(seen) > 10 or mean > 0.3 * math.sqrt(row_days / 7)):
+    if seen and (max(seen) > 10 or mean > 0.75 * math.sqrt(row_days / 7)):
+        return Status.NOT_RETURNS
+    if mean > 0.3 * math.sqrt(row_days / 7):  # as all of its universe, which is this asset
         return Status.NOT_RETURNS
     if seen and min(seen) < -1.000001:
         return Status.IMPOSSIBLE_RETURN
@@ -35,7 +44,8 @@ def plain_status(column, row_days):
     pairs = [(a, b) for a, b in itertools.pairwise(column) if not math.isnan(a) and not math.isnan(b)]
     a2, b2, ab = (sum(f(float(a), float(b)) for a, b in pairs) for f in (_first, _second, _product))
     if (min(seen) > 0 or max(seen) < 0) and a2 * b2 > 0 and ab / math.sqrt(a2 * b2) > 0.95:
-        return Status.LEVELS
+        a_year = abs(sum(seen) / len(seen)) * 365.2425 / row_days
+        return Status.GOOD if a_year < 0.25 and 2 * sum(a == b for a, b in pairs) > len(pairs) else Status.LEVELS
     return Status.GOOD
 
 
@@ -83,7 +93,10 @@ COLUMNS = {
     "a yield below zero": (-0.004 + np.cumsum(normal(0.00001)), DAY, Status.LEVELS),
     "a spread by month": (0.012 * np.exp(np.cumsum(normal(0.1, 60))), MONTH, Status.LEVELS),
     "a volatility index in fractions": (0.0018 * np.exp(0.3 * np.sin(np.arange(252) / 9)), DAY, Status.LEVELS),
-    "interest of a day": (0.0001 + 0.00001 * np.sin(np.arange(252) / 50), DAY, Status.LEVELS),
+    "a policy rate": (np.repeat([0.04, 0.0425, 0.045, 0.0475], 63), DAY, Status.LEVELS),
+    "interest of a day, set every month": (np.repeat([0.0001, 0.00012, 0.00015, 0.0002], 63), DAY, Status.GOOD),
+    "interest of a month, set twice a year": (np.repeat([0.003, 0.0035, 0.004, 0.002], 6), MONTH, Status.GOOD),
+    "interest of a day, set every day": (0.0001 + 0.00001 * np.sin(np.arange(252) / 50), DAY, Status.LEVELS),
     "a good year": (np.abs(normal(0.01)), DAY, Status.GOOD),
     "smooth and of both signs": (0.01 * np.sin(np.arange(252) / 30), DAY, Status.GOOD),
     "a code for missing": (np.where(np.arange(252) % 9 == 0, -9.99, normal(0.01)), DAY, Status.IMPOSSIBLE_RETURN),
@@ -107,8 +120,43 @@ def test_each_column_is_judged_as_by_the_loop(name, kind):
 
 def test_columns_are_judged_alone():
     columns = [values[:252] for values, row_days, _ in COLUMNS.values() if len(values) >= 252 and row_days == DAY]
-    together = column_status(np.column_stack(columns), DAY)
-    assert together.tolist() == [int(column_status(column[:, None], DAY)[0]) for column in columns]
+    together = judge_columns(np.column_stack(columns), DAY)
+    alone = [judge_columns(column[:, None], DAY) for column in columns]
+    assert together.status.tolist() == [int(judged.status[0]) for judged in alone]
+    assert together.large.tolist() == [bool(judged.large[0]) for judged in alone]
+
+
+WILD = normal(0.25)  # a penny stock, or a bond fund in percent
+PERCENT = {  # assets of a universe, and how many of them, the first ones, are refused
+    "one of four": ([WILD, normal(0.01), normal(0.02), normal(0.01)], 0),
+    "two of four": ([WILD, normal(0.2), normal(0.02), normal(0.01)], 2),
+    "half of those that remain": ([normal(50), np.zeros(252), WILD, normal(0.01)], 3),
+    "below -1, as percentages are": ([np.append(normal(0.3, 251), -1.4), WILD, normal(0.01), normal(0.01)], 2),
+    "a price beside it": ([walk(100, 0.01), normal(0.01), WILD, normal(0.01), normal(0.01)], 1),
+}
+
+
+@pytest.mark.parametrize("name", PERCENT)
+def test_percentages_show_where_half_of_a_universe_moves_too_much(name):
+    columns, n_refused = PERCENT[name]
+    panel = np.column_stack(columns)
+    status = column_status(panel, DAY)
+    assert (status[:n_refused] != Status.GOOD).all()
+    assert (status[n_refused:] == Status.GOOD).all()
+    # What remains without them is accepted; and the asset alone among calm ones is.
+    assert (column_status(panel[:, n_refused:], DAY) == Status.GOOD).all()
+
+
+def test_universes_are_judged_by_their_own_assets():
+    panel = np.column_stack([WILD, normal(0.2), normal(0.01), normal(0.01), normal(0.01), np.zeros(252)])
+    places = np.array([[0, 1, 2, 0], [0, 2, 3, 4], [5, 2, 0, 0], [0, 0, 0, 0]])
+    held = np.array([[1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]], bool)
+    found = universe_status(judge_columns(panel, DAY), places, held)
+    assert found.tolist() == [[7, 7, 0, 0], [0, 0, 0, 0], [9, 0, 0, 0], [0, 0, 0, 0]]
+    universes = np.where(held, places, -1)[:3]
+    dates = np.arange(252) * 7 // 5
+    answered = compute_features(read_request(panel.astype(np.float32), universes, dates=dates))
+    assert (answered.status.tolist(), answered.status_asset.tolist()) == ([7, 0, 9], [0, -1, 5])
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-6, 1.0])
@@ -117,8 +165,8 @@ def test_levels_are_levels_whatever_their_size(scale):
 
 
 def test_the_limit_grows_with_the_root_of_the_distance():
-    assert mean_abs_limit(7.0) == pytest.approx(0.3)
-    assert mean_abs_limit(28.0) == pytest.approx(0.6)
+    assert mean_abs_limit(0.3, 7.0) == pytest.approx(0.3)
+    assert mean_abs_limit(0.3, 28.0) == pytest.approx(0.6)
     assert mean_row_days(None) == 7.0
     assert mean_row_days(np.array([100, 101, 104, 107], np.int32)) == pytest.approx(7 / 3)
 
@@ -144,7 +192,14 @@ def test_the_dates_of_the_window_decide():
             [0.5, -0.7, np.nan],
             1.0,
             Status.NOT_RETURNS,
-            "mean absolute value 0.6, above the limit 0.113 for rows 1 days apart; 2 of 3 rows",
+            "mean absolute value 0.6, above the limit 0.283 for rows 1 days apart; 2 of 3 rows",
+        ),
+        (
+            [0.2, -0.2, np.nan],
+            1.0,
+            Status.NOT_RETURNS,
+            "mean absolute value 0.2, above the limit 0.113 for rows 1 days apart, as of half of the universe; "
+            "2 of 3 rows",
         ),
         ([0.1, -np.inf, 0.2], 1.0, Status.NON_FINITE, "-inf in row 1; 1 of 3 rows"),
         ([0.1, np.nan, np.nan], 1.0, Status.SHORT_HISTORY, "1 of 3 rows"),

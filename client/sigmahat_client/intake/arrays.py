@@ -22,7 +22,8 @@ def require(condition: bool, message: str) -> None:
 
 def shown(value: Any) -> str:
     """A value in one short line."""
-    text = " ".join(repr(value).split())
+    plain = value.item() if isinstance(value, np.generic) else value  # NumPy 2 writes np.True_
+    text = " ".join(repr(plain).split())
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]} ..."
 
 
@@ -87,7 +88,7 @@ def _from_objects(name: str, array: np.ndarray) -> np.ndarray:
     numbers, wrong = objects_as_floats(array.flat)
     if wrong is not None:
         cell = ", ".join(map(str, np.unravel_index(wrong, array.shape)))
-        raise InvalidRequest(f"{name} must be floating point, got {array.flat[wrong]!r} in cell ({cell})")
+        raise InvalidRequest(f"{name} must be floating point, got {shown(array.flat[wrong])} in cell ({cell})")
     return numbers.reshape(array.shape)
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sigmahat_client.intake.arrays import floats, objects_as_floats, require
+from sigmahat_client.intake.arrays import floats, objects_as_floats, require, shown
 from sigmahat_client.intake.rows import index_rows
 from sigmahat_kernels.status import InvalidRequest
 
@@ -121,7 +121,8 @@ def _from_pandas(frame: Any) -> Table:
         else:
             values[:, i], wrong = objects_as_floats(column)
             if wrong is not None:
-                faults[label] = f"{column.iloc[wrong]!r} in row {wrong} ({frame.index[wrong]})"
+                row = str(frame.index[wrong]).removesuffix(" 00:00:00")
+                faults[label] = f"{shown(column.iloc[wrong])} in row {wrong} ({row})"
     _refuse_columns(faults)
     return Table(values, labels, index)
 

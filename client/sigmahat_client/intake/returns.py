@@ -12,7 +12,7 @@ import numpy as np
 from sigmahat_client.errors import AssetsDropped, RefusedAsset, listed
 from sigmahat_client.intake.job import Job
 from sigmahat_kernels.request import PADDING
-from sigmahat_kernels.returns import column_status, explain_column, mean_row_days
+from sigmahat_kernels.returns import Judged, explain_column, judge_columns, mean_row_days, universe_status
 from sigmahat_kernels.status import Status
 
 
@@ -31,7 +31,8 @@ def refused_assets(job: Job, u: int, status: int, asset: int) -> tuple[RefusedAs
     row = job.universes[u, : job.sizes[u]]
     codes = np.array([_status_in(job, row, i) for i in range(len(row))], np.int32)
     known = np.flatnonzero(codes == Status.GOOD)
-    codes[known] = _column_status(job, *_window(job, u), row[known])
+    columns = np.arange(len(known))[None]
+    codes[known] = universe_status(_judged(job, *_window(job, u), row[known]), columns, np.ones_like(columns, bool))[0]
     first = int(np.flatnonzero(row == asset)[0])
     codes[first] = status
     others = np.flatnonzero(codes != Status.GOOD).tolist()
@@ -85,11 +86,11 @@ def _statuses(job: Job) -> Iterator[tuple[int, np.ndarray]]:
     for group, (start, stop) in enumerate(distinct.tolist()):
         members = np.flatnonzero(group_of.ravel() == group)
         rows = job.universes[members]
-        columns = np.unique(rows[(rows != PADDING) & (rows < n_columns)])
-        status = np.full(n_columns + rows.shape[1] + 1, int(Status.UNKNOWN_ASSET), np.int32)
-        status[:n_columns] = status[PADDING] = Status.GOOD
-        status[columns] = _column_status(job, start, stop, columns)
-        codes = status[rows]
+        held = (rows != PADDING) & (rows < n_columns)
+        columns = np.unique(rows[held])
+        places = np.searchsorted(columns, np.where(held, rows, 0))
+        codes = universe_status(_judged(job, start, stop, columns), places, held)
+        codes[rows >= n_columns] = Status.UNKNOWN_ASSET
         for member in np.flatnonzero(codes.any(axis=1)).tolist():
             u = int(members[member])
             yield u, codes[member, : job.sizes[u]]
@@ -106,12 +107,11 @@ def _window(job: Job, u: int) -> tuple[int, int]:
     return start, stop
 
 
-def _column_status(job: Job, start: int, stop: int, columns: np.ndarray) -> np.ndarray:
+def _judged(job: Job, start: int, stop: int, columns: np.ndarray) -> Judged:
     returns = job.panel[max(start, 0) : max(stop, 0)]
     if len(returns) < 2 or not len(columns):  # the window itself is refused, or nothing is left to judge
-        return np.zeros(len(columns), np.int32)
-    codes: np.ndarray = column_status(returns[:, columns], _row_days(job, start, stop))
-    return codes
+        return Judged(np.zeros(max(len(columns), 1), np.int32), np.zeros(max(len(columns), 1), bool))
+    return judge_columns(returns[:, columns], _row_days(job, start, stop))
 
 
 def _row_days(job: Job, start: int, stop: int) -> float:
