@@ -65,7 +65,7 @@ class UniverseError(SigmahatError):
     asset : Hashable or None
         The offending asset, where the status names one.
     refused : tuple of RefusedAsset
-        All such assets of the universe, that one first.
+        All such assets of the universe, that one first; or those that were left out, where too few remained.
     """
 
     def __init__(
@@ -82,6 +82,8 @@ class UniverseError(SigmahatError):
         if not self.refused:
             culprit = "" if self.asset is None else f", asset {self.asset!r}"
             return f"universe {self.universe!r}{culprit}: {explanation(self.status)}"
+        if self.asset is None:
+            return f"universe {self.universe!r}: {explanation(self.status)}; left out: {listed(self.refused)}"
         first, *others = self.refused
         also = f"; {len(others)} more: {listed(others)}" if others else ""
         return f"universe {self.universe!r}, asset {first.asset!r}: {first.reason}{also}"

@@ -183,7 +183,8 @@ class Estimates:
         return pa.table(columns)
 
     def _error(self, u: int) -> UniverseError:
-        return UniverseError(self.universes[u], int(self.status[u]), self.status_asset[u], self.refused[u])
+        refused = self.refused[u] or self.dropped[u]
+        return UniverseError(self.universes[u], int(self.status[u]), self.status_asset[u], refused)
 
 
 def _index(names: Sequence[Hashable], name: str | None = None) -> pd.Index[Any]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sigmahat_client.errors import InvalidRequest
-from sigmahat_client.intake.containers import asset_labels
+from sigmahat_client.intake.containers import asset_labels, refuse_fields
 from sigmahat_client.intake.rows import parse_time
 
 _DELIMITERS = (";", "\t", "|", ",")  # the comma last: it may be the decimal mark of a file with another one
@@ -156,16 +156,18 @@ def _labels(header: list[Record]) -> list[str]:
     levels = [record.cells[1:] for record in header if any(record.cells[1:])]
     if not levels:
         raise UnreadableFile(f"line {header[-1].line} should name the assets")
-    if len(levels) == 1:
-        return levels[0]
     for level in levels[:-1]:  # a field that stands only above its first column
         for i in range(1, len(level)):
             level[i] = level[i] or level[i - 1]
     try:
+        if len(levels) == 1:
+            refuse_fields(levels[0])
+            return levels[0]
         return ["/".join(label) if isinstance(label, tuple) else str(label) for label in asset_labels(_tuples(levels))]
     except InvalidRequest as error:
-        lines = f"lines {header[0].line} to {header[-1].line}"
-        raise UnreadableFile(f"{lines}: {error}") from None
+        first, last = header[0].line, header[-1].line
+        where = f"line {first}" if first == last else f"lines {first} to {last}"
+        raise UnreadableFile(f"{where}: {error}") from None
 
 
 def _tuples(levels: list[list[str]]) -> list[tuple[str, ...]]:

@@ -142,9 +142,9 @@ def estimate(
 
 def _check_options(out: Path, covariances: Path | None, classic: bool) -> None:
     """Find out before the work, not after it, that its result could not be written."""
-    if out != _STDOUT and out.suffix not in _WRITERS:
+    if out != _STDOUT and out.suffix.lower() not in _WRITERS:
         raise click.BadParameter(f"must end with {', '.join(_WRITERS)}, or be -, got {out}", param_hint="--out")
-    if out.suffix in (".parquet", ".feather"):
+    if out.suffix.lower() in (".parquet", ".feather"):
         try:
             import pyarrow  # noqa: F401
         except ImportError as error:  # also where it does not fit the NumPy that is installed
@@ -184,7 +184,7 @@ def _write(estimates: Estimates, out: Path, covariances: Path | None) -> None:
         if out == _STDOUT:
             click.echo(estimates.to_frame().to_csv(), nl=False)
         else:
-            _WRITERS[out.suffix](estimates.to_frame(), files.enter_context(_draft_of(out)))
+            _WRITERS[out.suffix.lower()](estimates.to_frame(), files.enter_context(_draft_of(out)))
 
 
 def _matrices(estimates: Estimates) -> dict[str, np.ndarray]:

@@ -66,7 +66,8 @@ def read_returns(path: Path) -> pd.DataFrame:
         raise UnreadableFile(f"{path}: {error}") from None
     except (ValueError, OSError, EOFError, BadZipFile, csv.Error, zlib.error) as error:
         # pyarrow's own errors are ValueErrors or OSErrors
-        raise UnreadableFile(f"{path} is no readable {ending} file: {str(error).splitlines()[0]}") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UnreadableFile(f"{path} is no readable {ending} file: {reason}") from error
     dates = rows.times if rows.days is None else rows.days.astype("datetime64[D]")
     return pd.DataFrame(table.values, pd.DatetimeIndex(dates), labels)
 

@@ -337,6 +337,7 @@ def test_dropped_assets_keep_windows_and_blocks_in_place(local: ShrinkageClient,
     spoilt = returns.assign(A1=returns["A1"].where(np.arange(120) < 70))  # too short in the second window alone
     universes = {"early": ["A1", "A2", "A3"], "late": ["A2", "XX", "A1", "A3", "A4"]}
     windows = {"early": (0, 60), "late": (60, 120)}
+    windows_of_late = {"late": windows["late"]}
     blocks = {f"A{i}": "odd" if i % 2 else "even" for i in range(12)} | {"XX": "odd"}
     with pytest.warns(AssetsDropped, match="universe 'late' is estimated without 2 of 5 assets") as seen:
         found = local.estimate(spoilt, universes, windows=windows, blocks=blocks, covariance=True, on_bad_asset="drop")
@@ -355,6 +356,11 @@ def test_dropped_assets_keep_windows_and_blocks_in_place(local: ShrinkageClient,
     )
     for one, two in zip(found.covariance, plain.covariance, strict=True):
         np.testing.assert_array_equal(one, two)
+    with (
+        pytest.warns(AssetsDropped),
+        pytest.raises(UniverseError, match=r"at least 2 assets; left out: 'A1' \(SHORT_HISTORY, 10 of 60 rows\)"),
+    ):
+        local.estimate(spoilt, {"late": ["A1", "A2"]}, windows=windows_of_late, on_bad_asset="drop").raise_for_status()
     with pytest.raises(InvalidRequest, match='"raise" or "drop", got \'ignore\''):
         local.estimate(returns, on_bad_asset="ignore")
 

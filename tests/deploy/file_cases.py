@@ -186,6 +186,18 @@ FILES = [
         table(header=FIELDS),
         None,
     ),
+    FileCase(
+        "quotes of one asset",
+        "refused: `line 1: columns hold the fields ['Open', 'High', 'Close'] of every asset: keep one, as returns`",
+        "Date,Open,High,Close\n2020-03-05,101,102,101.5\n",
+        None,
+    ),
+    FileCase(
+        "tickers that read like fields",
+        "read",
+        table(header="Date,LOW,OPEN"),
+        PANEL.set_axis(["LOW", "OPEN"], axis="columns"),
+    ),
     FileCase("a name twice", "refused: `columns ['AAPL'] occur more than once`", table(header="Date,AAPL,AAPL"), None),
     FileCase(
         "a column without a name", "refused: `column 3 has no name in the header`", table(header="Date,AAPL,"), None

@@ -43,7 +43,9 @@ def floats(name: str, value: Any) -> np.ndarray:
     InvalidRequest
         If it holds anything else; names the first such cell. Integers are refused: they are no returns.
     """
-    array = as_array(name, np.ma.filled(value.astype(float), np.nan) if _is_masked_floats(value) else value)
+    if isinstance(value, np.ma.MaskedArray) and value.dtype.kind in "fO":
+        value = value.filled(np.nan)
+    array = as_array(name, value)
     if array.dtype.kind == "O":
         array = _from_objects(name, array)
     require(array.dtype.kind == "f", f"{name} must be floating point (0.01 is 1 %), got {array.dtype}")
@@ -78,10 +80,6 @@ def float32(values: np.ndarray) -> np.ndarray:
     """Narrow; what overflows becomes infinite, and its asset is refused by name."""
     with np.errstate(over="ignore"):
         return values.astype(np.float32, copy=False)
-
-
-def _is_masked_floats(value: Any) -> bool:
-    return isinstance(value, np.ma.MaskedArray) and value.dtype.kind == "f"
 
 
 def _from_objects(name: str, array: np.ndarray) -> np.ndarray:

@@ -23,6 +23,8 @@ QUOTE_FIELDS = {
 }
 """Fields of quotes, in lower case, as quote libraries name them beside the tickers."""
 
+_FIELDS_FOUND = "columns hold the fields {} of every asset: keep one, as returns"
+_FEW_FIELDS = 2
 _SHOWN = 10
 
 
@@ -87,12 +89,29 @@ def asset_labels(names: Sequence[tuple[Hashable, ...]]) -> list[Hashable]:
     assets = []
     for level in levels:
         found = list(dict.fromkeys(level))
-        if all(str(name).strip().lower() in QUOTE_FIELDS for name in found):
-            require(len(found) == 1, f"columns hold the fields {found} of every asset: keep one, as returns")
+        if all(map(_is_field, found)):
+            require(len(found) == 1, _FIELDS_FOUND.format(found))
         else:
             assets.append(level)
     assets = [level for level in assets if len(set(level)) > 1] or assets[-1:] or levels[-1:]
     return list(assets[0]) if len(assets) == 1 else list(zip(*assets, strict=True))
+
+
+def refuse_fields(labels: Sequence[Hashable]) -> None:
+    """Refuse quotes of one asset: columns such as Open, High, Low, Close.
+
+    Raises
+    ------
+    InvalidRequest
+        If labels are fields and nothing else; names them.
+    """
+    are_fields = len(labels) > _FEW_FIELDS and all(map(_is_field, labels))
+    require(not are_fields, _FIELDS_FOUND.format(list(labels)))
+
+
+def _is_field(name: Hashable) -> bool:
+    """LOW and OPEN are tickers."""
+    return isinstance(name, str) and name.strip().lower() in QUOTE_FIELDS and not name.isupper()
 
 
 def _from_pandas(frame: Any) -> Table:
@@ -100,6 +119,7 @@ def _from_pandas(frame: Any) -> Table:
     labels = columns.tolist()
     if columns.nlevels > 1:
         labels = asset_labels(labels)
+    refuse_fields(labels)
     dates = [label for label in labels if isinstance(label, datetime.date | np.datetime64)]
     require(not labels or len(dates) < len(labels), f"returns have dates for columns ({dates[:1]} ...): transpose them")
     kinds = [dtype.kind for dtype in frame.dtypes]
@@ -153,6 +173,7 @@ def _from_arrow(returns: Any) -> Table:
     _refuse_columns(faults)
     require(len(others) <= 1, f"returns must have one column of dates, got {list(others.values())}")
     require(len(columns) > 0, "returns are empty: they have no column of numbers")
+    refuse_fields(labels)
     values = np.column_stack(columns)
     return Table(
         values.astype(np.int64) if is_integer else values, labels, _arrow_dates(table, *others) if others else None

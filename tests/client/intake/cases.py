@@ -91,6 +91,12 @@ CONTAINERS = [
         given(lambda: np.where(panel() > 0.01, np.nan, panel())),
     ),
     Case(
+        "masked array of objects",
+        "read, what is masked is missing",
+        given(lambda: np.ma.array([[0.5, Decimal("0.25")]], mask=[[True, False]], dtype=object)),
+        given(np.array([[np.nan, 0.25]])),
+    ),
+    Case(
         "array of Decimal",
         "read",
         given(lambda: np.array([[Decimal("0.5"), None]], object)),
@@ -195,6 +201,11 @@ CONTAINERS = [
         "pandas, columns (field, ticker), several fields",
         "refused: `the fields ['Close', 'Volume'] of every asset: keep one`",
         given(lambda: fields("Close", "Volume")),
+    ),
+    Case(
+        "pandas, quotes of one asset",
+        "refused: `the fields ['Open', 'High', 'Low', 'Close'] of every asset: keep one`",
+        given(lambda: frame().set_axis(["Open", "High", "Low", "Close"], axis=1)),
     ),
     Case(
         "pandas, columns (sector, ticker)",
