@@ -29,7 +29,9 @@ def refused_assets(job: Job, u: int, status: int, asset: int) -> tuple[RefusedAs
     if asset == PADDING:
         return ()
     row = job.universes[u, : job.sizes[u]]
-    codes = np.array([_status_in(job, row, i) for i in range(len(row))], np.int32)
+    codes = np.full(len(row), int(Status.DUPLICATE_ASSET), np.int32)
+    codes[np.unique(row, return_index=True)[1]] = Status.GOOD
+    codes[row >= len(job.labels)] = Status.UNKNOWN_ASSET
     known = np.flatnonzero(codes == Status.GOOD)
     columns = np.arange(len(known))[None]
     codes[known] = universe_status(_judged(job, *_window(job, u), row[known]), columns, np.ones_like(columns, bool))[0]
@@ -94,12 +96,6 @@ def _statuses(job: Job) -> Iterator[tuple[int, np.ndarray]]:
         for member in np.flatnonzero(codes.any(axis=1)).tolist():
             u = int(members[member])
             yield u, codes[member, : job.sizes[u]]
-
-
-def _status_in(job: Job, row: np.ndarray, i: int) -> Status:
-    if row[i] >= len(job.labels):
-        return Status.UNKNOWN_ASSET
-    return Status.DUPLICATE_ASSET if row[i] in row[:i] else Status.GOOD
 
 
 def _window(job: Job, u: int) -> tuple[int, int]:

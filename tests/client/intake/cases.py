@@ -452,6 +452,15 @@ ROWS = [
         given(lambda: frame(pd.date_range("2024-01-02 09:30", periods=N_ROWS, freq="5min")[::-1])),
     ),
     Case(
+        "times within days, one twice",
+        "refused: `must strictly increase, got 2024-01-02 09:40:00 in row 3 after 2024-01-02 09:40:00 in row 2`",
+        given(
+            lambda: frame(
+                pd.date_range("2024-01-02 09:30", periods=N_ROWS - 1, freq="5min").repeat([1, 1, 2] + [1] * 36)
+            )
+        ),
+    ),
+    Case(
         "hours across the end of daylight saving",
         "read as intraday, without dates",
         given(lambda: frame(pd.date_range("2024-11-03", periods=N_ROWS, freq="h", tz="America/New_York"))),
