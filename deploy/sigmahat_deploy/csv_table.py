@@ -8,6 +8,7 @@ import gzip
 import io
 import re
 from collections import Counter
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,10 +83,11 @@ def _text(path: Path) -> str:
     if path.suffix.lower() == ".gz":
         raw = gzip.decompress(raw)
     try:
-        return raw.decode(_ENCODINGS.get(raw[:2], "utf-8-sig"))
+        text = raw.decode(_ENCODINGS.get(raw[:2], "utf-8-sig"))
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise UnreadableFile(f"line {line} is not UTF-8 text: save the file as UTF-8") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _records(text: str) -> tuple[list[Record], str]:
@@ -105,26 +107,18 @@ def _records(text: str) -> tuple[list[Record], str]:
 
 def _split(records: list[Record]) -> tuple[list[Record], list[Record]]:
     """Header lines and rows of the table, without the lines before it; all of one width."""
-    rows = [i for i, record in enumerate(records) if len(record.cells) > 1 and _is_data(record)]
-    if not rows:
+    start = next((i for i, record in enumerate(records) if len(record.cells) > 1 and _is_data(record)), None)
+    if start is None:
         raise UnreadableFile(f"the first column should hold dates such as 2019-01-31, got {_firsts(records)}")
-    first = rows[0]
-    width = len(records[first].cells)
-    header = [record for record in records[:first] if len(record.cells) == width]
-    body = records[first:]
-    before = records[first - 1] if first else None
-    if before is not None and len(before.cells) == width - 1 and not any(record.cells[-1] for record in body):
-        # Every row ends with a delimiter, and the header does not.
-        header, body = [before], [Record(record.line, record.cells[:-1]) for record in body]
-        width -= 1
-    if before is not None and header and header[-1] is not before:
-        header = []  # a line between header and table: then it is none
+    before, body = records[:start], records[start:]
+    width = len(body[0].cells)
+    if before and len(before[-1].cells) == width - 1 and not any(record.cells[-1] for record in body):
+        body, width = [Record(line, cells[:-1]) for line, cells in body], width - 1  # each row ends with a delimiter
+    header = list(takewhile(lambda record: len(record.cells) == width, reversed(before)))[::-1]
     if not header:
-        found = f"line {records[first].line} starts with {records[first].cells[0]!r}"
-        what = "no header" if before is None else f"no header of {width} cells like its rows"
+        what = f"no header of {width} cells like its rows" if before else "no header"
+        found = f"line {body[0].line} starts with {body[0].cells[0]!r}"
         raise UnreadableFile(f"it has {what}: a line that names the assets should come first, but {found}")
-    while header[0] is not header[-1] and header[0].line + len(header) - 1 != header[-1].line:
-        header = header[1:]  # lines before the table that happen to be as wide
     for record in body:
         if len(record.cells) != width:
             raise UnreadableFile(f"line {record.line} has {len(record.cells)} cells, and the header {width}")
@@ -214,7 +208,7 @@ def _numbers(columns: list[tuple[str, ...]], labels: list[str], lines: list[int]
 
 def _plain_number(cell: str) -> float:
     try:
-        return float(cell)
+        return float("x" if "_" in cell else cell)  # Python reads 1_0 as ten
     except ValueError:
         if cell.lower() in _MISSING:
             return np.nan

@@ -76,6 +76,7 @@ FILES = [
         "Latin-1", "refused: `line 1 is not UTF-8 text`", PLAIN.replace("AAPL", "Nestl\u00e9").encode("latin-1"), None
     ),
     FileCase("lines that end with CR LF", "read", PLAIN.replace("\n", "\r\n"), PANEL),
+    FileCase("lines that end with CR", "read", PLAIN.replace("\n", "\r"), PANEL),
     FileCase("blank lines", "read", PLAIN.replace("\n", "\n\n"), PANEL),
     FileCase("semicolons", "read", table(delimiter=";"), PANEL),
     FileCase("semicolons and decimal commas", "read", table(delimiter=";").replace("0.", "0,"), PANEL),
@@ -122,6 +123,13 @@ FILES = [
     ),
     FileCase("a text in a cell", "refused: `line 3, column BRK.B: 'halted'`", PLAIN.replace("0.03", "halted"), None),
     FileCase("inf in a cell", "refused: `line 3, column BRK.B: 'inf'`", PLAIN.replace("0.03", "inf"), None),
+    FileCase(
+        "a number as programmers write it",
+        "refused: `line 3, column BRK.B: '0.0_3'`",
+        PLAIN.replace("0.03", "0.0_3"),
+        None,
+    ),
+    FileCase("an ending in capitals", "read", PLAIN, PANEL, "RETURNS.CSV"),
     FileCase("dates 20200305", "read", table(dates="%Y%m%d"), PANEL),
     FileCase("dates 2020/03/05", "read", table(dates="%Y/%m/%d"), PANEL),
     FileCase("dates 05-Mar-2020", "read", table(dates="%d-%b-%Y"), PANEL),
