@@ -6,7 +6,7 @@ features shuffled together, or a group left out, its training medians in its pla
 another preprocessing than the robust scaling inside the network: ranks, principal components, or only the half of the
 features that matters most? All is the decision loss, as a difference of volatility in per cent; above zero is worse.
 
-    python benchmarks/accuracy/ablation.py DRAWN --members model_repository
+    python -m benchmarks.accuracy.ablation DRAWN --members model_repository
 
 DRAWN is a folder of ``sigmahat draw``.
 """
@@ -14,12 +14,9 @@ DRAWN is a folder of ``sigmahat draw``.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,35 +28,34 @@ from rich.progress import Progress
 from rich.table import Table
 from sklearn.decomposition import PCA
 
+from benchmarks.figures import RESULTS, Figures, four_digits, write_figures
 from sigmahat_kernels import features as published
 from sigmahat_kernels.features import FEATURE_NAMES, FEATURES
 from sigmahat_kernels.members import Member
-from sigmahat_kernels.parameters import N_PARAMETERS
-from sigmahat_trainer.commands.train import PRESETS
-from sigmahat_trainer.config import TrainConfig
+from sigmahat_kernels.parameters import split_parameters
+from sigmahat_trainer.commands.options import PRESETS
+from sigmahat_trainer.config import TrainConfig, replace_settings
 from sigmahat_trainer.data.dataset import Dataset, Sample
-from sigmahat_trainer.data.window_sets import open_drawn, pool
-from sigmahat_trainer.export.onnx import load_member
-from sigmahat_trainer.model.loss import Batch, member_losses
+from sigmahat_trainer.data.sample_sets import open_sample_sets, pool
+from sigmahat_trainer.model.estimate import estimate
+from sigmahat_trainer.model.loss import minimum_variance
+from sigmahat_trainer.model.member_file import load_member
 from sigmahat_trainer.model.network import CLIP, activate
-from sigmahat_trainer.provenance import provenance
-from sigmahat_trainer.search.space import replace_settings
-from sigmahat_trainer.training.member import fit_constants, robust_scaling, train_member
+from sigmahat_trainer.training.batches import BatchPart, batch_part
+from sigmahat_trainer.training.constants import fit_constants
+from sigmahat_trainer.training.member import robust_scaling, train_member
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-RESULT = Path(__file__).parents[1] / "results" / "ablation.json"
+RESULT = RESULTS / "ablation.json"
 BLOCKS = 6
 """Stretches of time that a panel's windows are cut into: from their spread comes the error of a difference."""
 
 KEPT_VARIANCE = 0.95
 SHOWN = 25
 """Features that have room in the picture."""
-
-WEIGHTS: dict[str, Any] = {name: 0.0 for name in signature(member_losses).parameters if name.endswith("_weight")}
-"""Of what a loss adds to the decision: nothing of it is judged."""
 
 PERCENT = 50.0
 """Half of a difference of ln variances is one of ln volatilities."""
@@ -85,25 +81,21 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # threads inside small matrices cost more than the matrices
 
-    drawn = open_drawn(arguments.drawn)
+    drawn = open_sample_sets(arguments.drawn)
     validation = {panel: first(dataset, arguments.judged) for panel, dataset in drawn.validation.items()}
     training = first(drawn.training, arguments.windows)
     answers, config = load_answers(arguments.members)
     judge = Judge(validation)
-    content: dict[str, Any] = {
-        **provenance(),
-        "settings": {
-            "windows": len(training),
-            "judged": {panel: len(dataset) for panel, dataset in validation.items()},
-            **{name: getattr(arguments, name) for name in ("epochs", "seeds", "repeats")},
-            "members": len(answers),
-        },
-        "figures": {},
+    settings: dict[str, Any] = {
+        "windows": len(training),
+        "judged": {panel: len(dataset) for panel, dataset in validation.items()},
+        **{name: getattr(arguments, name) for name in ("epochs", "seeds", "repeats")},
+        "members": len(answers),
     }
-    figures = content["figures"]
+    figures: Figures = {}
     with Progress(console=Console(stderr=True)) as progress:
         figures["told_less"] = told_less(judge, answers, training.features(), arguments.repeats, progress)
-        write(arguments.out, content)
+        write_figures(arguments.out, figures, settings=settings)
         if arguments.epochs:
             config = replace(config, epochs=arguments.epochs)
             # Chosen on training windows, so that the validation windows judge a choice that they did not make.
@@ -113,7 +105,7 @@ def main() -> None:
             figures["variants"] = {}
             for name, variant in variants(training, validation, judge, config, arguments.seeds, top_half, progress):
                 figures["variants"][name] = variant
-                write(arguments.out, content)
+                write_figures(arguments.out, figures, settings=settings)
     draw_figures(figures, arguments.out.with_suffix(".png"))
     show(figures, Console())
 
@@ -161,7 +153,7 @@ class _Part(NamedTuple):
     panel: int
     block: int
     rows: slice  # of Judge.features
-    batch: Batch
+    samples: BatchPart
 
 
 class Judge:
@@ -178,9 +170,9 @@ class Judge:
             for stack in dataset.by_size.values():
                 blocks = np.searchsorted(edges, stack.period, side="right")
                 for block in np.unique(blocks).tolist():
-                    batch = Batch(*(torch.from_numpy(np.array(field[blocks == block])) for field in stack))
-                    features.append(batch.features.numpy())
-                    self.parts.append(_Part(panel, block, slice(n_rows, n_rows + len(features[-1])), batch))
+                    samples = batch_part(stack, np.flatnonzero(blocks == block))
+                    features.append(samples.features.numpy())
+                    self.parts.append(_Part(panel, block, slice(n_rows, n_rows + len(features[-1])), samples))
                     n_rows += len(features[-1])
         self.features = np.concatenate(features)
 
@@ -192,7 +184,7 @@ class Judge:
         for part in self.parts:
             of_part = parameters[part.rows]
             where, count = (part.panel, part.block), len(of_part)
-            sums[where] += count * decision_loss(of_part, part.batch)
+            sums[where] += count * decision_loss(of_part, part.samples)
             windows[where] += count
         return Losses(sums / np.maximum(windows, 1), windows)
 
@@ -212,23 +204,16 @@ class Judge:
         of_members = (weight * each).sum(axis=2).mean(axis=1).var(ddof=1) / len(each) if len(each) > 1 else 0.0
         error = np.sqrt(of_time.sum() / len(self.panels) ** 2 + of_members)
         return {
-            "difference_percent": _short(by_panel.mean()),
-            "t": _short(by_panel.mean() / error) if error > 0 else 0.0,
-            "by_panel": dict(zip(self.panels, map(_short, by_panel), strict=True)),
+            "difference_percent": four_digits(by_panel.mean()),
+            "t": four_digits(by_panel.mean() / error) if error > 0 else 0.0,
+            "by_panel": dict(zip(self.panels, map(four_digits, by_panel), strict=True)),
         }
 
 
-def decision_loss(parameters: torch.Tensor, batch: Batch) -> float:
+def decision_loss(parameters: torch.Tensor, samples: BatchPart) -> float:
     """Mean ln realised variance of the minimum-variance portfolios of PARAMETERS, shape (B, N_PARAMETERS)."""
-    losses = member_losses(
-        parameters,
-        torch.zeros_like(parameters),
-        torch.zeros(N_PARAMETERS),
-        batch,
-        target=0,
-        **WEIGHTS,
-    )
-    return float(losses.decision)
+    matrices = estimate(samples.inputs, split_parameters(parameters))
+    return float(minimum_variance(matrices, samples.after.forward).log_realised.mean())
 
 
 def load_answers(folder: Path) -> tuple[list[Answer], TrainConfig]:
@@ -272,7 +257,7 @@ def groups() -> dict[str, list[str]]:
 def shuffled(features: np.ndarray, columns: Sequence[int], order: np.ndarray) -> np.ndarray:
     """The same features but for `columns`, which come from other windows, all from the same one."""
     told = features.copy()
-    told[:, columns] = features[np.ix_(order, columns)]
+    told[:, columns] = features[order[:, None], columns]
     return told
 
 
@@ -328,7 +313,7 @@ def told_less(
     by_feature = shuffling_costs(judge, answers, features, repeats, step)
     return {
         "decision": {
-            panel: _short(loss)
+            panel: four_digits(loss)
             for panel, loss in zip(judge.panels, np.mean([each.by_panel() for each in own], axis=0), strict=True)
         },
         "groups_left_out": without,
@@ -417,7 +402,7 @@ def variants(
             name,
             {
                 "n_features": told.features().shape[1],
-                "decision": _short(np.mean([each.by_panel() for each in losses])),
+                "decision": four_digits(np.mean([each.by_panel() for each in losses])),
                 "against_constants": judge.compare([each.mean - of_constants.mean for each in losses], windows),
                 "against_robust_scaling": {
                     **judge.compare(differences, windows),
@@ -429,14 +414,6 @@ def variants(
 
 
 # Results
-
-
-def write(path: Path, content: dict[str, Any]) -> None:
-    """Write what there is so far; the file appears whole, or the old one stays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(unfinished, path)
 
 
 def draw_figures(figures: dict[str, Any], path: Path) -> None:
@@ -495,10 +472,6 @@ def show(figures: dict[str, Any], console: Console) -> None:
 
 def _share(items: Sequence[Any], n_parts: int) -> list[Sequence[Any]]:
     return [items[k::n_parts] for k in range(n_parts)]
-
-
-def _short(value: Any) -> float:
-    return float(f"{value:.4g}")
 
 
 if __name__ == "__main__":

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-from sigmahat_client.client import Arguments, BaseClient, Steps, giving_what_there_is, joined, resume
+from sigmahat_client.call import Post, Steps, resume
+from sigmahat_client.client import Arguments, BaseClient
 from sigmahat_client.dispatch import Arrival, Wait
 from sigmahat_client.estimates import Estimates
 
@@ -25,46 +26,42 @@ class AsyncShrinkageClient(BaseClient):
     ) -> None:
         self.close()
 
-    def close(self) -> None:
-        """Close the connection, once requests that are under way are answered; does not wait for that."""
-        self._close()
-
     async def estimate(self, returns: Any, universes: Any = None, **arguments: Unpack[Arguments]) -> Estimates:
         """See `ShrinkageClient.estimate`."""
-        arrived: asyncio.Queue[Arrival] = asyncio.Queue()
-        call = self._call(_from_threads(arrived), returns, universes, keep=True, **arguments)
-        with giving_what_there_is(call):
-            async for _ in _awaiting(call.steps, arrived):
+        arrivals: asyncio.Queue[Arrival[Estimates]] = asyncio.Queue()
+        call = self._call(_from_threads(arrivals), returns, universes, keep=True, **arguments)
+        with call.giving_what_there_is():
+            async for _ in _awaiting(call.steps(), arrivals):
                 pass
-        return joined(call)
+        return call.estimates()
 
     async def stream(
         self, returns: Any, universes: Any = None, **arguments: Unpack[Arguments]
     ) -> AsyncIterator[Estimates]:
         """See `ShrinkageClient.stream`."""
-        arrived: asyncio.Queue[Arrival] = asyncio.Queue()
-        call = self._call(_from_threads(arrived), returns, universes, keep=False, **arguments)
-        async for part in _awaiting(call.steps, arrived):
+        arrivals: asyncio.Queue[Arrival[Estimates]] = asyncio.Queue()
+        call = self._call(_from_threads(arrivals), returns, universes, keep=False, **arguments)
+        async for part in _awaiting(call.steps(), arrivals):
             yield part
 
 
-async def _awaiting(steps: Steps, arrived: asyncio.Queue[Arrival]) -> AsyncIterator[Estimates]:
+async def _awaiting(steps: Steps, arrivals: asyncio.Queue[Arrival[Estimates]]) -> AsyncIterator[Estimates]:
     step = next(steps, None)
     while step is not None:
-        event = None
+        arrival = None
         if isinstance(step, Wait):
             with suppress(TimeoutError):
-                event = await asyncio.wait_for(arrived.get(), step.seconds)
+                arrival = await asyncio.wait_for(arrivals.get(), step.seconds)
         else:
             yield step
-        step = resume(steps, event)
+        step = resume(steps, arrival)
 
 
-def _from_threads(arrived: asyncio.Queue[Arrival]) -> Callable[[Arrival], None]:
+def _from_threads(arrivals: asyncio.Queue[Arrival[Estimates]]) -> Post:
     loop = asyncio.get_running_loop()
 
-    def put(arrival: Arrival) -> None:
+    def post(arrival: Arrival[Estimates]) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(arrived.put_nowait, arrival)
+            loop.call_soon_threadsafe(arrivals.put_nowait, arrival)
 
-    return put
+    return post

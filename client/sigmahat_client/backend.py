@@ -4,12 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-import numpy as np
+import numpy.typing as npt
 
-Tensors = Mapping[str, np.ndarray]
-Send = Callable[[Tensors, Callable[[Tensors], Any], Callable[[Any], object]], None]
+from sigmahat_client.estimates import Estimates
+
+T = TypeVar("T")
+
+Tensors = Mapping[str, npt.NDArray[Any]]
+Read = Callable[[Tensors], Estimates]
+Outcome = Estimates | Exception
+Deliver = Callable[[Outcome], object]
+Send = Callable[[Tensors, Read, Deliver], None]
 
 
 class Backend(Protocol):
@@ -28,9 +35,9 @@ class Backend(Protocol):
         headers: Mapping[str, str],
         deadline: float,
     ) -> Send:
-        """Make the function that sends one request of a job: `send(tensors, read, receive)`.
+        """Make the function that sends one request of a job: `send(tensors, read, deliver)`.
 
-        `receive` is called once, from another thread, with what `read` makes of the answer's tensors, or with an
+        `deliver` is called once, from another thread, with what `read` makes of the answer's tensors, or with an
         exception. The tensors are gone once `read` has returned.
 
         Parameters
@@ -45,3 +52,11 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Let go of everything, once requests that are under way are answered; does not wait for that."""
+
+
+def outcome_of(work: Callable[[], T]) -> T | Exception:
+    """Do work in a thread where an exception would be lost, and the caller wait until the deadline."""
+    try:
+        return work()
+    except Exception as failure:
+        return failure

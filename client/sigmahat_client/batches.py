@@ -88,7 +88,7 @@ def _names(batch: Any) -> list[str]:
 
 
 def _listed(column: Any) -> list[Any]:
-    return column.to_pylist() if hasattr(column, "to_pylist") else column.tolist()
+    return list(column.to_pylist() if hasattr(column, "to_pylist") else column.tolist())
 
 
 def _like(batch: Any, table: pa.Table) -> Any:

@@ -5,23 +5,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self, TypedDict, Unpack
+from typing import Any, Literal, Self, TypedDict, Unpack
 
 from sigmahat_client.backend import Backend
-from sigmahat_client.decoding import decode, output_names, unanswered
-from sigmahat_client.dispatch import Arrival, Wait, results
+from sigmahat_client.call import Call, Limits, Post, Steps, resume
+from sigmahat_client.dispatch import Arrival, Wait
 from sigmahat_client.endpoints import Tls
-from sigmahat_client.errors import DeadlineExceeded, InvalidRequest, SigmahatError
+from sigmahat_client.errors import InvalidRequest
 from sigmahat_client.estimates import Estimates
-from sigmahat_client.intake import Job, chunk_tensors, chunks, encode, shared_tensors
-from sigmahat_client.telemetry import traced
-
-Steps = Generator[Wait | Estimates, Arrival | None, None]
+from sigmahat_client.intake import encode
 
 
 class Arguments(TypedDict, total=False):
@@ -37,15 +34,6 @@ class Arguments(TypedDict, total=False):
     on_bad_asset: Literal["raise", "drop"]
     deadline_s: float | None
     progress: Callable[[int, int], object] | None
-
-
-class Call(NamedTuple):
-    """One job under way."""
-
-    job: Job
-    covariance: bool
-    steps: Steps
-    found: dict[int, Estimates]  # by the place of the first universe, as far as they are to be kept
 
 
 class BaseClient:
@@ -100,12 +88,13 @@ class BaseClient:
         self._in_flight = in_flight
         self._retry_s = retry_s
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close the connection, once requests that are under way are answered; does not wait for that."""
         self._backend.close()
 
     def _call(
         self,
-        arrived: Callable[[Arrival], object],
+        post: Post,
         returns: Any,
         universes: Any,
         *,
@@ -117,57 +106,11 @@ class BaseClient:
         **arguments: Any,
     ) -> Call:
         deadline_s = self._deadline_s if deadline_s is None else _seconds(deadline_s)
-        deadline = time.monotonic() + deadline_s
+        limits = Limits(self._in_flight, self._retry_s, deadline_s, time.monotonic() + deadline_s)
         job = encode(returns, universes, **arguments)
-        model = "covariance" if covariance else "shrinkage"
-        found: dict[int, Estimates] = {}
-        n_sent = n_done = 0
-
-        def note(chunk: slice, estimates: Estimates) -> None:
-            nonlocal n_done
-            n_done += len(estimates)
-            if keep:
-                found[chunk.start] = estimates
-            if progress is not None:
-                progress(n_done, len(job.names))
-
-        def steps() -> Steps:
-            with traced(model, universes=len(job.names), widest=job.universes.shape[1]) as trace:
-                request = self._backend.sender(
-                    model,
-                    shared_tensors(job),
-                    outputs=output_names(job, covariance=covariance),
-                    parameters={"classic": True} if classic else {},
-                    headers=trace.headers,
-                    deadline=deadline,
-                )
-
-                def send(chunk: slice) -> None:
-                    nonlocal n_sent
-                    n_sent += 1
-                    request(
-                        chunk_tensors(job, chunk),
-                        lambda tensors: decode(job, chunk, tensors),
-                        lambda result: arrived(Arrival(chunk, result)),
-                    )
-
-                try:
-                    yield from results(
-                        chunks(job),
-                        send,
-                        note,
-                        in_flight=self._in_flight,
-                        deadline=deadline,
-                        retry_s=self._retry_s,
-                        ask_others=self._backend.n_endpoints > 1,
-                    )
-                except DeadlineExceeded as error:
-                    message = f"{n_done} of {len(job.names)} universes were answered within {deadline_s:g} s"
-                    raise DeadlineExceeded("; ".join(filter(None, [message, str(error)]))) from error.__cause__
-                finally:
-                    trace.note(requests=n_sent, answered=n_done)
-
-        return Call(job, covariance, steps(), found)
+        return Call(
+            self._backend, job, limits, post, covariance=covariance, classic=classic, keep=keep, progress=progress
+        )
 
 
 class ShrinkageClient(BaseClient):
@@ -184,7 +127,7 @@ class ShrinkageClient(BaseClient):
         How many requests of one call may wait for their answers at a time.
     retry_s : float
         Seconds for which a request is tried again, with growing pauses, while a server starts, stops, restarts or is
-        full; 0 to be told at once.
+        full; 0 to be told at once. Where nothing listens when it is first asked, that is said at once.
     tls : Tls, optional
         Encrypt, with these certificates.
     shared_memory : bool
@@ -207,10 +150,6 @@ class ShrinkageClient(BaseClient):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-    def close(self) -> None:
-        """Close the connection, once requests that are under way are answered; does not wait for that."""
-        self._close()
 
     def estimate(
         self,
@@ -271,13 +210,13 @@ class ShrinkageClient(BaseClient):
         ------
         InvalidRequest
             If the arguments cannot be read, or are above the limits of `sigmahat_kernels.request`.
-        ServerUnavailable, DeadlineExceeded, ServerError
+        NoServer, ServerUnavailable, DeadlineExceeded, ServerError
             If there is no answer; what there is, is in the error's `estimates`. Requests that are under way are left to
             finish, and their answers dropped.
         """
-        arrived: SimpleQueue[Arrival] = SimpleQueue()
+        arrivals: SimpleQueue[Arrival[Estimates]] = SimpleQueue()
         call = self._call(
-            arrived.put,
+            arrivals.put,
             returns,
             universes,
             keep=True,
@@ -292,10 +231,10 @@ class ShrinkageClient(BaseClient):
             deadline_s=deadline_s,
             progress=progress,
         )
-        with giving_what_there_is(call):
-            for _ in _blocking(call.steps, arrived):
+        with call.giving_what_there_is():
+            for _ in _blocking(call.steps(), arrivals):
                 pass
-        return joined(call)
+        return call.estimates()
 
     def stream(self, returns: Any, universes: Any = None, **arguments: Unpack[Arguments]) -> Iterator[Estimates]:
         """Estimate as `estimate` does, but yield the estimates as they come: of a few hundred universes at a time.
@@ -303,48 +242,20 @@ class ShrinkageClient(BaseClient):
         They come in the order of `universes`. Only as many wait in memory as `in_flight` requests ask for, so that a
         job may be larger than the memory; a caller who takes his time holds up the next requests.
         """
-        arrived: SimpleQueue[Arrival] = SimpleQueue()
-        return _blocking(self._call(arrived.put, returns, universes, keep=False, **arguments).steps, arrived)
+        arrivals: SimpleQueue[Arrival[Estimates]] = SimpleQueue()
+        return _blocking(self._call(arrivals.put, returns, universes, keep=False, **arguments).steps(), arrivals)
 
 
-def _blocking(steps: Steps, arrived: SimpleQueue[Arrival]) -> Iterator[Estimates]:
+def _blocking(steps: Steps, arrivals: SimpleQueue[Arrival[Estimates]]) -> Iterator[Estimates]:
     step = next(steps, None)
     while step is not None:
-        event = None
+        arrival = None
         if isinstance(step, Wait):
             with suppress(Empty):
-                event = arrived.get(timeout=step.seconds)
+                arrival = arrivals.get(timeout=step.seconds)
         else:
             yield step
-        step = resume(steps, event)
-
-
-def resume(steps: Steps, event: Arrival | None) -> Wait | Estimates | None:
-    try:
-        return steps.send(event)
-    except StopIteration:
-        return None
-
-
-@contextmanager
-def giving_what_there_is(call: Call) -> Iterator[None]:
-    try:
-        yield
-    except SigmahatError as error:
-        error.estimates = joined(call)
-        raise
-
-
-def joined(call: Call) -> Estimates:
-    """Join what was found, with `unanswered` in the gaps."""
-    parts, begin, end = [], 0, len(call.job.names)
-    for start in [*sorted(call.found), end]:
-        if begin < start:
-            parts.append(unanswered(call.job, slice(begin, start), covariance=call.covariance))
-        if start < end:
-            parts.append(call.found[start])
-            begin = start + len(call.found[start])
-    return Estimates.joined(parts)
+        step = resume(steps, arrival)
 
 
 def _seconds(deadline_s: float) -> float:

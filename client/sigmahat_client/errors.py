@@ -1,10 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can go wrong, grouped by who has to act: the caller, one universe's data, the server's operator."""
+"""What can go wrong, grouped by who has to act.
+
+The caller
+    mends the request (`InvalidRequest`), starts a server or names another (`NoServer`), or asks for less or allows more
+    time (`DeadlineExceeded`);
+whoever supplies the data
+    mends one universe (`UniverseError`);
+nobody
+    if it passes: calls later (`ServerUnavailable`);
+the server's operator
+    looks into its log, or gives it more memory (`ServerError`, `RequestTooLarge`).
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple
 
 from sigmahat_kernels.status import InvalidRequest, SigmahatError, Status
@@ -14,6 +25,7 @@ __all__ = [
     "AssetsDropped",
     "DeadlineExceeded",
     "InvalidRequest",
+    "NoServer",
     "RefusedAsset",
     "RequestTooLarge",
     "ServerError",
@@ -23,8 +35,11 @@ __all__ = [
     "error_from_grpc",
     "explanation",
     "listed",
+    "no_server",
 ]
 
+# In gRPC's words: a closed port, or a name without an address.
+_NOBODY = re.compile(r"connection refused|actively refused|errors? resolving|DNS resolution failed", re.IGNORECASE)
 
 UNANSWERED = -1
 """Status of a universe to which no answer came; the client's own, no server sends it."""
@@ -54,7 +69,7 @@ class AssetsDropped(UserWarning):
 
 
 class UniverseError(SigmahatError):
-    """One universe could not be estimated; its neighbours in the same call were.
+    """One universe could not be estimated; its neighbours in the same call were. Its data or assets are to be mended.
 
     Attributes
     ----------
@@ -93,16 +108,23 @@ class ServerUnavailable(SigmahatError, ConnectionError):
     """No server answers there, or it is starting, stopping or full: the same call may succeed later."""
 
 
+class NoServer(ServerUnavailable):
+    """Nothing has ever listened there: the caller starts a server or names another."""
+
+
 class DeadlineExceeded(SigmahatError, TimeoutError):
-    """The answer did not arrive in time."""
+    """The answer did not arrive in time: the caller asks for less, or allows more seconds with `deadline_s`."""
 
 
 class ServerError(SigmahatError):
-    """The server failed, or its answer is not what this client's version expects."""
+    """The server failed, which its operator's log explains, or its answer is not what this client's version expects."""
 
 
 class RequestTooLarge(ServerError):
-    """A message or the server's memory had no room for one request; the client splits it, down to one universe."""
+    """A message or the server's memory had no room for one request.
+
+    The client splits it, so that a caller sees this of one universe only; the operator has to give more room.
+    """
 
 
 def explanation(status: int) -> str:
@@ -124,6 +146,12 @@ def listed(refused: Sequence[RefusedAsset]) -> str:
     return ", ".join(shown) + (f" and {len(refused) - len(shown)} more" if len(refused) > len(shown) else "")
 
 
+def no_server(addresses: Iterable[str]) -> NoServer:
+    """Say what to type."""
+    where = ", ".join(addresses)
+    return NoServer(f"{where}: no server is there: start one with `sigmahat serve`, or name another with url (--url)")
+
+
 def error_from_grpc(code: str, message: str, url: str) -> Exception:
     """Turn a gRPC status code such as ``StatusCode.UNAVAILABLE`` into the exception class of its meaning.
 
@@ -136,6 +164,8 @@ def error_from_grpc(code: str, message: str, url: str) -> Exception:
             return InvalidRequest(message)
         case "DEADLINE_EXCEEDED":
             return DeadlineExceeded(message)
+        case "UNAVAILABLE" if _NOBODY.search(message):
+            return no_server([url])
         case "UNAVAILABLE" if "protocol is restricted" not in message:
             return ServerUnavailable(f"{url}: {message}")
         # A server that is shutting down unloads its models before it closes its port.

@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-from sigmahat_client.backend import Send, Tensors
+from sigmahat_client.backend import Deliver, Read, Send, Tensors, outcome_of
 from sigmahat_client.errors import DeadlineExceeded
 from sigmahat_kernels.combine import published_tensors
 from sigmahat_kernels.pipeline import Pipeline
@@ -53,14 +52,10 @@ class InProcess:
             }
             return found if outputs.covariance is None else {**found, "COVARIANCE": outputs.covariance}
 
-        def work(tensors: Tensors, read: Callable[[Tensors], Any], receive: Callable[[Any], object]) -> None:
-            try:
-                arrived = read(answer(tensors))
-            except Exception as failure:  # here it would be lost, and the caller wait until the deadline
-                arrived = failure
-            receive(arrived)
+        def work(tensors: Tensors, read: Read, deliver: Deliver) -> None:
+            deliver(outcome_of(lambda: read(answer(tensors))))
 
-        def send(tensors: Tensors, read: Callable[[Tensors], Any], receive: Callable[[Any], object]) -> None:
-            self._worker.submit(work, tensors, read, receive)
+        def send(tensors: Tensors, read: Read, deliver: Deliver) -> None:
+            self._worker.submit(work, tensors, read, deliver)
 
         return send

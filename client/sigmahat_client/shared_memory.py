@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 _FOLDER = Path("/dev/shm")
 
@@ -32,7 +33,7 @@ class Region:
             os.close(file)
             path.unlink()  # both sides have it mapped now, so nothing is left behind however this process ends
 
-    def array(self, shape: tuple[int, ...]) -> np.ndarray:
+    def array(self, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
         """View of the first values as float32."""
         return np.ndarray(shape, np.float32, self._memory)
 
@@ -46,15 +47,19 @@ class Pool:
         Called with a region's name and size, makes the server map it; raises what it likes, and the pool stays empty.
     unregister : callable
         Called with a region's name.
+    usable : bool
+        False for a server that cannot share memory with this process: the pool stays empty.
     """
 
-    def __init__(self, register: Callable[[str, int], object], unregister: Callable[[str], object]) -> None:
+    def __init__(
+        self, register: Callable[[str, int], object], unregister: Callable[[str], object], *, usable: bool = True
+    ) -> None:
         self._register = register
         self._unregister = unregister
         self._lock = threading.Lock()
         self._free: list[Region] = []
         self._known: set[str] = set()
-        self._usable = True
+        self._usable = usable
 
     def take(self, nbytes: int) -> Region | None:
         """Return a region of at least `nbytes`; None where there is none to be had, and gRPC has to do."""
@@ -70,7 +75,7 @@ class Pool:
             if outgrown is not None:
                 self._drop(outgrown)
             region = Region(-(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE, self._register)
-        except Exception:  # another machine or container, another user, a restricted API, no room, nobody there ...
+        except Exception:  # another machine, container, user or system, a restricted API, no room, nobody there ...
             self._usable = False
             return None
         with self._lock:

@@ -6,21 +6,22 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import tritonclient.grpc as triton
 from tritonclient.utils import np_to_triton_dtype
 
-from sigmahat_client.backend import Send, Tensors
+from sigmahat_client.backend import Deliver, Outcome, Read, Send, Tensors, outcome_of
 from sigmahat_client.endpoints import Tls, addresses, channel_options, is_loopback, tls_arguments
-from sigmahat_client.errors import ServerUnavailable, error_from_grpc
-from sigmahat_client.shared_memory import Pool
+from sigmahat_client.errors import NoServer, ServerUnavailable, error_from_grpc, no_server
+from sigmahat_client.shared_memory import Pool, Region
 
 SHARED_FROM = 1 << 20
 """Bytes of COVARIANCE from which shared memory is used: below, the difference cannot be measured."""
 
+_CONTACT_S = 2.0
 _REGISTER_S = 2.0
 _AVOIDED_S = 2.0
 _LOST = "Unable to find shared memory region"
@@ -33,6 +34,7 @@ class _Endpoint:
     unanswered: int = 0
     asked: float = 0.0  # when, last
     refused: float = -math.inf  # when, last
+    found: bool | None = None  # a server, at least once; None: not known yet
 
 
 class Connection:
@@ -63,9 +65,8 @@ class Connection:
             for address in addresses(url)
         ]
         self.n_endpoints = len(self._endpoints)
-        self._pool = None
-        if shared_memory and self.n_endpoints == 1 and is_loopback(self._endpoints[0].address):
-            self._pool = Pool(self._register, self._unregister)
+        near = self.n_endpoints == 1 and is_loopback(self._endpoints[0].address)
+        self.pool = Pool(self._register, self._unregister, usable=shared_memory and near)
         self._lock = threading.Lock()
         self._closing = False
 
@@ -81,12 +82,11 @@ class Connection:
         return not any(endpoint.unanswered for endpoint in self._endpoints)
 
     def _close(self) -> None:
-        if self._pool is not None:
-            self._pool.close()
+        self.pool.close()
         for endpoint in self._endpoints:
             endpoint.client.close()
 
-    def _next(self) -> _Endpoint:
+    def choose(self) -> _Endpoint:
         """Choose whom to ask, and note that he is asked.
 
         The one with the fewest unanswered requests, in turn among equals: one that has gone silent is left alone, and
@@ -99,14 +99,24 @@ class Connection:
             chosen.asked = now
             return chosen
 
-    def _answered(self, endpoint: _Endpoint, refused: bool) -> None:
+    def answered(self, endpoint: _Endpoint, outcome: Outcome, seconds: float) -> Outcome:
+        """Note what came of a request after so many seconds.
+
+        A closed port means that a server is restarting, if there ever was one. At the first contact with all endpoints
+        nobody is waited for. gRPC's own retries take less than a second to say so: after longer, a server was there.
+        """
         with self._lock:
             endpoint.unanswered -= 1
-            if refused:
+            if isinstance(outcome, ServerUnavailable):
                 endpoint.refused = time.monotonic()
+            endpoint.found = bool(endpoint.found) or not isinstance(outcome, NoServer) or seconds > _CONTACT_S
+            nobody = all(e.found is False for e in self._endpoints)
             last = self._closing and self._is_idle()
         if last:  # in a thread of its own: this one is gRPC's, which the channel waits for
             threading.Thread(target=self._close, daemon=True).start()
+        if isinstance(outcome, NoServer):
+            return no_server(e.address for e in self._endpoints) if nobody else ServerUnavailable(str(outcome))
+        return outcome
 
     def sender(
         self,
@@ -119,58 +129,76 @@ class Connection:
         deadline: float,
     ) -> Send:
         """See `Backend.sender`; `shared` is encoded once."""
-        wanted = {name: triton.InferRequestedOutput(name) for name in outputs}
-        shared_inputs = _inputs(shared)
-        pool = self._pool if "COVARIANCE" in wanted else None
-
-        def send(tensors: Tensors, read: Callable[[Tensors], Any], receive: Callable[[Any], object]) -> None:
-            n, width = tensors["UNIVERSES"].shape
-            nbytes = 4 * n * width**2
-            region, requested, inline = None, wanted, set(wanted)
-            if pool is not None and nbytes >= SHARED_FROM:
-                region = pool.take(nbytes)
-            if region is not None:
-                requested = {**wanted, "COVARIANCE": triton.InferRequestedOutput("COVARIANCE")}
-                inline.discard("COVARIANCE")
-                requested["COVARIANCE"].set_shared_memory(region.name, nbytes)
-
-            endpoint = self._next()
-
-            def callback(result: Any, error: Any) -> None:
-                try:
-                    if error is not None:
-                        if pool is not None and region is not None and _LOST in (error.message() or ""):
-                            pool.forget(region)
-                            raise ServerUnavailable(f"{endpoint.address}: the server was restarted")
-                        raise error_from_grpc(error.status() or "UNKNOWN", error.message() or "", endpoint.address)
-                    answer = {name: result.as_numpy(name) for name in inline}
-                    if region is not None:
-                        answer["COVARIANCE"] = region.array(tuple(result.get_output("COVARIANCE").shape))
-                    arrived = read(answer)
-                except Exception as failure:  # here it would be lost, and the caller wait until the deadline
-                    arrived = failure
-                if pool is not None and region is not None:
-                    pool.give(region)
-                self._answered(endpoint, refused=isinstance(arrived, ServerUnavailable))
-                receive(arrived)
-
-            endpoint.client.async_infer(
-                model,
-                shared_inputs + _inputs(tensors),
-                callback,
-                outputs=list(requested.values()),
-                parameters=dict(parameters),
-                headers=dict(headers),
-                timeout=max(1, int(1e6 * (deadline - time.monotonic()))),
-            )
-
-        return send
+        return _Requests(self, model, shared, outputs, parameters, headers, deadline).send
 
     def _register(self, name: str, nbytes: int) -> None:
         self._endpoints[0].client.register_system_shared_memory(name, f"/{name}", nbytes, client_timeout=_REGISTER_S)
 
     def _unregister(self, name: str) -> None:
         self._endpoints[0].client.unregister_system_shared_memory(name, client_timeout=_REGISTER_S)
+
+
+class _Requests:
+    """The requests of one job."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        model: str,
+        shared: Tensors,
+        outputs: Sequence[str],
+        parameters: Mapping[str, bool],
+        headers: Mapping[str, str],
+        deadline: float,
+    ) -> None:
+        self._connection = connection
+        self._pool = connection.pool
+        self._model = model
+        self._shared = _inputs(shared)
+        self._outputs = {name: triton.InferRequestedOutput(name) for name in outputs}
+        self._parameters = dict(parameters)
+        self._headers = dict(headers)
+        self._deadline = deadline
+
+    def send(self, tensors: Tensors, read: Read, deliver: Deliver) -> None:
+        n, width = tensors["UNIVERSES"].shape
+        nbytes = 4 * n * width**2
+        region = self._pool.take(nbytes) if "COVARIANCE" in self._outputs and nbytes >= SHARED_FROM else None
+        outputs = self._outputs
+        if region is not None:
+            covariance = triton.InferRequestedOutput("COVARIANCE")
+            covariance.set_shared_memory(region.name, nbytes)
+            outputs = {**outputs, "COVARIANCE": covariance}
+        endpoint = self._connection.choose()
+        begin = time.monotonic()
+
+        def callback(result: Any, error: Any) -> None:
+            outcome = outcome_of(lambda: read(self._answer(result, error, region, endpoint.address)))
+            if region is not None:
+                self._pool.give(region)
+            deliver(self._connection.answered(endpoint, outcome, time.monotonic() - begin))
+
+        endpoint.client.async_infer(
+            self._model,
+            self._shared + _inputs(tensors),
+            callback,
+            outputs=list(outputs.values()),
+            parameters=self._parameters,
+            headers=self._headers,
+            timeout=max(1, int(1e6 * (self._deadline - time.monotonic()))),
+        )
+
+    def _answer(self, result: Any, error: Any, region: Region | None, address: str) -> Tensors:
+        if error is not None:
+            message = error.message() or ""
+            if region is not None and _LOST in message:
+                self._pool.forget(region)
+                raise ServerUnavailable(f"{address}: the server was restarted")
+            raise error_from_grpc(error.status() or "UNKNOWN", message, address)
+        answer = {name: result.as_numpy(name) for name in self._outputs if region is None or name != "COVARIANCE"}
+        if region is not None:
+            answer["COVARIANCE"] = region.array(tuple(result.get_output("COVARIANCE").shape))
+        return answer
 
 
 def _inputs(tensors: Tensors) -> list[Any]:

@@ -8,9 +8,18 @@ from types import ModuleType
 from typing import Any, TypeAlias
 
 import numpy
+from numpy.typing import NDArray
 
-Array: TypeAlias = Any
-"""A ``numpy.ndarray`` or a ``cupy.ndarray``; results live where inputs live."""
+Array: TypeAlias = NDArray[Any]
+"""A ``numpy.ndarray`` or a ``cupy.ndarray``; results live where inputs live.
+
+To the type checker it is NumPy's: CuPy has no stubs, and a Protocol of what both offer would repeat NumPy's. What it
+finds are tuples, numbers and None in an array's place, and attributes that no array has; arrays on the wrong side are
+found by ``tests/without_gpu``, which refuses host arrays as CuPy does.
+"""
+
+AnyArray: TypeAlias = Any
+"""An `Array` or a ``torch.Tensor``, of which the kernels know nothing."""
 
 
 def array_namespace(x: Array) -> ModuleType:

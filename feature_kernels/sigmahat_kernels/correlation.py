@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from sigmahat_kernels.backend import Array, array_namespace
 from sigmahat_kernels.pairs import HISTOGRAM_BINS, PairStatistics
+from sigmahat_kernels.panel import FAST_HALFLIFE
+from sigmahat_kernels.targets import factor_moves
 
 CORRELATION = {
     "mean_correlation": "average off-diagonal correlation; (-1, 1)",
@@ -20,7 +22,8 @@ CORRELATION = {
     "single_factor_misfit": "||R - single factor||^2 / ||R - I||^2; small where one factor explains R",
     "constant_misfit": "||R - constant correlation||^2 / ||R - I||^2; [0, 1]",
     "ledoit_wolf_identity": "sum over i != j of pi-hat / (n ||R - I||^2): closed form (Ledoit, Wolf 2003); [0, 1]",
-    "correlation_drift": "||R_fast - R||^2 / ||R - I||^2, R_fast exponentially weighted with half-life 63",
+    "correlation_drift": "||R_fast - R||^2 / ||R - I||^2, R_fast exponentially weighted with half-life "
+    f"{FAST_HALFLIFE:g}",
     "correlation_stability": "cosine between the off-diagonal sums of products of the window's two halves; 0 where a "
     "half's norm is below 1e-4 of the window's; [-1, 1]",
 }
@@ -65,7 +68,7 @@ def correlation_features(
 
     # The loadings on the equal-weighted factor are l = R1 / sqrt(1'R1), see `targets.single_factor_loadings`.
     row_squares = pairs.row_sum**2
-    has_factor = total > 1e-12 * n_assets**2
+    has_factor = factor_moves(total, n_assets)
     total = xp.where(has_factor, total, 1.0)
     r2 = xp.where(has_factor, row_squares.sum(axis=1) / total, 0.0)
     fitted = xp.where(has_factor, pairs.form / total, 0.0) - r2

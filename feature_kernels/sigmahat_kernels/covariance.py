@@ -1,26 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From parameters to covariance matrices: the estimate itself."""
+"""The estimate itself: from moments and parameters to covariance matrices, for a stack of universes of one size."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from sigmahat_kernels.assets import asset_statistics
-from sigmahat_kernels.backend import Array, array_namespace, to_numpy
-from sigmahat_kernels.groups import (
-    WindowGroup,
-    chunks_by_size,
-    gather_index,
-    group_by_window,
-    group_returns,
-    parts_of,
-)
-from sigmahat_kernels.panel import FAST_HALFLIFE, correlation_factor, prepare_window
-from sigmahat_kernels.parallel import available_threads, for_each, for_each_group
-from sigmahat_kernels.parameters import VOLATILITY_BASES, Parameters, intensity_of
-from sigmahat_kernels.request import MAX_COVARIANCE_CELLS, PADDING, Request, block_ids
-from sigmahat_kernels.scratch import Scratch, take_blocks
-from sigmahat_kernels.status import InvalidRequest, Status
+from sigmahat_kernels.asset_statistics import asset_statistics
+from sigmahat_kernels.backend import Array, array_namespace
+from sigmahat_kernels.parameters import VOLATILITY_BASES, Parameters
+from sigmahat_kernels.shared_window import Moments
 from sigmahat_kernels.targets import mix_targets
 
 _NOT_CLASSIC = ("memory", "intensity_tilt", "volatility_tilt", "level")
@@ -87,7 +75,7 @@ def tilt_intensity(intensity: Array, tilt: Array, statistics: Array) -> Array:
     tilt : array of shape (n, N_ASSET_STATISTICS)
         theta of each universe.
     statistics : array of shape (n, N, N_ASSET_STATISTICS)
-        a_i of each asset, from `assets.asset_statistics`.
+        a_i of each asset, from `asset_statistics.asset_statistics`.
 
     Returns
     -------
@@ -144,100 +132,47 @@ def blend_volatility(volatilities: Array, blend: Array) -> Array:
     return xp.exp(logs + blend[:, -1:] * (mean - logs))
 
 
-def assemble(
-    request: Request,
-    parameters: Parameters,
-    status: np.ndarray,
-    *,
-    block_intensity: np.ndarray | None = None,
-    classic: bool = False,
-    threads: int | None = None,
-) -> np.ndarray:
-    """Build the covariance matrix of every universe.
+def estimate_covariance(moments: Moments, parameters: Parameters, intensity: Array) -> Array:
+    """Estimate the covariance matrices of a stack of universes: statistics, tilt, shrink, blend, scale.
 
     Parameters
     ----------
-    request : Request
-        As given to `features.compute_features`.
+    moments : Moments
+        Of n universes of N assets; the correlations are overwritten.
     parameters : Parameters
-        One row a universe.
-    status : array of shape (n_universes,)
-        Universes that are not GOOD are left NaN.
-    block_intensity : array of shape (n_universes, n_blocks), optional
-        Takes the place of the universe's own intensity for the assets of each block of `request.blocks`.
-    classic : bool
-        Textbook multi-target linear shrinkage (1 - delta) S + sum_k w_k F_k of the plain sample covariance S (n - 1),
-        with targets that keep its diagonal: no winsorising, no exponential weights, tilts or levels. A pair
-        with missing returns divides by sqrt((n_i - 1)(n_j - 1)).
+        One row a universe, float64.
+    intensity : float64 array of shape (n, N)
+        What each asset's intensity is tilted from.
 
     Returns
     -------
-    float32 array of shape (n_universes, n_assets, n_assets)
-        In squared returns per period, for the period after the window's last row; NaN in padding.
-
-    Raises
-    ------
-    InvalidRequest
-        If the matrices would be larger than `request.MAX_COVARIANCE_CELLS`.
+    float64 array of shape (n, N, N)
+        In squared returns per period, in the memory of `moments.slow`.
     """
-    n_assets = request.universes.shape[1]
-    n_cells = len(request.universes) * n_assets**2
-    if n_cells > MAX_COVARIANCE_CELLS:
-        raise InvalidRequest(
-            f"COVARIANCE would have {n_cells:,} cells, more than the limit of {MAX_COVARIANCE_CELLS:,}: "
-            "send fewer universes at a time, or the wide ones apart"
-        )
-    covariance = np.full((len(request.universes), n_assets, n_assets), np.nan, np.float32)
-    per_asset = np.broadcast_to(intensity_of(parameters)[:, None], request.universes.shape)
-    if request.blocks is not None and block_intensity is not None and block_intensity.shape[1]:
-        column = np.searchsorted(block_ids(request.universes, request.blocks), request.blocks)
-        column = np.where(request.universes == PADDING, 0, column)
-        per_asset = np.take_along_axis(block_intensity, column, axis=1)
-    if classic:
-        window_only = np.eye(len(VOLATILITY_BASES) + 1)[0]
-        parameters = parameters._replace(
-            **{name: np.zeros_like(getattr(parameters, name)) for name in _NOT_CLASSIC},
-            volatility=np.broadcast_to(window_only, parameters.volatility.shape),
-        )
-    threads = threads or available_threads()
-    groups = list(group_by_window(request, np.flatnonzero(status == Status.GOOD)))
+    xp = array_namespace(moments.slow)
+    statistics = asset_statistics(*moments)
+    correlation = shrink_correlation(
+        moments.slow,
+        moments.fast,
+        parameters.memory[:, 0],
+        parameters.target_weights,
+        parameters.target_intensity,
+        tilt_intensity(intensity, parameters.intensity_tilt, statistics),
+    )
+    log_factor, common_variance = parameters.level.T
+    volatility = blend_volatility(moments.volatilities, parameters.volatility)
+    volatility *= xp.exp(xp.einsum("nik,nk->ni", statistics, parameters.volatility_tilt) + log_factor[:, None])
+    return add_common_variance(_scale(correlation, volatility), common_variance)
 
-    def fill_group(group: WindowGroup, threads: int) -> None:
-        returns = group_returns(request, group)
-        window = prepare_window(returns, winsor_limit=None) if classic else prepare_window(returns)
-        xp = array_namespace(window.returns)
-        slow_factor = correlation_factor(window)
-        fast_factor = correlation_factor(window, halflife=FAST_HALFLIFE)
-        slow_product, fast_product = slow_factor.T @ slow_factor, fast_factor.T @ fast_factor
 
-        def fill_part(part: WindowGroup) -> None:
-            scratch = Scratch(xp)
-            for chunk in chunks_by_size(request, part):
-                universes = part.universes[chunk]
-                index = xp.asarray(gather_index(request, part, chunk))
-                size = index.shape[1]
-                answers = Parameters(*(xp.asarray(head[universes], xp.float64) for head in parameters))
-                slow = take_blocks(slow_product, index, scratch, "slow")
-                fast = take_blocks(fast_product, index, scratch, "fast")
-                volatilities = window.volatilities[:, index]
-                statistics = asset_statistics(slow, fast, volatilities, window.kurtosis[index])
-                correlation = shrink_correlation(
-                    slow,
-                    fast,
-                    answers.memory[:, 0],
-                    answers.target_weights,
-                    answers.target_intensity,
-                    tilt_intensity(
-                        xp.asarray(per_asset[universes, :size], xp.float64), answers.intensity_tilt, statistics
-                    ),
-                )
-                log_factor, common_variance = answers.level.T
-                volatility = blend_volatility(volatilities, answers.volatility)
-                volatility *= xp.exp(xp.einsum("nik,nk->ni", statistics, answers.volatility_tilt) + log_factor[:, None])
-                estimate = add_common_variance(_scale(correlation, volatility), common_variance)
-                covariance[universes, :size, :size] = to_numpy(estimate.astype(xp.float32))
+def classic_parameters(parameters: Parameters) -> Parameters:
+    """The same intensity and targets with nothing that textbook shrinkage does without: the window's volatility alone.
 
-        for_each(fill_part, parts_of(request, group), threads)
-
-    for_each_group(fill_group, groups, threads)
-    return covariance
+    With these, and moments of returns that were not winsorised, `estimate_covariance` is plain multi-target linear
+    shrinkage of the sample covariance.
+    """
+    window_only = np.eye(len(VOLATILITY_BASES) + 1)[0]
+    return parameters._replace(
+        **{name: np.zeros_like(getattr(parameters, name)) for name in _NOT_CLASSIC},
+        volatility=np.broadcast_to(window_only, parameters.volatility.shape),
+    )

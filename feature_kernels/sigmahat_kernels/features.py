@@ -23,18 +23,11 @@ from sigmahat_kernels.groups import (
 from sigmahat_kernels.market import MARKET, market_features
 from sigmahat_kernels.missing import MISSING
 from sigmahat_kernels.pairs import PairStatistics
-from sigmahat_kernels.panel import (
-    FAST_HALFLIFE,
-    Products,
-    Window,
-    correlation_factor,
-    correlation_products,
-    prepare_window,
-)
 from sigmahat_kernels.parallel import available_threads, for_each, for_each_group
 from sigmahat_kernels.regime import REGIME, SPREADS, asset_series, market_series, regime_features
 from sigmahat_kernels.request import Request, check_universes
 from sigmahat_kernels.scratch import Scratch
+from sigmahat_kernels.shared_window import KeptMoments, Products, share_window
 from sigmahat_kernels.solvers import Solver, choose_solver
 from sigmahat_kernels.spectrum import SPECTRUM, spectrum_features
 from sigmahat_kernels.status import Status
@@ -56,7 +49,9 @@ class FeatureTable(NamedTuple):
     solvers: tuple[str, ...]  # who computed the spectra: "lapack", "kernels-float64" ...
 
 
-def compute_features(request: Request, *, threads: int | None = None, solver: str | None = None) -> FeatureTable:
+def compute_features(
+    request: Request, *, threads: int | None = None, solver: str | None = None, kept: KeptMoments | None = None
+) -> FeatureTable:
     """Compute all features of all universes; one that cannot be read gets a status, its neighbours their answers.
 
     The panel is standardised and multiplied out once per window, and every universe gathers its block.
@@ -69,6 +64,8 @@ def compute_features(request: Request, *, threads: int | None = None, solver: st
         Python threads; default one per available core, on a GPU one: its work is not on this side.
     solver : str, optional
         One of `solvers.SOLVERS`, who computes the spectra; default the best that there is for where the panel lies.
+    kept : KeptMoments, optional
+        Takes what `assemble.assemble` needs of each window, so that it does not compute it once more.
 
     Raises
     ------
@@ -81,12 +78,12 @@ def compute_features(request: Request, *, threads: int | None = None, solver: st
     features = np.full((len(status), N_FEATURES), np.nan, np.float32)
     table = FeatureTable(features, status, status_asset, ())
     groups = list(group_by_window(request, np.flatnonzero(status == Status.GOOD)))
-    for_each_group(lambda group, threads: _fill_group(table, request, group, chosen, threads), groups, threads)
+    for_each_group(lambda group, threads: _fill_group(table, request, group, chosen, kept, threads), groups, threads)
     return table._replace(solvers=tuple(sorted(chosen.used)))
 
 
-class _Shared(NamedTuple):
-    """What all universes of a window share; m columns, T rows."""
+class _Summands(NamedTuple):
+    """What the features sum over the assets of each universe of a window; m columns, T rows."""
 
     n_obs: int
     products: Products
@@ -95,39 +92,44 @@ class _Shared(NamedTuple):
     averages: dict[str, Array]  # name -> (m,), what is averaged over a universe's assets
 
 
-def _share(window: Window) -> _Shared:
-    slow, fast = correlation_factor(window), correlation_factor(window, halflife=FAST_HALFLIFE)
+def _prepare_group(request: Request, group: WindowGroup, kept: KeptMoments | None) -> _Summands:
+    """Share a group's window, keep what its matrices will need, and return what its features need."""
+    shared = share_window(group_returns(request, group))
+    if kept is not None:
+        kept.keep(group, shared.moments)
+    window, factor = shared.window, shared.factor
     averages = {
         **regime.asset_averages(window),
         **temporal.asset_averages(window),
         **missing.asset_averages(window),
         "n_observed": window.n_observed,
-        "fourth_moment": (slow**2 * slow**2).sum(axis=0),
+        "fourth_moment": (factor**2 * factor**2).sum(axis=0),
     }
     for spread, of in SPREADS.items():
         # Around a common centre first: the difference of two large numbers would lose the digits.
         averages[spread] = averages[of] - averages[of].mean()
         averages[f"{spread}_square"] = averages[spread] ** 2
-    xp = array_namespace(slow)
-    return _Shared(
-        len(slow),
-        correlation_products(slow, fast),
-        xp.ascontiguousarray(slow.T),
-        asset_series(window, slow),
-        averages,
-    )
+    transposed = array_namespace(factor).ascontiguousarray(factor.T)
+    return _Summands(len(factor), shared.products, transposed, asset_series(window, factor), averages)
 
 
-def _fill_group(table: FeatureTable, request: Request, group: WindowGroup, solver: Solver, threads: int) -> None:
+def _fill_group(
+    table: FeatureTable,
+    request: Request,
+    group: WindowGroup,
+    solver: Solver,
+    kept: KeptMoments | None,
+    threads: int,
+) -> None:
     """Compute the features of the universes of one window, in place."""
     group = refuse_columns(request, group, table.status, table.status_asset)
     if not len(group.universes):
         return
-    shared = _share(prepare_window(group_returns(request, group)))
+    summands = _prepare_group(request, group, kept)
     of_window = {**season_features(request.dates, group.stop), **market_features(request.market, group.stop)}
 
     def fill_part(part: WindowGroup) -> None:
-        values = _measure_part(request, part, shared, solver)
+        values = _measure_part(request, part, summands, solver)
         of_universe = to_numpy(array_namespace(request.panel).stack(list(values.values()), axis=1))
         table.features[part.universes[:, None], [_COLUMN[name] for name in values]] = of_universe
         for name, value in of_window.items():
@@ -136,25 +138,25 @@ def _fill_group(table: FeatureTable, request: Request, group: WindowGroup, solve
     for_each(fill_part, parts_of(request, group), threads)
 
 
-def _measure_part(request: Request, part: WindowGroup, shared: _Shared, solver: Solver) -> dict[str, Array]:
+def _measure_part(request: Request, part: WindowGroup, summands: _Summands, solver: Solver) -> dict[str, Array]:
     """All features that depend on the universe's returns: name -> (n,)."""
-    xp = array_namespace(shared.factor)
+    xp = array_namespace(summands.factor)
     membership = membership_of(request, part)
     n_assets = membership.sum(axis=0).astype(xp.int64)
-    sums = xp.stack(list(shared.averages.values())) @ membership
-    averages = dict(zip(shared.averages, sums / n_assets, strict=True))
+    sums = xp.stack(list(summands.averages.values())) @ membership
+    averages = dict(zip(summands.averages, sums / n_assets, strict=True))
     for spread in SPREADS:
         averages[spread] = xp.sqrt(xp.maximum(averages.pop(f"{spread}_square") - averages[spread] ** 2, 0.0))
     n_effective = averages.pop("n_observed") - 1.0
-    series = market_series(shared.series, membership)
+    series = market_series(summands.series, membership)
     # Ledoit and Wolf's pi-hat over pairs i != j on the correlation scale, before the squared correlations are taken
     # off: (1/n) sum_t (sum_i x_ti^2)^2 less the terms i = j, with x = sqrt(n) z; the double sum over assets factors.
     own = averages.pop("fourth_moment") * n_assets
     sampling_noise = n_effective * ((series.slow_norm**2).sum(axis=0) - own)
 
-    eigenvalues, pairs = _solve_part(request, part, shared, solver)
+    eigenvalues, pairs = _solve_part(request, part, summands, solver)
     return {
-        **spectrum_features(eigenvalues, n_assets, shared.n_obs, n_effective),
+        **spectrum_features(eigenvalues, n_assets, summands.n_obs, n_effective),
         **correlation_features(pairs, n_assets, sampling_noise, n_effective),
         **averages,
         **regime_features(series),
@@ -162,9 +164,11 @@ def _measure_part(request: Request, part: WindowGroup, shared: _Shared, solver: 
     }
 
 
-def _solve_part(request: Request, part: WindowGroup, shared: _Shared, solver: Solver) -> tuple[Array, PairStatistics]:
+def _solve_part(
+    request: Request, part: WindowGroup, summands: _Summands, solver: Solver
+) -> tuple[Array, PairStatistics]:
     """Eigenvalues, zeros in front, and pair statistics, row sums with zeros behind, of a part's universes."""
-    xp = array_namespace(shared.factor)
+    xp = array_namespace(summands.factor)
     chunks = list(chunks_by_size(request, part))
     indices = [xp.asarray(gather_index(request, part, chunk)) for chunk in chunks]
     width = max(index.shape[1] for index in indices)
@@ -174,7 +178,7 @@ def _solve_part(request: Request, part: WindowGroup, shared: _Shared, solver: So
     for chunk, index in zip(chunks, indices, strict=True):
         where = xp.asarray(chunk)
         n_assets = index.shape[1]
-        values, pairs = solver.measure(shared.products, shared.factor, index, scratch)
+        values, pairs = solver.measure(summands.products, summands.factor, index, scratch)
         eigenvalues[where, width - n_assets :] = values
         for name, value in pairs._asdict().items():
             full_shape = (len(eigenvalues), *((width,) if name == "row_sum" else value.shape[1:]))

@@ -16,7 +16,7 @@ HISTOGRAM_BINS = 32
 
 
 class PairStatistics(NamedTuple):
-    """Of `n` universes of `N` assets, blocks R (slow), R_fast and R_first (first half) of `panel.Products`."""
+    """Of `n` universes of `N` assets, blocks R (slow), R_fast and R_first (first half) of `shared_window.Products`."""
 
     row_sum: Array  # (n, N) sum over all j of r_ij
     form: Array  # (n,) s'R s, s = row_sum

@@ -20,6 +20,9 @@ VOLATILITY_FLOOR = 0.1
 _OLDEST_HALFLIVES = 500.0
 """No weight is below 2^-500, about 1e-151: its product with a squared return is still a number above zero."""
 
+TINY = 1e-300
+"""What sums of squares are divided by at least: a series that does not move."""
+
 
 class Window(NamedTuple):
     """Returns of `m` columns over `T` rows, prepared once and shared by all universes of the window."""
@@ -27,7 +30,7 @@ class Window(NamedTuple):
     returns: Array  # (T, m) simple returns as sent, missing = 0
     observed: Array  # (T, m) 1.0 where there is a return
     standardised: Array  # (T, m) winsorised, zero mean, missing = 0
-    volatilities: Array  # (3, m) per period: window, half-life 63, half-life 21
+    volatilities: Array  # (3, m) per period: of the window, then by `VOLATILITY_HALFLIVES`
     n_observed: Array  # (m,)
     kurtosis: Array  # (m,) fourth moment of the standardised returns before the cut; 3 if normal
     tail_share: Array  # (m,) share of returns that the cut moved
@@ -97,18 +100,3 @@ def correlation_factor(window: Window, *, halflife: float | None = None) -> Arra
     if halflife is not None:
         z = z * xp.sqrt(exponential_weights(xp, len(z), halflife))[:, None]
     return z / xp.sqrt((z**2).sum(axis=0))
-
-
-class Products(NamedTuple):
-    """Sums over rows of products of standardised returns, for all pairs of a window's columns; float64."""
-
-    slow: Array  # (m, m) equal-weighted correlation
-    fast: Array  # (m, m) exponentially weighted correlation
-    first_half: Array  # (m, m) what the first half of the rows adds to `slow`
-
-
-def correlation_products(slow_factor: Array, fast_factor: Array) -> Products:
-    """Multiply out the factors of a window, both of shape (T, m), so that every universe only gathers its block."""
-    early, late = slow_factor[: len(slow_factor) // 2], slow_factor[len(slow_factor) // 2 :]
-    first_half = early.T @ early
-    return Products(first_half + late.T @ late, fast_factor.T @ fast_factor, first_half)

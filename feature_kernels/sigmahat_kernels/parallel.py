@@ -15,8 +15,10 @@ T = TypeVar("T")
 
 
 def available_threads() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Cores that this process may use; all of the machine where the system (macOS, Windows) does not say."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def for_each(work: Callable[[T], None], items: Iterable[T], threads: int) -> None:

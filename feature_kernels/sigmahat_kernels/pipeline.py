@@ -9,14 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sigmahat_kernels.assemble import assemble
 from sigmahat_kernels.combine import Combined, combine
-from sigmahat_kernels.covariance import assemble
 from sigmahat_kernels.features import FeatureTable, compute_features
-from sigmahat_kernels.members import Member
+from sigmahat_kernels.members import MEMBER_FILES, Member, member_folders
 from sigmahat_kernels.parameters import split_parameters
 from sigmahat_kernels.request import Request, with_blocks
-
-N_MEMBERS = 3
+from sigmahat_kernels.shared_window import KeptMoments
 
 Answer = Callable[[np.ndarray], np.ndarray]
 """Features of shape (n, N_FEATURES) to parameters of shape (n, N_PARAMETERS), as `members.Member`."""
@@ -37,14 +36,12 @@ class Pipeline:
     Parameters
     ----------
     model_repository : Path
-        Folder that holds ``member_1/1/model.onnx`` and its siblings.
+        Folder that holds ``member_1/1/model.onnx``, its siblings and their manifest.
     """
 
     def __init__(self, model_repository: Path | str) -> None:
-        root = Path(model_repository)
-        self.members: Sequence[Answer] = [
-            Member(root / f"member_{k}" / "1" / "model.onnx") for k in range(1, N_MEMBERS + 1)
-        ]
+        folders = member_folders(Path(model_repository)).values()
+        self.members: Sequence[Answer] = [Member(folder / MEMBER_FILES["int8"]) for folder in folders]
 
     @classmethod
     def of(cls, members: Sequence[Answer]) -> Pipeline:
@@ -54,8 +51,9 @@ class Pipeline:
         return pipeline
 
     def estimate(self, request: Request, *, covariance: bool = True, classic: bool = False) -> Outputs:
-        """Answer one request; see `covariance.assemble` for `classic`."""
-        table, row_status, row_asset = features_and_status(request)
+        """Answer one request; see `assemble.assemble` for `classic`."""
+        kept = KeptMoments() if covariance and not classic else None
+        table, row_status, row_asset = features_and_status(request, kept)
         combined = combine([member(table.features) for member in self.members], row_status)
         status = row_status[:, 0]
         matrices = None
@@ -66,12 +64,15 @@ class Pipeline:
                 status,
                 block_intensity=combined.block_intensity,
                 classic=classic,
+                kept=kept,
             )
         return Outputs(combined, status, row_asset[:, 0], matrices)
 
 
-def features_and_status(request: Request) -> tuple[FeatureTable, np.ndarray, np.ndarray]:
+def features_and_status(
+    request: Request, kept: KeptMoments | None = None
+) -> tuple[FeatureTable, np.ndarray, np.ndarray]:
     """Features of all universes and their blocks, with status and offending asset as arrays (universes, 1 + blocks)."""
-    table = compute_features(with_blocks(request))
+    table = compute_features(with_blocks(request), kept=kept)
     shape = (len(request.universes), -1)
     return table, table.status.reshape(shape), table.status_asset.reshape(shape)

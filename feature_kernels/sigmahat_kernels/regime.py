@@ -11,7 +11,7 @@ import math
 from typing import NamedTuple
 
 from sigmahat_kernels.backend import Array, array_namespace
-from sigmahat_kernels.panel import Window, exponential_weights
+from sigmahat_kernels.panel import TINY, VOLATILITY_HALFLIVES, Window, exponential_weights
 
 REGIME = {
     "log_market_volatility": "ln of the market's annualised volatility (252 periods)",
@@ -39,7 +39,6 @@ market, dispersion and blocks at 1 %."""
 _PERIODS_PER_YEAR = 252
 _BLOCK = 21
 _STRESS = 1.5
-_TINY = 1e-300
 
 
 class MarketSeries(NamedTuple):
@@ -92,14 +91,15 @@ def asset_averages(window: Window) -> dict[str, Array]:
     """Those features of `REGIME` that are averages over assets: name -> one value a column, (m,)."""
     xp = array_namespace(window.volatilities)
     log_volatility = xp.log(window.volatilities)
-    ratio_21 = log_volatility[2] - log_volatility[0]
+    ratio = {
+        f"{halflife:g}": log_volatility[k] - log_volatility[0] for k, halflife in enumerate(VOLATILITY_HALFLIVES, 1)
+    }
     return {
         "log_asset_volatility": log_volatility[0] + 0.5 * math.log(_PERIODS_PER_YEAR),
-        "asset_volatility_ratio_63": log_volatility[1] - log_volatility[0],
-        "asset_volatility_ratio_21": ratio_21,
+        **{f"asset_volatility_ratio_{halflife}": values for halflife, values in ratio.items()},
         "asset_kurtosis": xp.log(window.kurtosis / 3.0),
         "tail_share": window.tail_share,
-        "stress_share": (ratio_21 > math.log(_STRESS)).astype(xp.float64),
+        "stress_share": (ratio["21"] > math.log(_STRESS)).astype(xp.float64),
     }
 
 
@@ -111,8 +111,8 @@ def regime_features(series: MarketSeries) -> dict[str, Array]:
     """Those features of `REGIME` that are statistics of the universe's series, each of shape (n,)."""
     xp = array_namespace(series.market)
     squares = series.market**2
-    variance = xp.maximum(squares.mean(axis=0), _TINY)
-    dispersion = xp.maximum(series.dispersion.mean(axis=0), _TINY)
+    variance = xp.maximum(squares.mean(axis=0), TINY)
+    dispersion = xp.maximum(series.dispersion.mean(axis=0), TINY)
 
     def fast_ratio(values: Array, mean: Array, halflife: float) -> Array:
         weights = exponential_weights(xp, len(values), halflife)

@@ -130,7 +130,7 @@ def explain_column(
         case Status.NOT_RETURNS if np.nanmax(column) > MAX_ABS_RETURN:
             return f"{first_of(column > MAX_ABS_RETURN)} above the limit {MAX_ABS_RETURN:g}"
         case Status.NOT_RETURNS:
-            mean = float(_mean_abs(observed, len(observed)))
+            mean = float(_mean_abs(observed, np.array(len(observed))))
             own, half = (
                 mean_abs_limit(weekly, row_days) for weekly in (MAX_MEAN_ABS_RETURN, MAX_UNIVERSE_MEAN_ABS_RETURN)
             )

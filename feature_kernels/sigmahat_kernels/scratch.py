@@ -36,15 +36,16 @@ class Scratch:
     def array(self, name: str, shape: tuple[int, ...], dtype: Any = float) -> Array:
         """Uninitialised array; the one given out before under this name must no longer be in use."""
         size = math.prod(shape)
-        if name not in self._memory or self._memory[name].size < size:
-            self._memory[name] = self._xp.empty(size, dtype)
-        return self._memory[name][:size].reshape(shape)
+        memory = self._memory.get(name)
+        if memory is None or memory.size < size or memory.dtype != dtype:
+            memory = self._memory[name] = self._xp.empty(size, dtype)
+        return memory[:size].reshape(shape)
 
 
 def take(source: Array, index: Array, out: Array, axis: int | None = None) -> Array:
     """Gather into `out`; every index must be in range."""
     # "clip" skips a check that would copy. CuPy knows neither the check nor the word.
-    options = {"mode": "clip"} if array_namespace(source).__name__ == "numpy" else {}
+    options: dict[str, Any] = {"mode": "clip"} if array_namespace(source).__name__ == "numpy" else {}
     return source.take(index, axis=axis, out=out, **options)
 
 

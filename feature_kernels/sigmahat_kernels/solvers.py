@@ -19,7 +19,7 @@ from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.cuda import cusolver, device, kernels
 from sigmahat_kernels.pairs import PairStatistics
 from sigmahat_kernels.scratch import Scratch, take_blocks
-from sigmahat_kernels.spectrum import correlation_spectrum, dual_spectrum
+from sigmahat_kernels.spectrum import correlation_spectrum, dual_spectrum, is_dual
 
 SOLVERS = ("kernels", "cusolver", "cupy", "lapack")
 """In order of preference; the first three need the panel on a GPU."""
@@ -119,8 +119,7 @@ class Solver:
     def eigenvalues(self, product: Array, factor: Array, index: Array) -> Array:
         """Spectra of the correlation matrices of `n` universes of N assets.
 
-        Where T - 1 < N, the T x T Gram matrix Z Z' is solved instead: it has the same non-zero eigenvalues. The columns
-        of Z sum to zero, so that one of its own is null too, and N - T + 1 eigenvalues are exactly zero.
+        Where T - 1 < N, that of the T x T Gram matrix, see `spectrum.dual_spectrum`.
 
         Parameters
         ----------
@@ -138,13 +137,11 @@ class Solver:
         """
         n, n_assets = index.shape
         n_obs = factor.shape[1]
-        if n_obs - 1 >= n_assets:
+        if not is_dual(n_obs, n_assets):
             return self._solve(product, index, n_null=0)
-        eigenvalues = array_namespace(product).zeros((n, n_assets))
+        eigenvalues = array_namespace(product).empty((n, n_assets))
         for part in _parts(n, n_assets * n_obs):
-            z = factor[index[part]]
-            gram = z.transpose(0, 2, 1) @ z
-            eigenvalues[part, n_assets - n_obs + 1 :] = self._solve(gram, None, n_null=1)[:, 1:]
+            eigenvalues[part] = dual_spectrum(factor[index[part]], lambda gram: self._solve(gram, None, n_null=1))
         return eigenvalues
 
     def pair_statistics(self, products: Sequence[Array], index: Array) -> PairStatistics:
@@ -190,8 +187,8 @@ class HostSolver(Solver):
         self, products: Sequence[Array], factor: Array, index: Array, scratch: Scratch
     ) -> tuple[Array, PairStatistics]:
         correlation, entries = pairs.gather_pairs(products, index, scratch)
-        is_dual = factor.shape[1] - 1 < index.shape[1]
-        eigenvalues = dual_spectrum(factor[index]) if is_dual else correlation_spectrum(correlation)
+        dual = is_dual(factor.shape[1], index.shape[1])
+        eigenvalues = dual_spectrum(factor[index]) if dual else correlation_spectrum(correlation)
         self.used.add(self.name)
         return eigenvalues, pairs.pair_statistics(correlation, entries, scratch)
 

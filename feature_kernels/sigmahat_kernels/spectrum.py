@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -73,7 +75,12 @@ def correlation_spectrum(correlation: Array) -> Array:
     return xp.maximum(xp.linalg.eigvalsh(correlation), 0.0)
 
 
-def dual_spectrum(factor: Array) -> Array:
+def is_dual(n_obs: int, n_assets: int) -> bool:
+    """Whether demeaned returns leave a correlation matrix with null eigenvalues: T - 1 < N."""
+    return n_obs - 1 < n_assets
+
+
+def dual_spectrum(factor: Array, solve: Callable[[Array], Array] = correlation_spectrum) -> Array:
     """The same eigenvalues from the factor Z of R = Z'Z, for T - 1 < N.
 
     The T x T Gram matrix Z Z' has the non-zero eigenvalues of R. The columns of Z sum to zero, so at most T - 1 of them
@@ -83,18 +90,43 @@ def dual_spectrum(factor: Array) -> Array:
     ----------
     factor : array of shape (n, N, T)
         Z', one row an asset.
+    solve : callable
+        Spectra of Gram matrices, shape (n, T, T) -> (n, T), ascending, none negative; the first of each is null.
 
     Returns
     -------
     array of shape (n, N)
         Ascending, none negative.
     """
-    xp = array_namespace(factor)
     n, n_assets, n_obs = factor.shape
-    eigenvalues = xp.zeros((n, n_assets))
-    gram = factor.transpose(0, 2, 1) @ factor
-    eigenvalues[:, n_assets - n_obs + 1 :] = correlation_spectrum(gram)[:, 1:]
+    eigenvalues = array_namespace(factor).zeros((n, n_assets))
+    eigenvalues[:, n_assets - n_obs + 1 :] = solve(factor.transpose(0, 2, 1) @ factor)[:, 1:]
     return eigenvalues
+
+
+class _Spectra(NamedTuple):
+    """Eigenvalues of `n` universes beside the Marchenko-Pastur law of their concentration; see `spectrum_features`."""
+
+    eigenvalues: Array  # (n, width)
+    floored: Array  # (n, width)
+    logs: Array  # (n, width), of those
+    n_assets: Array  # (n,)
+    n_kept: Array  # (n,) number of non-null eigenvalues
+    concentration: Array  # (n,) q
+    lower: Array  # (n,) lambda_-
+    upper: Array  # (n,) lambda_+
+    above: Array  # (n, width), whether above lambda_+
+
+    @property
+    def first(self) -> Array:
+        """lambda_1, (n,)."""
+        return self.eigenvalues[:, -1]
+
+    def quantiles(self, values: Array, levels: Array, count: Array) -> Array:
+        """Of the `count` smallest non-null ones of `values`, by nearest rank; (n, len(levels))."""
+        xp = array_namespace(values)
+        rank = xp.rint(levels * (count - 1)[:, None]).astype(xp.int64)
+        return xp.take_along_axis(values, (values.shape[1] - self.n_kept)[:, None] + rank, axis=1)
 
 
 def spectrum_features(eigenvalues: Array, n_assets: Array, n_obs: int, n_effective: Array) -> dict[str, Array]:
@@ -112,71 +144,95 @@ def spectrum_features(eigenvalues: Array, n_assets: Array, n_obs: int, n_effecti
         Average number of returns of a universe's assets, less one.
     """
     xp = array_namespace(eigenvalues)
-    width = eigenvalues.shape[1]
-    n_kept = xp.minimum(n_assets, n_obs - 1)
-    first_kept = width - n_kept
-    kept = xp.arange(width) >= first_kept[:, None]
-    descending = eigenvalues[:, ::-1]
-    first = descending[:, 0]
-    second = xp.maximum(descending[:, 1], _FLOOR)
     floored = xp.maximum(eigenvalues, _FLOOR)
-    log_floored = xp.log(floored)
     concentration = n_assets / n_effective
     lower, upper = ((1.0 + sign * xp.sqrt(concentration)) ** 2 for sign in (-1.0, 1.0))
-
-    shares = eigenvalues / n_assets[:, None]
-    entropy = -(shares * xp.log(xp.maximum(shares, 1e-300))).sum(axis=1)
-    sum_squares = (eigenvalues**2).sum(axis=1)
-    rank = (eigenvalues > (first * xp.maximum(n_assets, n_obs) * _EPSILON)[:, None]).sum(axis=1)
-
-    above = eigenvalues > upper[:, None]
-    n_above = above.sum(axis=1)
-    # The bulk: non-null eigenvalues below the edge, in ascending order the first n_kept - n_above ones.
-    n_bulk = xp.maximum(n_kept - n_above, 1)
-    bulk_mean = xp.maximum((eigenvalues * ~above).sum(axis=1) / n_bulk, _FLOOR)
-
-    logs = log_floored[:, ::-1][:, : _MAX_FACTORS + 1]
-    n_ratios = xp.maximum(xp.minimum(xp.minimum(_MAX_FACTORS, n_assets // 2), n_kept - 1), 1)
-    ratios = logs[:, :-1] - logs[:, 1:]
-    ratios = xp.where(xp.arange(ratios.shape[1]) < n_ratios[:, None], ratios, -1.0)  # a ratio's logarithm is >= 0
-
-    def quantiles(values: Array, levels: Array, count: Array) -> Array:
-        """Of the `count` smallest non-null ones, by nearest rank; (n, len(levels))."""
-        rank = xp.rint(levels * (count - 1)[:, None]).astype(xp.int64)
-        return xp.take_along_axis(values, first_kept[:, None] + rank, axis=1)
-
-    deciles = 0.1 + 0.4 * xp.arange(3)
-    bulk = xp.log(quantiles(floored, deciles, n_bulk) / bulk_mean[:, None])
-    position = (quantiles(eigenvalues, deciles, n_kept) - lower[:, None]) / (upper - lower)[:, None]
+    spectra = _Spectra(
+        eigenvalues,
+        floored,
+        xp.log(floored),
+        n_assets,
+        xp.minimum(n_assets, n_obs - 1),
+        concentration,
+        lower,
+        upper,
+        eigenvalues > upper[:, None],
+    )
     levels, projections = _sketch(xp)
-    sketch = quantiles(log_floored, levels, n_kept) @ projections
-
+    sketch = spectra.quantiles(spectra.logs, levels, spectra.n_kept) @ projections
     return {
         "log_assets": xp.log(n_assets),
         "log_observations": xp.log(n_effective),
         "log_concentration": xp.log(concentration),
-        "null_share": 1.0 - n_kept / n_assets,
+        "null_share": 1.0 - spectra.n_kept / n_assets,
+        **_shares_and_ranks(spectra),
+        "numerical_rank": _numerical_rank(spectra, n_obs) / n_assets,
+        **_edge_and_gaps(spectra),
+        **_bulk(spectra),
+        **{f"sketch_{k + 1}": sketch[:, k] for k in range(len(SKETCH_SIGNS))},
+    }
+
+
+def _shares_and_ranks(spectra: _Spectra) -> dict[str, Array]:
+    """How the variance is spread over the eigenvalues."""
+    eigenvalues, n_assets, first = spectra.eigenvalues, spectra.n_assets, spectra.first
+    xp = array_namespace(eigenvalues)
+    descending = eigenvalues[:, ::-1]
+    shares = eigenvalues / n_assets[:, None]
+    entropy = -(shares * xp.log(xp.maximum(shares, 1e-300))).sum(axis=1)
+    sum_squares = (eigenvalues**2).sum(axis=1)
+    smallest = spectra.quantiles(eigenvalues, xp.zeros(1), spectra.n_kept)[:, 0]
+    kept = xp.arange(eigenvalues.shape[1]) >= (eigenvalues.shape[1] - spectra.n_kept)[:, None]
+    return {
         "top_share": first / n_assets,
         "top3_share": descending[:, :3].sum(axis=1) / n_assets,
         "top10_share": descending[:, :10].sum(axis=1) / n_assets,
         "effective_rank": xp.exp(entropy) / n_assets,
         "participation": n_assets / sum_squares,
         "stable_rank": xp.log(sum_squares / first**2),
-        "numerical_rank": rank / n_assets,
-        "log_condition": xp.minimum(
-            xp.log10(first / xp.maximum(quantiles(eigenvalues, xp.zeros(1), n_kept)[:, 0], 1e-300)), _CONDITION_CAP
-        ),
-        "log_determinant": (log_floored * kept).sum(axis=1) / n_kept,
+        "log_condition": xp.minimum(xp.log10(first / xp.maximum(smallest, 1e-300)), _CONDITION_CAP),
+        "log_determinant": (spectra.logs * kept).sum(axis=1) / spectra.n_kept,
+    }
+
+
+def _numerical_rank(spectra: _Spectra, n_obs: int) -> Array:
+    xp = array_namespace(spectra.eigenvalues)
+    negligible = spectra.first * xp.maximum(spectra.n_assets, n_obs) * _EPSILON
+    return (spectra.eigenvalues > negligible[:, None]).sum(axis=1)
+
+
+def _edge_and_gaps(spectra: _Spectra) -> dict[str, Array]:
+    """The largest eigenvalues against the edge of the noise, and against each other."""
+    xp = array_namespace(spectra.eigenvalues)
+    first, second = spectra.first, spectra.floored[:, -2]
+    logs = spectra.logs[:, ::-1][:, : _MAX_FACTORS + 1]
+    n_ratios = xp.maximum(xp.minimum(xp.minimum(_MAX_FACTORS, spectra.n_assets // 2), spectra.n_kept - 1), 1)
+    ratios = logs[:, :-1] - logs[:, 1:]
+    ratios = xp.where(xp.arange(ratios.shape[1]) < n_ratios[:, None], ratios, -1.0)  # a ratio's logarithm is >= 0
+    return {
         "log_gap": xp.log(first / second),
-        "edge_ratio": xp.log(first / upper),
-        "second_edge_ratio": xp.log(second / upper),
-        "factors": xp.log1p(n_above),
-        "factor_share": (eigenvalues * above).sum(axis=1) / n_assets,
+        "edge_ratio": xp.log(first / spectra.upper),
+        "second_edge_ratio": xp.log(second / spectra.upper),
+        "factors": xp.log1p(spectra.above.sum(axis=1)),
+        "factor_share": (spectra.eigenvalues * spectra.above).sum(axis=1) / spectra.n_assets,
         "eigenvalue_ratio": ratios.max(axis=1),
         "eigenvalue_ratio_k": xp.log(1.0 + ratios.argmax(axis=1)),
+    }
+
+
+def _bulk(spectra: _Spectra) -> dict[str, Array]:
+    """Deciles of the eigenvalues up to the edge over their mean, and of all non-null ones between the law's edges."""
+    xp = array_namespace(spectra.eigenvalues)
+    # In ascending order the bulk is the first n_kept - n_above non-null eigenvalues.
+    n_bulk = xp.maximum(spectra.n_kept - spectra.above.sum(axis=1), 1)
+    mean = xp.maximum((spectra.eigenvalues * ~spectra.above).sum(axis=1) / n_bulk, _FLOOR)
+    deciles = 0.1 + 0.4 * xp.arange(3)
+    bulk = xp.log(spectra.quantiles(spectra.floored, deciles, n_bulk) / mean[:, None])
+    above_lower = spectra.quantiles(spectra.eigenvalues, deciles, spectra.n_kept) - spectra.lower[:, None]
+    position = above_lower / (spectra.upper - spectra.lower)[:, None]
+    return {
         **{name: bulk[:, k] for k, name in enumerate(("bulk_q10", "bulk_q50", "bulk_q90"))},
         **{name: position[:, k] for k, name in enumerate(("mp_q10", "mp_q50", "mp_q90"))},
-        **{f"sketch_{k + 1}": sketch[:, k] for k in range(len(SKETCH_SIGNS))},
     }
 
 

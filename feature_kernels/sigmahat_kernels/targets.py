@@ -5,6 +5,9 @@ from __future__ import annotations
 
 from sigmahat_kernels.backend import Array, array_namespace
 
+_STILL = 1e-12
+"""A factor whose variance is at most this much of an asset's does not move."""
+
 
 def single_factor_loadings(row_sum: Array) -> Array:
     """Correlation of each asset with the equal-weighted mean of the standardised returns; shape (..., N).
@@ -14,9 +17,16 @@ def single_factor_loadings(row_sum: Array) -> Array:
     """
     xp = array_namespace(row_sum)
     total = row_sum.sum(axis=-1, keepdims=True)
-    # A factor without variance (assets that hedge each other exactly) explains nothing: its loadings are 0.
-    has_variance = total > 1e-12 * row_sum.shape[-1] ** 2
-    return xp.where(has_variance, row_sum / xp.sqrt(xp.where(has_variance, total, 1.0)), 0.0)
+    moves = factor_moves(total, row_sum.shape[-1])
+    return xp.where(moves, row_sum / xp.sqrt(xp.where(moves, total, 1.0)), 0.0)
+
+
+def factor_moves(total: Array, n_assets: Array | int) -> Array:
+    """Whether the equal-weighted mean of N standardised returns varies at all, from the sum 1'R 1 of all correlations.
+
+    A factor without variance (assets that hedge each other exactly) explains nothing: all loadings on it are 0.
+    """
+    return total > _STILL * n_assets**2
 
 
 def mix_targets(correlation: Array, weights: Array) -> Array:

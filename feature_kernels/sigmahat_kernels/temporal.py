@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from sigmahat_kernels.backend import Array, array_namespace
-from sigmahat_kernels.panel import FAST_HALFLIFE, Window, exponential_weights
+from sigmahat_kernels.panel import FAST_HALFLIFE, TINY, Window, exponential_weights
 from sigmahat_kernels.regime import MarketSeries
 
 TEMPORAL = {
@@ -16,8 +16,9 @@ TEMPORAL = {
     "volatility_clustering": "first-order autocorrelation of the absolute value of the market less its mean; [-1, 1]",
     "squared_autocorrelation": "average over assets of the first-order autocorrelation of the squared standardised "
     "returns, cut at 3; a missing one counts as the average; [-1, 1]",
-    "mean_correlation_fast": "average correlation of rows weighted with half-life 63, less that of the window: N/(N-1) "
-    "times the change of the share of variance that the equal-weighted mode absorbs (Kritzman, Li, Page, Rigobon 2011)",
+    "mean_correlation_fast": f"average correlation of rows weighted with half-life {FAST_HALFLIFE:g}, less that of the "
+    "window: N/(N-1) times the change of the share of variance that the equal-weighted mode absorbs (Kritzman, Li, "
+    "Page, Rigobon 2011)",
     "mean_correlation_change": "average correlation of the window's second half, less that of its first",
 }
 """Feature name -> definition."""
@@ -29,7 +30,6 @@ SEASON = {
 }
 """Feature name -> definition."""
 
-_TINY = 1e-300
 _RECENT = 63
 _DAYS_PER_YEAR = 365.2425
 
@@ -54,14 +54,14 @@ def temporal_features(series: MarketSeries, n_assets: Array) -> dict[str, Array]
     xp = array_namespace(series.market)
     market = series.market
     n_obs = len(market)
-    volatility = xp.sqrt(xp.maximum((market**2).mean(axis=0), _TINY))
+    volatility = xp.sqrt(xp.maximum((market**2).mean(axis=0), TINY))
     recent = market[-_RECENT:].mean(axis=0) + series.mean_return
 
     # With Z the correlation factor, 1'R 1 = sum_t (sum_i z_ti)^2 and tr R = sum_t sum_i z_ti^2: a weighted sum over
     # rows gives the average correlation of the weighted sample (up to the assets' own changes in volatility).
     def average_correlation(weights: Array) -> Array:
         total = weights @ series.slow_sum**2
-        own = xp.maximum(weights @ series.slow_norm, _TINY)
+        own = xp.maximum(weights @ series.slow_norm, TINY)
         return (total / own - 1.0) / (n_assets - 1.0)
 
     ones = xp.ones(n_obs)
@@ -91,4 +91,4 @@ def _autocorrelation(x: Array) -> Array:
 
 def _lagged(x: Array) -> Array:
     xp = array_namespace(x)
-    return (x[1:] * x[:-1]).sum(axis=0) / xp.maximum((x**2).sum(axis=0), _TINY)
+    return (x[1:] * x[:-1]).sum(axis=0) / xp.maximum((x**2).sum(axis=0), TINY)

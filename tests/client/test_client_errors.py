@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from queue import SimpleQueue
 from typing import Any
 
@@ -19,8 +21,10 @@ from client.fake_server import FakeServer, fake_server
 
 import sigmahat_client
 from sigmahat_client import (
+    AsyncShrinkageClient,
     DeadlineExceeded,
     InvalidRequest,
+    NoServer,
     RequestTooLarge,
     ServerError,
     ServerUnavailable,
@@ -28,6 +32,7 @@ from sigmahat_client import (
     SigmahatError,
     UniverseError,
 )
+from sigmahat_client.errors import UNANSWERED, error_from_grpc
 from sigmahat_kernels import status
 
 RETURNS = 0.01 * np.random.default_rng(0).standard_normal((25, 500)).astype(np.float32)
@@ -85,13 +90,68 @@ def test_what_the_server_refuses_is_an_invalid_request(monkeypatch: pytest.Monke
         client.estimate(np.zeros((20, 1001)))
 
 
-def test_nobody_listens():
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        url = f"127.0.0.1:{unused.getsockname()[1]}"
-        with ShrinkageClient(url, retry_s=0) as client, pytest.raises(ServerUnavailable, match=url) as raised:
-            client.estimate(RETURNS)
+@pytest.fixture
+def closed_ports() -> Iterator[list[str]]:
+    """Two addresses at which nothing listens, and nothing else will."""
+    with socket.socket() as one, socket.socket() as other:
+        for unused in (one, other):
+            unused.bind(("127.0.0.1", 0))
+        yield [f"127.0.0.1:{unused.getsockname()[1]}" for unused in (one, other)]
+
+
+WHAT_TO_TYPE = "no server is there: start one with `sigmahat serve`, or name another with url (--url)"
+
+
+@pytest.mark.parametrize("retry_s", [0.0, 1000.0])
+def test_nobody_listens(closed_ports: list[str], retry_s: float):
+    """However patient the client: what has never been there is not waited for, now or at the next call."""
+    with ShrinkageClient(closed_ports[0], retry_s=retry_s, deadline_s=20.0) as client:
+        for _ in range(2):
+            with pytest.raises(NoServer) as raised:
+                client.estimate(RETURNS, REQUESTS_OF_32)
+            assert str(raised.value) == f"{closed_ports[0]}: {WHAT_TO_TYPE}"
+    assert isinstance(raised.value, ServerUnavailable)
     assert isinstance(raised.value, ConnectionError)
+    assert raised.value.estimates is not None
+    assert (raised.value.estimates.status == UNANSWERED).all()
+
+
+def test_nobody_listens_to_asyncio(closed_ports: list[str]):
+    async def ask() -> None:
+        async with AsyncShrinkageClient(closed_ports[0], deadline_s=20.0) as client:
+            await client.estimate(RETURNS)
+
+    with pytest.raises(NoServer, match=closed_ports[0]):
+        asyncio.run(ask())
+
+
+def test_nobody_listens_anywhere(closed_ports: list[str]):
+    with ShrinkageClient(closed_ports, deadline_s=20.0) as client, pytest.raises(NoServer) as raised:
+        client.estimate(RETURNS)
+    assert str(raised.value) == f"{closed_ports[0]}, {closed_ports[1]}: {WHAT_TO_TYPE}"
+
+
+def test_one_who_listens_is_enough(closed_ports: list[str]):
+    """Though he is asked last."""
+    with fake_server() as server, ShrinkageClient([*closed_ports, server.url], in_flight=1) as client:
+        assert not client.estimate(RETURNS, REQUESTS_OF_32).failures
+        assert len(server.received) == 10
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "connections to all backends failing; last error: UNKNOWN: ipv4:127.0.0.1:9: Failed to connect to remote host: "
+        "Connection refused",
+        "No connection could be made because the target machine actively refused it.",
+        "errors resolving nowhere:8001: [field:hostname lookup error:Domain name not found]",
+        "DNS resolution failed for nowhere:8001: C-ares status is not ARES_SUCCESS qtype=A name=nowhere",
+    ],
+)
+def test_grpcs_words_for_nobody(message: str):
+    error = error_from_grpc("StatusCode.UNAVAILABLE", message, "nowhere:8001")
+    assert type(error) is NoServer
+    assert str(error) == f"nowhere:8001: {WHAT_TO_TYPE}"
 
 
 def test_a_proxy_is_not_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch):
@@ -193,7 +253,8 @@ def test_a_closed_client_closes_its_channel_after_the_last_answer(monkeypatch: p
     hook = OneOfThree(failure="boom")
     with fake_server(hook) as server:
         client = ShrinkageClient(server.url, in_flight=3)
-        channel = client._backend._endpoints[0].client
+        backend: Any = client._backend
+        channel = backend._endpoints[0].client
         close = channel.close
         monkeypatch.setattr(channel, "close", lambda: (close(), closed.set()))
         with pytest.raises(ServerError, match="boom"):
@@ -255,6 +316,7 @@ def test_senseless_settings(arguments: dict[str, Any]):
 
 def test_universe_error_survives_pickling():
     error = pickle.loads(pickle.dumps(UniverseError("tech", status.Status.UNKNOWN_ASSET, "XXX")))  # noqa: S301
+    assert isinstance(error, UniverseError)
     assert isinstance(error, SigmahatError)
     assert (error.universe, error.status, error.asset) == ("tech", status.Status.UNKNOWN_ASSET, "XXX")
     assert str(error) == "universe 'tech', asset 'XXX': the asset is not a column of the panel"

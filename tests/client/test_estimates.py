@@ -13,7 +13,7 @@ import pytest
 from client.fake_server import HEADS, FakeServer, fake_server
 
 from sigmahat_client import Estimates, ShrinkageClient, UniverseError
-from sigmahat_kernels.assets import ASSET_STATISTICS
+from sigmahat_kernels.asset_statistics import ASSET_STATISTICS
 from sigmahat_kernels.status import Status
 
 TICKERS = [f"T{i:03}" for i in range(500)]

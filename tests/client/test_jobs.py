@@ -7,6 +7,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -23,7 +24,7 @@ from sigmahat_client import (
     ServerUnavailable,
     ShrinkageClient,
 )
-from sigmahat_client.dispatch import Arrival, Wait, results
+from sigmahat_client.dispatch import Arrival, Dispatch, Wait
 from sigmahat_client.errors import UNANSWERED
 
 RETURNS = 0.01 * np.random.default_rng(0).standard_normal((25, 500)).astype(np.float32)
@@ -294,24 +295,47 @@ def test_a_server_that_refuses_comes_last():
         assert len(bad.received) <= 4
 
 
-def test_a_server_may_come_back():
-    with fake_server() as server:
-        url = server.url
-    threading.Timer(1.0, lambda: back.set()).start()
-    back = threading.Event()
+@contextmanager
+def restarted(url: str, after_s: float) -> Iterator[None]:
+    """A server at an address where one was before."""
+    done = threading.Event()
 
     def come_back() -> None:
-        back.wait(10)
+        time.sleep(after_s)
         with fake_server(port=int(url.rpartition(":")[2])):
             done.wait(20)
 
-    done = threading.Event()
     thread = threading.Thread(target=come_back)
     thread.start()
-    with ShrinkageClient(url) as client:
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_a_server_may_come_back():
+    with fake_server() as server:
+        client = ShrinkageClient(server.url)
+        client.estimate(RETURNS)
+    with restarted(server.url, after_s=1.5), client:
         assert first_assets(client.estimate(RETURNS, TEN_REQUESTS[:3])) == [0, 1, 2]
-    done.set()
-    thread.join()
+
+
+def test_a_server_may_come_back_that_went_under_its_first_request(monkeypatch: pytest.MonkeyPatch):
+    """gRPC itself asks again then, and tells the client only that the port is closed."""
+    monkeypatch.setattr("sigmahat_client.transport._CONTACT_S", 0.4)
+    asked = threading.Event()
+    found: list[float] = []
+    with fake_server(lambda *_: (asked.set(), time.sleep(1.0))) as server:
+        client = ShrinkageClient(server.url)
+        thread = threading.Thread(target=lambda: found.extend(first_assets(client.estimate(RETURNS, TEN_REQUESTS[:3]))))
+        thread.start()
+        assert asked.wait(10)
+        time.sleep(0.5)
+    with restarted(server.url, after_s=1.5), client:
+        thread.join()
+    assert found == [0, 1, 2]
 
 
 def run(
@@ -320,12 +344,12 @@ def run(
     """Drive the generator by hand: of the requests under way, the `order`-th is answered next."""
     under_way: list[slice] = []
     tries: dict[tuple[int, int], int] = {}
-    steps: Generator[Any, Any, None] = results(
+    steps: Generator[Any, Any, None] = Dispatch(
         chunks, under_way.append, lambda chunk, result: None, in_flight=in_flight, deadline=1e9, retry_s=1e9
-    )
+    ).steps()
     step = next(steps)
     while True:
-        arrival = None
+        arrival: Any = None
         if isinstance(step, Wait):
             assert len(under_way) <= in_flight
             if under_way:
@@ -361,9 +385,9 @@ def test_any_order_of_answers_splits_and_failures_gives_all_in_order(order: int,
 def steps_of(in_flight: int, deadline: float) -> tuple[list[slice], Generator[Any, Any, None]]:
     sent: list[slice] = []
     chunks = [slice(start, start + 8) for start in range(0, 80, 8)]
-    return sent, results(
+    return sent, Dispatch(
         chunks, sent.append, lambda chunk, result: None, in_flight=in_flight, deadline=deadline, retry_s=9.0
-    )
+    ).steps()
 
 
 def test_halves_that_cannot_be_sent_yet_do_not_keep_the_caller_busy():

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from sigmahat_client import (
     ShrinkageClient,
     UniverseError,
 )
+from sigmahat_client.shared_memory import Pool
 from sigmahat_kernels.status import Status
 
 pytest.importorskip("onnxruntime", reason="needs sigmahat[serve]")
@@ -71,6 +74,43 @@ def test_local_with_blocks_and_asyncio(returns: pd.DataFrame, local: ShrinkageCl
     estimates = asyncio.run(ask())
     np.testing.assert_array_equal(estimates.block_intensity, local.estimate(returns, blocks=blocks).block_intensity)
     assert np.isfinite(estimates.block_intensity).all()
+
+
+def test_local_needs_nothing_that_only_linux_has(tmp_path: Path):
+    """A process of its own, in which the names are gone before anything is imported."""
+    code = f"""
+import os, pathlib, sys
+for name in ("sched_getaffinity", "posix_fallocate", "fork", "getuid"):
+    delattr(os, name)
+sys.modules.update(fcntl=None, resource=None, pwd=None, grp=None)
+import numpy as np
+from sigmahat_client import ShrinkageClient, AsyncShrinkageClient
+from sigmahat_client.shared_memory import Pool
+returns = 0.01 * np.random.default_rng(0).standard_normal((120, 5))
+with ShrinkageClient.local({str(REPOSITORY)!r}) as client:
+    client.estimate(returns, covariance=True).raise_for_status()
+ShrinkageClient("127.0.0.1:1").close()
+assert Pool(lambda *_: sys.exit("registered"), lambda _: None).take(1 << 20) is None
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("absent", ["os.posix_fallocate", "/dev/shm"])
+def test_memory_is_shared_only_where_the_system_has_what_it_needs(
+    absent: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    registered: list[str] = []
+
+    def pool() -> Pool:
+        return Pool(lambda name, nbytes: registered.append(name), lambda name: None)
+
+    assert pool().take(1 << 20) is not None
+    if absent == "/dev/shm":
+        monkeypatch.setattr("sigmahat_client.shared_memory._FOLDER", tmp_path / "shm")
+    else:
+        monkeypatch.delattr(absent)
+    assert pool().take(1 << 20) is None
+    assert len(registered) == 1
 
 
 def test_local_errors_are_the_same_classes(local: ShrinkageClient, returns: pd.DataFrame, tmp_path: Path):

@@ -8,7 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from sigmahat_kernels.covariance import assemble
+from sigmahat_kernels.assemble import assemble
 from sigmahat_kernels.features import FEATURE_NAMES, FeatureTable, compute_features
 from sigmahat_kernels.parameters import Parameters
 from sigmahat_kernels.request import PADDING, Request, read_request

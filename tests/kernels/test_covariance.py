@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from reference import covariance as reference
 from sklearn.covariance import empirical_covariance, shrunk_covariance
 
-from sigmahat_kernels.assets import ASSET_STATISTICS, N_ASSET_STATISTICS, STATISTIC_LIMIT, asset_statistics
-from sigmahat_kernels.covariance import assemble, blend_volatility, shrink_correlation
+from sigmahat_kernels.assemble import assemble
+from sigmahat_kernels.asset_statistics import ASSET_STATISTICS, N_ASSET_STATISTICS, STATISTIC_LIMIT, asset_statistics
+from sigmahat_kernels.covariance import blend_volatility, shrink_correlation
 from sigmahat_kernels.features import compute_features
 from sigmahat_kernels.panel import correlation_factor, prepare_window
 from sigmahat_kernels.parameters import (

@@ -14,9 +14,13 @@ from without_gpu.emulator import COMPILER, Emulator
 from without_gpu.pretended_cupy import pretended_cupy, waits
 
 from sigmahat_kernels import solvers
-from sigmahat_kernels.cuda import device
+from sigmahat_kernels.assemble import assemble
+from sigmahat_kernels.backend import to_numpy
+from sigmahat_kernels.cuda import cusolver, device
 from sigmahat_kernels.features import FEATURE_NAMES, compute_features
+from sigmahat_kernels.parameters import N_PARAMETERS, split_parameters
 from sigmahat_kernels.request import PADDING, Request, read_request
+from sigmahat_kernels.shared_window import KeptMoments
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="the emulator needs g++")
 
@@ -39,7 +43,7 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     module.cuda.Device = lambda: SimpleNamespace(attributes=H200)
     monkeypatch.setitem(sys.modules, "cupy", module)
     monkeypatch.setattr(device, "compiled", compiled)
-    monkeypatch.setattr(solvers.cusolver, "check_available", lambda: None)
+    monkeypatch.setattr(cusolver, "check_available", lambda: None)
     solvers._steps_on_device.cache_clear()
     yield module
     solvers._steps_on_device.cache_clear()
@@ -79,6 +83,22 @@ def test_features(cupy: Any, n_rows: int) -> None:
     assert sum(waits.values()) == few <= 4  # a window's, not a universe's
 
 
+def test_matrices_from_kept_moments(cupy: Any) -> None:
+    """They stay where the panel is, from the features on."""
+    request = draw_request(120, 6)
+    rng = np.random.default_rng(4)
+    parameters = split_parameters(rng.uniform(size=(6, N_PARAMETERS)))
+    status = np.zeros(6, np.int32)
+    expected = assemble(request, parameters, status)
+    on_device = request._replace(panel=cupy.asarray(request.panel))
+    kept = KeptMoments()
+    compute_features(on_device, threads=1, kept=kept)
+    actual = assemble(on_device, parameters, status, threads=1, kept=kept)
+    assert type(actual) is np.ndarray
+    np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6 * np.nanmax(expected))
+
+
 @pytest.mark.parametrize("name", ["kernels", "cupy", "lapack"])
 def test_solvers(cupy: Any, name: str) -> None:
     rng = np.random.default_rng(3)
@@ -92,11 +112,11 @@ def test_solvers(cupy: Any, name: str) -> None:
     for rows in (60, 12):  # of the factor: the direct and the dual form
         expected = host.eigenvalues(products[0], z[:, :rows], index)
         actual = pretended.eigenvalues(on_device[0], cupy.asarray(z[:, :rows]), cupy.asarray(index))
-        np.testing.assert_allclose(actual.get(), expected, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(to_numpy(actual), expected, rtol=0, atol=1e-12)
     assert {step.split("-")[0] for step in pretended.used} == {name}
-    expected = host.pair_statistics(products, index)
-    for field, actual in pretended.pair_statistics(on_device, cupy.asarray(index))._asdict().items():
-        np.testing.assert_allclose(actual.get(), getattr(expected, field), rtol=1e-12, err_msg=field)
+    pairs = host.pair_statistics(products, index)
+    for field, found in pretended.pair_statistics(on_device, cupy.asarray(index))._asdict().items():
+        np.testing.assert_allclose(to_numpy(found), getattr(pairs, field), rtol=1e-12, err_msg=field)
 
 
 def test_the_pretended_device_refuses_host_arrays(cupy: Any) -> None:

@@ -66,3 +66,11 @@ def test_blas_is_held_to_one_thread_and_let_go_again():
 
 def test_available_threads_are_those_of_this_process():
     assert available_threads() == len(os.sched_getaffinity(0)) >= 1
+
+
+def test_all_cores_count_where_the_system_does_not_say(monkeypatch: pytest.MonkeyPatch):
+    """As on macOS and Windows."""
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert available_threads() == os.cpu_count()
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert available_threads() == 1

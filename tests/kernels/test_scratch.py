@@ -36,7 +36,16 @@ def test_memory_is_shared_by_name_and_grows():
     assert np.shares_memory(large, small)
     assert scratch.array("a", (100, 3)).size == 300
     assert not np.shares_memory(scratch.array("b", (2, 5)), scratch.array("a", (2, 5)))
-    assert scratch.array("c", (3,), np.int64).dtype == np.int64
+
+
+def test_memory_has_the_type_that_is_asked_for_each_time():
+    scratch = Scratch(np)
+    for dtype in (np.int64, float, np.int32, np.float32):
+        assert scratch.array("a", (3,), dtype).dtype == dtype
+    narrow = take_blocks(np.eye(4), np.array([[0, 1]], np.int32), scratch, "blocks")
+    wide = take_blocks(np.eye(4), np.array([[2, 3]], np.int64), scratch, "blocks")
+    assert np.shares_memory(narrow, wide)
+    np.testing.assert_array_equal(wide, [np.eye(2)])
 
 
 PROGRAM = """

@@ -44,7 +44,7 @@ def floats(name: str, value: Any) -> np.ndarray:
         If it holds anything else; names the first such cell. Integers are refused: they are no returns.
     """
     if isinstance(value, np.ma.MaskedArray) and value.dtype.kind in "fO":
-        value = value.filled(np.nan)
+        value = np.where(value.mask, np.nan, value.data)
     array = as_array(name, value)
     if array.dtype.kind == "O":
         array = _from_objects(name, array)

@@ -8,8 +8,6 @@ import threading
 from functools import cache
 from typing import Any
 
-from sigmahat_kernels.backend import Array
-
 _LIBRARIES = ("libcusolver.so.12", "libcusolver.so.11")  # of CUDA 13 and 12
 _NO_VECTORS, _LOWER = 0, 0
 _REAL_TYPES = {"float32": 0, "float64": 1}  # cudaDataType
@@ -25,10 +23,10 @@ def check_available() -> None:
     _library()
 
 
-def eigvalsh(stack: Array) -> Array:
+def eigvalsh(stack: Any) -> Any:
     """Eigenvalues of symmetric matrices, shape (n, N, N) -> (n, N), ascending; NaN where the method did not converge.
 
-    Overwrites `stack`, which must be C-contiguous. n N^2 must stay below 2^31, and n below about 32,000.
+    Takes a CuPy array and overwrites it; it must be C-contiguous. n N^2 must stay below 2^31, and n below about 32,000.
     """
     import cupy
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parameters and returns to covariance matrices."""
 
-from sigmahat_kernels.covariance import assemble
+from sigmahat_kernels.assemble import assemble
 from sigmahat_kernels.parameters import split_parameters
 from sigmahat_kernels.request import read_request
 from sigmahat_kernels.triton import PythonModel

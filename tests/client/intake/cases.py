@@ -52,7 +52,7 @@ def polars(table: pd.DataFrame) -> Any:
     import polars as pl
 
     columns = {name: [None if np.isnan(x) else x for x in table[name]] for name in table}
-    return pl.DataFrame({"date": table.index.date.tolist(), **columns})
+    return pl.DataFrame({"date": pd.DatetimeIndex(table.index).date.tolist(), **columns})
 
 
 def xarray(table: pd.DataFrame, *dims: str) -> Any:

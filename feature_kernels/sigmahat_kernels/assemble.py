@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From parameters to the covariance matrices of all universes of a request."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sigmahat_kernels.backend import array_namespace, to_numpy
+from sigmahat_kernels.covariance import classic_parameters, estimate_covariance
+from sigmahat_kernels.groups import (
+    WindowGroup,
+    chunks_by_size,
+    gather_index,
+    group_by_window,
+    group_returns,
+    parts_of,
+)
+from sigmahat_kernels.panel import WINSOR_LIMIT
+from sigmahat_kernels.parallel import available_threads, for_each, for_each_group
+from sigmahat_kernels.parameters import Parameters, intensity_of
+from sigmahat_kernels.request import MAX_COVARIANCE_CELLS, PADDING, Request, block_ids
+from sigmahat_kernels.scratch import Scratch
+from sigmahat_kernels.shared_window import KeptMoments, Moments, share_window
+from sigmahat_kernels.status import InvalidRequest, Status
+
+
+def assemble(
+    request: Request,
+    parameters: Parameters,
+    status: np.ndarray,
+    *,
+    block_intensity: np.ndarray | None = None,
+    classic: bool = False,
+    threads: int | None = None,
+    kept: KeptMoments | None = None,
+) -> np.ndarray:
+    """Build the covariance matrix of every universe.
+
+    Parameters
+    ----------
+    request : Request
+        As given to `features.compute_features`.
+    parameters : Parameters
+        One row a universe.
+    status : array of shape (n_universes,)
+        Universes that are not GOOD are left NaN.
+    block_intensity : array of shape (n_universes, n_blocks), optional
+        Takes the place of the universe's own intensity for the assets of each block of `request.blocks`.
+    classic : bool
+        Textbook multi-target linear shrinkage (1 - delta) S + sum_k w_k F_k of the plain sample covariance S (n - 1),
+        with targets that keep its diagonal: no winsorising, no exponential weights, tilts or levels. A pair
+        with missing returns divides by sqrt((n_i - 1)(n_j - 1)).
+    threads : int, optional
+        Python threads; default one per available core.
+    kept : KeptMoments, optional
+        What `compute_features` kept of the same panel. Its returns are winsorised: not for `classic`.
+
+    Returns
+    -------
+    float32 array of shape (n_universes, n_assets, n_assets)
+        In squared returns per period, for the period after the window's last row; NaN in padding.
+
+    Raises
+    ------
+    InvalidRequest
+        If the matrices would be larger than `request.MAX_COVARIANCE_CELLS`.
+    """
+    covariance = _unfilled(request)
+    intensity = _intensity_of_assets(request, parameters, block_intensity)
+    if classic:
+        parameters = classic_parameters(parameters)
+
+    def fill_group(group: WindowGroup, threads: int) -> None:
+        group, moments = _moments_of(request, group, classic, kept)
+        for_each(
+            lambda part: _fill_part(covariance, request, part, moments, parameters, intensity),
+            parts_of(request, group),
+            threads,
+        )
+
+    groups = list(group_by_window(request, np.flatnonzero(status == Status.GOOD)))
+    for_each_group(fill_group, groups, threads or available_threads())
+    return covariance
+
+
+def _unfilled(request: Request) -> np.ndarray:
+    n_universes, n_assets = request.universes.shape
+    n_cells = n_universes * n_assets**2
+    if n_cells > MAX_COVARIANCE_CELLS:
+        raise InvalidRequest(
+            f"COVARIANCE would have {n_cells:,} cells, more than the limit of {MAX_COVARIANCE_CELLS:,}: "
+            "send fewer universes at a time, or the wide ones apart"
+        )
+    return np.full((n_universes, n_assets, n_assets), np.nan, np.float32)
+
+
+def _intensity_of_assets(request: Request, parameters: Parameters, block_intensity: np.ndarray | None) -> np.ndarray:
+    """The intensity that each asset starts from, its universe's or its block's; (n_universes, n_assets)."""
+    if request.blocks is None or block_intensity is None or not block_intensity.shape[1]:
+        return np.broadcast_to(intensity_of(parameters)[:, None], request.universes.shape)
+    column = np.searchsorted(block_ids(request.universes, request.blocks), request.blocks)
+    column = np.where(request.universes == PADDING, 0, column)
+    return np.take_along_axis(block_intensity, column, axis=1)
+
+
+def _moments_of(
+    request: Request, group: WindowGroup, classic: bool, kept: KeptMoments | None
+) -> tuple[WindowGroup, Moments]:
+    """A window's moments, kept or computed, and the group as it stands among their columns."""
+    found = kept.take(group) if kept else None
+    winsor_limit = None if classic else WINSOR_LIMIT
+    return found or (group, share_window(group_returns(request, group), winsor_limit=winsor_limit).moments)
+
+
+def _fill_part(
+    covariance: np.ndarray,
+    request: Request,
+    part: WindowGroup,
+    moments: Moments,
+    parameters: Parameters,
+    intensity: np.ndarray,
+) -> None:
+    """Estimate the universes of a part of a window, in place, a stack of one size at a time."""
+    xp = array_namespace(moments.slow)
+    scratch = Scratch(xp)
+    for chunk in chunks_by_size(request, part):
+        universes = part.universes[chunk]
+        index = xp.asarray(gather_index(request, part, chunk))
+        size = index.shape[1]
+        estimate = estimate_covariance(
+            moments.gather(index, scratch),
+            Parameters(*(xp.asarray(head[universes], xp.float64) for head in parameters)),
+            xp.asarray(intensity[universes, :size], xp.float64),
+        )
+        covariance[universes, :size, :size] = to_numpy(estimate.astype(xp.float32))
