@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from sigmahat_client.errors import UniverseError
+from sigmahat_client.errors import RefusedAsset, UniverseError
 from sigmahat_kernels.parameters import PUBLISHED
 from sigmahat_kernels.status import Status
 
@@ -62,6 +62,10 @@ class Estimates:
     """(U,) `status.Status` codes, 0 = good."""
     status_asset: tuple[Hashable | None, ...]
     """The asset that the status complains of, or None."""
+    refused: tuple[tuple[RefusedAsset, ...], ...]
+    """All assets of each universe that cannot be estimated, `status_asset` first; empty where the status names none."""
+    dropped: tuple[tuple[RefusedAsset, ...], ...]
+    """Assets that `on_bad_asset="drop"` left out of each universe; `assets` are those that remain."""
     covariance: tuple[np.ndarray, ...] | None
     """One (N, N) float32 matrix a universe, of its own size, in squared returns per period; None if not asked for."""
 
@@ -127,7 +131,7 @@ class Estimates:
             import pandas as pd
         except ModuleNotFoundError:
             return self.covariance[u]
-        labels: Any = list(self.assets[u])
+        labels = _index(self.assets[u])
         return pd.DataFrame(self.covariance[u], index=labels, columns=labels) if self.labelled else self.covariance[u]
 
     def to_frame(self) -> pd.DataFrame:
@@ -140,12 +144,12 @@ class Estimates:
                 columns |= _named([f"{name}_{block}" for block in self.block_names], self.block_intensity)
             elif name in PUBLISHED:
                 columns |= _named(PUBLISHED[name].columns, getattr(self, name))
+        columns["n_dropped"] = np.array([len(dropped) for dropped in self.dropped])
         columns["status"] = self.status
         columns["message"] = [
             "" if status == Status.GOOD else str(self._error(u)) for u, status in enumerate(self.status.tolist())
         ]
-        index: Any = list(self.universes)
-        return pd.DataFrame(columns, index=pd.Index(index, name="universe"))
+        return pd.DataFrame(columns, index=_index(self.universes, name="universe"))
 
     def to_arrow(self) -> pa.Table:
         """Return an Arrow table, to be written as Parquet for instance; needs pandas and pyarrow.
@@ -156,7 +160,7 @@ class Estimates:
         import pyarrow as pa
 
         numbers = pa.Table.from_pandas(self.to_frame(), preserve_index=False)
-        columns = {"universe": pa.array(self.universes), "assets": pa.array(list(map(list, self.assets)))}
+        columns = {"universe": _arrow_names(self.universes), "assets": _arrow_lists(self.assets)}
         columns |= dict(zip(numbers.column_names, numbers.columns, strict=True))
         if self.covariance is not None:
             rows = [
@@ -167,7 +171,35 @@ class Estimates:
         return pa.table(columns)
 
     def _error(self, u: int) -> UniverseError:
-        return UniverseError(self.universes[u], int(self.status[u]), self.status_asset[u])
+        refused = self.refused[u] or self.dropped[u]
+        return UniverseError(self.universes[u], int(self.status[u]), self.status_asset[u], refused)
+
+
+def _index(names: Sequence[Hashable], name: str | None = None) -> pd.Index[Any]:
+    """Names as they are: pandas would take tuples apart."""
+    import pandas as pd
+
+    index: pd.Index[Any] = pd.Index(list(names), tupleize_cols=False)
+    return index.rename(name)
+
+
+def _arrow_names(names: Sequence[Hashable]) -> pa.Array:
+    """Names of one type as they are, tuples and names of mixed types as text: a column has one type."""
+    import pyarrow as pa
+
+    if any(isinstance(name, tuple) for name in names):
+        return pa.array(map(str, names), pa.string())
+    try:
+        return pa.array(names)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array(map(str, names), pa.string())
+
+
+def _arrow_lists(lists: Sequence[Sequence[Hashable]]) -> pa.Array:
+    import pyarrow as pa
+
+    offsets = np.cumsum([0, *map(len, lists)], dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, _arrow_names(list(chain.from_iterable(lists))))
 
 
 def _named(names: Sequence[str], values: np.ndarray) -> dict[str, np.ndarray]:
