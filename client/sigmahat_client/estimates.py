@@ -45,7 +45,7 @@ class Estimates:
     volatility: np.ndarray
     """(U, 4) weights over `parameters.VOLATILITY_BASES`, then the pull to the cross-section."""
     intensity_tilt: np.ndarray
-    """(U, 8) how an asset's intensity leans on its `assets.ASSET_STATISTICS`."""
+    """(U, 8) how an asset's intensity leans on its `asset_statistics.ASSET_STATISTICS`."""
     volatility_tilt: np.ndarray
     """(U, 8) how an asset's ln volatility leans on them."""
     level: np.ndarray

@@ -54,7 +54,7 @@ class DesignJob(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What an evaluation found, one row as `evaluate.Evaluation` and `designs.evaluate_design` say."""
+    """What an evaluation found, one row as `rolling.Evaluation` and `designs.evaluate_design` say."""
 
     scores: pd.DataFrame
     heads: pd.DataFrame

@@ -63,9 +63,9 @@ def search(
     vary: Sequence[Vary] | None = None,
     console: Console,
 ) -> dict[str, Any]:
-    """Train one member after another, each with other settings, on the same windows; go on where a search was cut off.
+    """Train one member after another, each with other settings, on the same samples; go on where a search was cut off.
 
-    What is minimised is the decision loss on the validation windows after the last epoch, averaged over panels. The
+    What is minimised is the decision loss on the validation samples after the last epoch, averaged over panels. The
     first trial is `config` itself, if the space contains it. With one process the search is reproducible: one that was
     killed and called again proposes what it would have proposed.
 
@@ -84,7 +84,7 @@ def search(
     processes : int
         Trials side by side.
     vary : sequence of Vary, optional
-        Default `search_space.SEARCHED`.
+        Default `space.SEARCHED`.
     console : Console
         Shows the progress.
 
@@ -96,7 +96,7 @@ def search(
     Raises
     ------
     ValueError
-        If `folder` holds a search with other settings, another space or other windows; or one that is still running.
+        If `folder` holds a search with other settings, another space or other samples; or one that is still running.
     """
     started = time.monotonic()
     space = search_space() if vary is None else search_space(vary)
