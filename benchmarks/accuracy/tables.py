@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The README's tables, from the files in ``results/``: ``python benchmarks/accuracy/tables.py`` prints them."""
+"""The README's tables, from the files in ``results/``: ``python -m benchmarks.accuracy.tables`` prints them."""
 
 from __future__ import annotations
 
 import json
 from itertools import groupby
-from pathlib import Path
 
+from benchmarks.figures import RESULTS
 from sigmahat_trainer.evaluation.results import (
-    REFERENCES,
+    REFERENCE,
     CellDifference,
     CellFigures,
     Difference,
@@ -16,8 +16,7 @@ from sigmahat_trainer.evaluation.results import (
     shape_name,
 )
 
-QIS = REFERENCES[0]
-RESULTS = Path(__file__).parents[1] / "results"
+QIS = REFERENCE
 SHOWN = {
     "sample": "sample",
     "ledoit_wolf_identity": "LW identity",
