@@ -23,7 +23,7 @@ from sigmahat_trainer.commands.evaluate import PERIODS
 from sigmahat_trainer.commands.options import TRAIN_UNTIL
 from sigmahat_trainer.config import TrainConfig
 from sigmahat_trainer.data.panels import load_panel
-from sigmahat_trainer.evaluation import plots
+from sigmahat_trainer.evaluation import jobs, plots
 from sigmahat_trainer.evaluation.designs import ORACLE
 from sigmahat_trainer.evaluation.methods import HINDSIGHT, Methods
 from sigmahat_trainer.evaluation.results import headline, read_figures
@@ -168,6 +168,27 @@ def test_a_failure_after_the_rows_loses_no_row(data, members, tmp_path, monkeypa
     names = ["evaluation.json", "figures.json", "heads.parquet", "scores.parquet"]
     assert sorted(path.name for path in (tmp_path / "results").iterdir()) == names
     assert read_figures(tmp_path / "results" / "evaluation.json").panels
+
+
+def test_a_cell_that_fails_loses_no_row_of_those_that_ended(data, members, tmp_path, monkeypatch):
+    def fail_at_60(panel, cell, *arguments, **settings):
+        if cell.n_obs == 60:
+            raise ValueError("the shorter cell, which is done last, fails")
+        return evaluate(panel, cell, *arguments, **settings)
+
+    monkeypatch.setattr(jobs, "evaluate", fail_at_60)
+    out = tmp_path / "results"
+    result = quick(data, members, out, "--n", 8, "--window", "60,90", "--period", PERIOD)
+    assert result.exit_code == 1
+    assert "the shorter cell, which is done last, fails" in result.stderr.splitlines()[-1]
+    assert f"rows of 1 of 2 cells are in {out}; " in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+    (left_out,) = json.loads((out / "evaluation.json").read_text())["settings"]["left_out"]
+    assert left_out == "1 of 2 cells: the evaluation ended before them"
+    again = sigmahat("figures", out, "--resamples", 0)
+    assert again.exit_code == 0, (again.output, again.exception)
+    (cell,) = read_figures(out / "evaluation.json").panels["north"]
+    assert cell.n_obs == 90
 
 
 def test_a_folder_without_rows_has_no_figures(tmp_path):

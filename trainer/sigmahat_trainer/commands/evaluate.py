@@ -13,7 +13,7 @@ import click
 import numpy as np
 from rich.console import Console
 
-from sigmahat_kernels.files import new_folder, write_whole
+from sigmahat_kernels.files import check_new, new_folder, write_whole
 from sigmahat_trainer.commands.options import (
     VALIDATE_UNTIL,
     any_folder,
@@ -238,11 +238,11 @@ def evaluate(
     OUT receives first scores.parquet (a row a panel, cell, date and method), heads.parquet (a row a universe: what the
     auxiliary heads said and what came of it) and simulated.parquet (a row a draw of a design); then evaluation.json
     (the figures that tables and pictures read), figures.json (all of them) and pictures. `sigmahat figures OUT` makes
-    the latter three of the rows again.
+    the latter three of the rows again. If a cell fails, the rows of those that ended are kept.
     """
     from sigmahat_kernels.parallel import available_threads
     from sigmahat_trainer.evaluation.designs import DESIGNS
-    from sigmahat_trainer.evaluation.jobs import Extent, plan_jobs, run_jobs, save_rows
+    from sigmahat_trainer.evaluation.jobs import Extent, Rows, plan_jobs, run_jobs, save_rows
     from sigmahat_trainer.evaluation.methods import Sources
     from sigmahat_trainer.evaluation.rolling import Period
     from sigmahat_trainer.provenance import provenance
@@ -253,18 +253,33 @@ def evaluate(
     sources = Sources(model_repository, runs, baselines, hindsight, dcc)
     shapes = sizes, lengths, horizon, Period(*period), draws
     extent = Extent(*shapes, simulated_draws, simulated_sizes or sizes, simulated_lengths or lengths, seed)
-    with plain_errors(), new_folder(out) as folder:
+    described = {"panels": [path.stem for path in panels], **extent._asdict(), "period": list(period)}
+    described |= {
+        "runs": [run.name for run in runs],
+        "fitted": baselines is not None,
+        "hindsight": hindsight,
+        "dcc": dcc,
+    }
+    source = provenance()  # of what starts, whatever is changed meanwhile
+    with plain_errors():
+        check_new(out)
         jobs, left_out = plan_jobs(panels, list(DESIGNS), extent)
         for reason in left_out:
             console.print(f"left out: {reason}")
-        rows = run_jobs(jobs, sources, extent, processes=processes or available_threads(), console=console)
-        save_rows(rows, folder)
-        described = {"panels": [path.stem for path in panels], **extent._asdict(), "period": list(period)}
-        described |= {"runs": [run.name for run in runs], "fitted": baselines is not None, "hindsight": hindsight}
-        described |= {"dcc": dcc, "left_out": left_out}
-        (folder / HEADLINE).write_text(json.dumps({**provenance(), "settings": described}, indent=1) + "\n")
-    say(console, f"rows are in {out}; to make figures and pictures of them again: sigmahat figures {out}")
-    with plain_errors():
+        done: list[Rows] = []
+        try:
+            # One by one: what came before an error is in the list.
+            done.extend(run_jobs(jobs, sources, extent, processes=processes or available_threads(), console=console))
+        finally:
+            if len(done) < len(jobs):
+                left_out.append(f"{len(jobs) - len(done)} of {len(jobs)} cells: the evaluation ended before them")
+            if done:
+                with new_folder(out) as folder:
+                    save_rows(done, folder)
+                    content = {**source, "settings": {**described, "left_out": left_out}}
+                    (folder / HEADLINE).write_text(json.dumps(content, indent=1) + "\n")
+                again = f"to make figures and pictures of them again: sigmahat figures {out}"
+                say(console, f"rows of {len(done)} of {len(jobs)} cells are in {out}; {again}")
         _make_figures(out, resamples=resamples, console=console)
     say_next(console, f"sigmahat export {runs[0]}" if runs else "sigmahat serve")
 
