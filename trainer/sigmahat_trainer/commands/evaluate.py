@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -23,6 +24,9 @@ from sigmahat_trainer.commands.options import (
     say_next,
     train_until,
 )
+
+if TYPE_CHECKING:
+    from sigmahat_trainer.evaluation.jobs import Rows
 
 HEADLINE, EVERYTHING = "evaluation.json", "figures.json"
 """Files of figures: those that tables and pictures read, and all of them."""
@@ -242,7 +246,7 @@ def evaluate(
     """
     from sigmahat_kernels.parallel import available_threads
     from sigmahat_trainer.evaluation.designs import DESIGNS
-    from sigmahat_trainer.evaluation.jobs import Extent, Rows, plan_jobs, run_jobs, save_rows
+    from sigmahat_trainer.evaluation.jobs import Extent, plan_jobs, run_jobs
     from sigmahat_trainer.evaluation.methods import Sources
     from sigmahat_trainer.evaluation.rolling import Period
     from sigmahat_trainer.provenance import provenance
@@ -274,10 +278,7 @@ def evaluate(
             if len(done) < len(jobs):
                 left_out.append(f"{len(jobs) - len(done)} of {len(jobs)} cells: the evaluation ended before them")
             if done:
-                with new_folder(out) as folder:
-                    save_rows(done, folder)
-                    content = {**source, "settings": {**described, "left_out": left_out}}
-                    (folder / HEADLINE).write_text(json.dumps(content, indent=1) + "\n")
+                _write_rows(done, out, {**source, "settings": {**described, "left_out": left_out}})
                 again = f"to make figures and pictures of them again: sigmahat figures {out}"
                 say(console, f"rows of {len(done)} of {len(jobs)} cells are in {out}; {again}")
         _make_figures(out, resamples=resamples, console=console)
@@ -291,6 +292,14 @@ def figures(folder: Path, resamples: int) -> None:
     """Make figures and pictures again of the rows that `sigmahat evaluate` wrote into FOLDER."""
     with plain_errors():
         _make_figures(folder, resamples=resamples, console=Console(stderr=True))
+
+
+def _write_rows(done: Sequence[Rows], out: Path, content: dict[str, Any]) -> None:
+    from sigmahat_trainer.evaluation.jobs import save_rows
+
+    with new_folder(out) as folder:
+        save_rows(done, folder)
+        (folder / HEADLINE).write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _make_figures(folder: Path, *, resamples: int, console: Console) -> None:
