@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
+from trainer.some_constants import CONSTANTS
 
 from sigmahat_deploy.cli import main
 from sigmahat_kernels.features import FEATURE_NAMES
@@ -37,17 +38,6 @@ N_ROWS = 420
 DATES = np.busday_offset(np.datetime64("2012-01-02"), np.arange(N_ROWS), roll="forward")
 PERIOD = f"{DATES[200]}:{DATES[379]}"
 GRID = ["--n", "8,12", "--window", "60,90,400", "--horizon", "15", "--draws", "2", "--resamples", "49"]
-CONSTANTS = {
-    "target_intensity": [0.5, 0.1, 0.7],
-    "target_weights": [0.4, 0.2, 0.4],
-    "target_confidence": [0.5, 0.5, 0.5],
-    "memory": [0.4],
-    "volatility": [0.3, 0.5, 0.2, 0.1],
-    "condition": [1.0],
-    "expected_error": [0.1],
-    "log_variance": [-2.0],
-    "regime": [0.25, 0.25, 0.25, 0.25],
-}
 
 
 def sigmahat(*arguments):
