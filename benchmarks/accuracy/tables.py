@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The README's tables, from the files in ``results/``: ``python -m benchmarks.accuracy.tables`` prints them."""
+"""The README's tables, from the files in ``results/``: ``python benchmarks/accuracy/tables.py`` prints them."""
 
 from __future__ import annotations
 
 import json
 from itertools import groupby
+from pathlib import Path
 
-from benchmarks.figures import RESULTS
 from sigmahat_trainer.evaluation.results import (
-    REFERENCE,
+    REFERENCES,
     CellDifference,
     CellFigures,
     Difference,
@@ -16,7 +16,8 @@ from sigmahat_trainer.evaluation.results import (
     shape_name,
 )
 
-QIS = REFERENCE
+QIS = REFERENCES[0]
+RESULTS = Path(__file__).parents[1] / "results"
 SHOWN = {
     "sample": "sample",
     "ledoit_wolf_identity": "LW identity",
