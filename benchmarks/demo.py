@@ -22,6 +22,7 @@ from sigmahat_kernels.parameters import TARGETS
 from sigmahat_kernels.status import Status
 from sigmahat_trainer.baselines.closed_form import ledoit_wolf_identity, qis_correlation, sample
 from sigmahat_trainer.data.dataset import MIN_COVERAGE, eligible_assets, holding_returns
+from sigmahat_trainer.data.panels import PERIODS_PER_YEAR
 from sigmahat_trainer.evaluation.portfolios import gmv_weights
 
 HERE = Path(__file__).parent
@@ -174,8 +175,8 @@ def report(frame: pd.DataFrame, seconds: float) -> None:
 
 
 def volatility(variances: pd.Series) -> float:
-    """Root of the mean daily variance over all portfolios, a year of 252 days."""
-    return float(np.sqrt(252 * variances.mean()))
+    """Root of the mean daily variance over all portfolios, a year of trading days."""
+    return float(np.sqrt(PERIODS_PER_YEAR * variances.mean()))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from sigmahat_client.errors import UNANSWERED, ServerError
 from sigmahat_client.estimates import Estimates
@@ -27,7 +29,7 @@ def output_names(job: Job, *, covariance: bool) -> list[str]:
     return [*_SHAPES, *["BLOCK_INTENSITY"] * (job.blocks is not None), *["COVARIANCE"] * covariance]
 
 
-def decode(job: Job, chunk: slice, answer: Mapping[str, np.ndarray | None]) -> Estimates:
+def decode(job: Job, chunk: slice, answer: Mapping[str, npt.NDArray[Any] | None]) -> Estimates:
     """Turn the tensors that answer one request into the caller's words. They are copied.
 
     Raises
@@ -64,16 +66,16 @@ def unanswered(job: Job, chunk: slice, *, covariance: bool) -> Estimates:
     return _estimates(job, chunk, fields, _no_blocks(job, n), matrices)
 
 
-def _no_blocks(job: Job, n: int) -> np.ndarray:
+def _no_blocks(job: Job, n: int) -> npt.NDArray[Any]:
     return np.full((n, len(job.block_names)), np.nan, np.float32)
 
 
 def _estimates(
     job: Job,
     chunk: slice,
-    tensors: dict[str, np.ndarray],
-    block_intensity: np.ndarray,
-    covariance: tuple[np.ndarray, ...] | None,
+    tensors: dict[str, npt.NDArray[Any]],
+    block_intensity: npt.NDArray[Any],
+    covariance: tuple[npt.NDArray[Any], ...] | None,
 ) -> Estimates:
     published = {name: tensors[name.upper()] for name in PUBLISHED}
     # A single number a universe has no axis of its own here, whatever the tensor's shape.
@@ -100,10 +102,11 @@ def _estimates(
 def _asset(job: Job, u: int, code: int) -> Hashable | None:
     if code == PADDING:
         return None
-    return job.assets_of(u)[job.universes[u].tolist().index(code)]
+    place: int = job.universes[u].tolist().index(code)
+    return job.assets_of(u)[place]
 
 
-def _received(answer: Mapping[str, np.ndarray | None], name: str, shape: tuple[int, ...]) -> np.ndarray:
+def _received(answer: Mapping[str, npt.NDArray[Any] | None], name: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     tensor = answer[name]
     if tensor is None or tensor.shape != shape:
         got = "nothing" if tensor is None else f"shape {tensor.shape}"

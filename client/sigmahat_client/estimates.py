@@ -9,6 +9,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from sigmahat_client.errors import RefusedAsset, UniverseError
 from sigmahat_kernels.parameters import PUBLISHED
@@ -17,6 +18,8 @@ from sigmahat_kernels.status import Status
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+
+Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -29,36 +32,36 @@ class Estimates:
     """Labels of each universe's assets, or column numbers of returns that had no labels."""
     labelled: bool
     """Whether `assets` are labels."""
-    intensity: np.ndarray
+    intensity: Floats
     """(U,) shrinkage intensity in [0, 1]."""
-    target_weights: np.ndarray
+    target_weights: Floats
     """(U, targets) selection weights over `parameters.TARGETS`; sum 1."""
-    target_intensity: np.ndarray
+    target_intensity: Floats
     """(U, targets) intensity toward each target alone."""
-    target_confidence: np.ndarray
+    target_confidence: Floats
     """(U, targets) probability that the target alone does at least as well as the mixture."""
     block_names: tuple[Hashable, ...]
-    block_intensity: np.ndarray
+    block_intensity: Floats
     """(U, B) intensity of each block; NaN where the universe does not hold the block."""
-    memory: np.ndarray
+    memory: Floats
     """(U,) weight of the exponentially weighted correlation."""
-    volatility: np.ndarray
+    volatility: Floats
     """(U, 4) weights over `parameters.VOLATILITY_BASES`, then the pull to the cross-section."""
-    intensity_tilt: np.ndarray
-    """(U, 8) how an asset's intensity leans on its `assets.ASSET_STATISTICS`."""
-    volatility_tilt: np.ndarray
+    intensity_tilt: Floats
+    """(U, 8) how an asset's intensity leans on its `asset_statistics.ASSET_STATISTICS`."""
+    volatility_tilt: Floats
     """(U, 8) how an asset's ln volatility leans on them."""
-    level: np.ndarray
+    level: Floats
     """(U, 2) in the order of `parameters.LEVELS`: added to all ln volatilities; common variance of all assets."""
-    condition: np.ndarray
+    condition: Floats
     """(U,) log10 condition number of the estimate."""
-    expected_error: np.ndarray
+    expected_error: Floats
     """(U,) expected log ratio of realised and forecast volatility of the minimum-variance portfolio."""
-    uncertainty: np.ndarray
+    uncertainty: Floats
     """(U, 2) aleatoric and epistemic standard deviation of the expected error."""
-    regime: np.ndarray
+    regime: Floats
     """(U, 4) probabilities of `parameters.REGIMES`."""
-    status: np.ndarray
+    status: npt.NDArray[np.int32]
     """(U,) `status.Status` codes, 0 = good."""
     status_asset: tuple[Hashable | None, ...]
     """The asset that the status complains of, or None."""
@@ -66,7 +69,7 @@ class Estimates:
     """All assets of each universe that cannot be estimated, `status_asset` first; empty where the status names none."""
     dropped: tuple[tuple[RefusedAsset, ...], ...]
     """Assets that `on_bad_asset="drop"` left out of each universe; `assets` are those that remain."""
-    covariance: tuple[np.ndarray, ...] | None
+    covariance: tuple[Floats, ...] | None
     """One (N, N) float32 matrix a universe, of its own size, in squared returns per period; None if not asked for."""
 
     @classmethod
@@ -103,7 +106,7 @@ class Estimates:
                 failures[0].add_note(f"{len(failures)} of {len(self)} universes failed; see Estimates.failures")
             raise failures[0]
 
-    def covariance_of(self, universe: Hashable) -> pd.DataFrame | np.ndarray:
+    def covariance_of(self, universe: Hashable) -> pd.DataFrame | Floats:
         """Return the covariance matrix of one universe.
 
         Returns
@@ -202,6 +205,6 @@ def _arrow_lists(lists: Sequence[Sequence[Hashable]]) -> pa.Array:
     return pa.ListArray.from_arrays(offsets, _arrow_names(list(chain.from_iterable(lists))))
 
 
-def _named(names: Sequence[str], values: np.ndarray) -> dict[str, np.ndarray]:
+def _named(names: Sequence[str], values: Floats) -> dict[str, Floats]:
     """The columns of values of shape (U, names), or of shape (U,) for one name."""
     return dict(zip(names, np.atleast_2d(values.T), strict=True))

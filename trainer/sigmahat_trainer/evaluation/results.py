@@ -18,6 +18,7 @@ LINE = 500
 """Characters that a line of a file of figures may have: a method of a cell, in most cases."""
 
 REFERENCES = ("qis_correlation", "learned_constants", "tilted_constants", "rienet")
+REFERENCE = REFERENCES[0]
 """The first is what every method is compared with, all are what a pipeline is, as far as they were evaluated."""
 
 SHOWN = (
