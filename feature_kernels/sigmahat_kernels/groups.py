@@ -95,13 +95,25 @@ def parts_of(request: Request, group: WindowGroup) -> Iterator[WindowGroup]:
         yield group._replace(universes=group.universes[order[i : i + size]])
 
 
-def chunks_by_size(request: Request, group: WindowGroup) -> Iterator[np.ndarray]:
-    """Positions within the group, in chunks of universes of one size, so that their matrices stack."""
-    sizes = (request.universes[group.universes] != PADDING).sum(axis=1)
-    for size in np.unique(sizes)[::-1]:  # the large ones first: no thread is left with a long one at the end
-        members = np.flatnonzero(sizes == size)
-        per_chunk = max(1, _scaled(request, CHUNK_CELLS) // int(size) ** 2)
-        yield from (members[i : i + per_chunk] for i in range(0, len(members), per_chunk))
+def chunks_by_size(request: Request, group: WindowGroup, incomplete: np.ndarray | None = None) -> Iterator[np.ndarray]:
+    """Positions within the group, in chunks of universes of one size, so that their matrices stack.
+
+    With `incomplete` (m,), whether a column misses returns, universes that hold one come in chunks of their own, small
+    enough for their series of both moments.
+    """
+    rows = request.universes[group.universes]
+    held = rows != PADDING
+    sizes = held.sum(axis=1)
+    with_gaps = np.zeros(len(rows), bool)
+    if incomplete is not None:
+        with_gaps = (held & incomplete[group.place[rows]]).any(axis=1)
+    n_obs = group.stop - group.start
+    for size in np.unique(sizes)[::-1].tolist():  # the large ones first: no thread is left with a long one at the end
+        for apart in (False, True):
+            members = np.flatnonzero((sizes == size) & (with_gaps == apart))
+            cells = size * max(size, 2 * n_obs) if apart else size**2
+            per_chunk = max(1, _scaled(request, CHUNK_CELLS) // cells)
+            yield from (members[i : i + per_chunk] for i in range(0, len(members), per_chunk))
 
 
 def gather_index(request: Request, group: WindowGroup, chunk: np.ndarray) -> np.ndarray:
