@@ -132,8 +132,8 @@ def compare(
         rows.append({f"variance, {name}": realised_variance(matrix, forward) for name, matrix in matrices.items()})
         for name in ("sample covariance", "sigmahat"):
             rows[-1][f"condition, {name}"] = float(np.linalg.cond(matrices[name]))
-    for name, values in pd.DataFrame(rows, frame.index).items():
-        frame[name] = values
+    for column, values in pd.DataFrame(rows, frame.index).items():
+        frame[column] = values
 
 
 def realised_variance(covariance: np.ndarray, forward: np.ndarray) -> float:

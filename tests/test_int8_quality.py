@@ -20,15 +20,16 @@ from onnx import numpy_helper
 
 from sigmahat_kernels.features import FEATURE_NAMES
 from sigmahat_kernels.manifest import write_manifest
-from sigmahat_kernels.members import MEMBER_FILES, Member
-from sigmahat_kernels.pipeline import N_MEMBERS, Outputs, Pipeline, features_and_status
+from sigmahat_kernels.members import MEMBER_FILES, Member, member_folders
+from sigmahat_kernels.pipeline import Outputs, Pipeline, features_and_status
 from sigmahat_kernels.request import PADDING, Request, read_request
 from sigmahat_trainer.data.dataset import MIN_COVERAGE, eligible_assets, holding_returns
 from sigmahat_trainer.evaluation.portfolios import gmv_weights
-from sigmahat_trainer.export.onnx import in_unit_range
+from sigmahat_trainer.export.onnx import in_units
 
 ROOT = Path(__file__).parents[1]
 REPOSITORY = ROOT / "model_repository"
+FOLDERS = member_folders(REPOSITORY)
 DEMO = ROOT / "benchmarks" / "data" / "us_sp500_2016_2019.npz"
 SHARED = ROOT.parent / "shared" / "data"
 PANELS = [
@@ -59,10 +60,9 @@ def answers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if not request.param.exists():
         pytest.skip(f"needs {request.param}")
     half = tmp_path_factory.mktemp("half")
-    for k in range(1, N_MEMBERS + 1):
-        (half / f"member_{k}" / "1").mkdir(parents=True)
-        file = REPOSITORY / f"member_{k}" / "1" / MEMBER_FILES["fp16"]
-        shutil.copy(file, half / f"member_{k}" / "1" / MEMBER_FILES["int8"])
+    for name, folder in FOLDERS.items():
+        (half / name / "1").mkdir(parents=True)
+        shutil.copy(folder / MEMBER_FILES["fp16"], half / name / "1" / MEMBER_FILES["int8"])
     write_manifest(half, half.glob("member_*/1/*.onnx"))
     batch = real_batch(request.param)
     table, *_ = features_and_status(batch)
@@ -85,7 +85,7 @@ def real_batch(path: Path) -> Request:
 
 def test_every_output(answers: Answers) -> None:
     """Of the ensemble, as it is published; `sigmahat export` holds each member to the same on validation windows."""
-    both = [in_unit_range(outputs.combined.parameters) for outputs in (answers.int8, answers.half)]
+    both = [in_units(outputs.combined.parameters) for outputs in (answers.int8, answers.half)]
     for name in both[0]:
         change = np.abs(both[0][name] - both[1][name])
         assert change.mean() <= MEAN_LIMIT, name
@@ -94,18 +94,17 @@ def test_every_output(answers: Answers) -> None:
 
 
 def test_each_member_on_average(answers: Answers) -> None:
-    for k in range(1, N_MEMBERS + 1):
-        folder = REPOSITORY / f"member_{k}" / "1"
-        both = [in_unit_range(Member(folder / MEMBER_FILES[name])(answers.features)) for name in ("int8", "fp16")]
+    for member, folder in FOLDERS.items():
+        both = [in_units(Member(folder / MEMBER_FILES[name])(answers.features)) for name in ("int8", "fp16")]
         for name in both[0]:
-            assert np.abs(both[0][name] - both[1][name]).mean() <= MEAN_LIMIT, (k, name)
+            assert np.abs(both[0][name] - both[1][name]).mean() <= MEAN_LIMIT, (member, name)
 
 
 def test_few_inputs_lie_beyond_the_clip(answers: Answers) -> None:
     """There int8 saturates. A member that real inputs drive there was trained on other data, or normalises wrongly."""
     good = answers.int8.status == 0
-    for k in range(1, N_MEMBERS + 1):
-        model = onnx.load(REPOSITORY / f"member_{k}" / "1" / MEMBER_FILES["int8"])
+    for folder in FOLDERS.values():
+        model = onnx.load(folder / MEMBER_FILES["int8"])
         clip = next(node for node in model.graph.node if node.op_type == "Clip")
         opening = onnx.utils.Extractor(model).extract_model(["FEATURES"], [clip.input[0]])
         session = onnxruntime.InferenceSession(opening.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -117,7 +116,7 @@ def test_few_inputs_lie_beyond_the_clip(answers: Answers) -> None:
 def test_card_reports_what_export_held_the_members_to() -> None:
     card = json.loads((REPOSITORY / "model_card.json").read_text())
     for name in ("int8_difference", "int8_fp16_difference", "fp16_difference"):
-        assert len(card[name]) == N_MEMBERS
+        assert len(card[name]) == len(FOLDERS)
         for member in card[name]:
             assert all(value["mean"] <= MEAN_LIMIT and value["p99"] <= P99_LIMIT for value in member.values())
     assert card["intensity_difference"]["mean"] <= MEAN_LIMIT

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import runpy
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +19,14 @@ from sigmahat_deploy.engines.builders import Profile
 from sigmahat_kernels.assemble import assemble
 from sigmahat_kernels.features import FEATURE_NAMES, N_FEATURES
 from sigmahat_kernels.manifest import ManifestError, write_manifest
-from sigmahat_kernels.members import Member
+from sigmahat_kernels.members import Member, MemberError, member_folders
 from sigmahat_kernels.parameters import N_PARAMETERS, split_parameters
-from sigmahat_kernels.pipeline import features_and_status
+from sigmahat_kernels.pipeline import Pipeline, features_and_status
 from sigmahat_kernels.request import MAX_UNIVERSES, read_request
 
 REPOSITORY = Path(__file__).parents[1] / "model_repository"
-MODELS = ("features", "member_1", "member_2", "member_3", "combine", "assemble", "shrinkage", "covariance")
+MEMBERS = tuple(member_folders(REPOSITORY))
+MODELS = ("features", *MEMBERS, "combine", "assemble", "shrinkage", "covariance")
 INPUTS = ["PANEL", "UNIVERSES", "WINDOWS", "MARKET", "DATES", "BLOCKS"]
 
 
@@ -120,8 +124,8 @@ def test_ensemble_maps_every_tensor_of_its_steps(ensemble: str, form: str, with_
 
 
 def test_shapes_follow_the_kernels() -> None:
-    for k in (1, 2, 3):
-        member = read(f"member_{k}")
+    for name in MEMBERS:
+        member = read(name)
         assert list(member.input[0].dims) == [N_FEATURES]
         assert list(member.output[0].dims) == [N_PARAMETERS]
         assert member.max_batch_size == MAX_UNIVERSES
@@ -129,11 +133,11 @@ def test_shapes_follow_the_kernels() -> None:
 
 def test_committed_members_read_the_published_features() -> None:
     digests = set()
-    for k in (1, 2, 3):
-        path = REPOSITORY / f"member_{k}" / "1" / "model.onnx"
+    for folder in member_folders(REPOSITORY).values():
+        path = folder / "model.onnx"
         assert Member(path).metadata["features"] == ",".join(FEATURE_NAMES)
         digests.add(path.read_bytes())
-    assert len(digests) == 3
+    assert len(digests) == len(MEMBERS)
 
 
 def test_a_member_that_was_changed_or_comes_from_another_export_is_refused(tmp_path: Path) -> None:
@@ -157,10 +161,77 @@ def test_a_member_that_was_changed_or_comes_from_another_export_is_refused(tmp_p
         Member(members[1])
 
 
+# ----------------------------------------------------------------------------------------------------- the generator
+
+
+def test_configurations_are_what_the_layout_says() -> None:
+    written = runpy.run_path(str(REPOSITORY / "make_configurations.py"))["configurations"](len(MEMBERS))
+    committed = {path.relative_to(REPOSITORY).as_posix(): path.read_text() for path in REPOSITORY.rglob("*.pbtxt")}
+    assert written == committed
+
+
+def make_configurations(repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(repository / "make_configurations.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_a_repository_takes_any_number_of_members(tmp_path: Path) -> None:
+    repository = tmp_path / "models"
+    shutil.copytree(REPOSITORY, repository)
+    before = contents(repository)
+    assert make_configurations(repository).returncode == 0
+    assert contents(repository) == before
+    for n_members in (5, 1, 3):
+        result = make_configurations(repository, "--members", str(n_members))
+        assert result.returncode == 0, result.stderr
+        members = [f"member_{k}" for k in range(1, n_members + 1)]
+        assert sorted(path.name for path in repository.glob("member_*")) == members
+        for form in ("config.pbtxt", "configs/gpu.pbtxt"):
+            configs = {
+                path.name: text_format.Parse((path / form).read_text(), model_config_pb2.ModelConfig())
+                for path in repository.iterdir()
+                if path.is_dir()
+            }
+            assert [t.name for t in configs["combine"].input if t.name.startswith("MEMBER_")] == [
+                name.upper() for name in members
+            ]
+            for ensemble in ("shrinkage", "covariance"):
+                steps = [step.model_name for step in configs[ensemble].ensemble_scheduling.step]
+                assert steps == ["features", *members, "combine", "assemble"][: len(steps)]
+        programs = {(repository / name / "1" / "model.py").read_bytes() for name in members}
+        assert programs == {(REPOSITORY / "member_1" / "1" / "model.py").read_bytes()}
+    assert {name: content for name, content in before.items() if ".onnx" not in name} == {
+        name: content for name, content in contents(repository).items() if ".onnx" not in name
+    }
+    result = make_configurations(repository, "--members", "0")
+    assert result.returncode == 2
+    assert "an ensemble has at least 1 member, got 0" in result.stderr
+
+
+def test_a_pipeline_has_the_members_of_the_manifest(tmp_path: Path) -> None:
+    repository = tmp_path / "models"
+    shutil.copytree(REPOSITORY, repository)
+    files = sorted(repository.glob("member_*/1/*.onnx"))
+    write_manifest(repository, [file for file in files if "member_1" in file.parts or "member_2" in file.parts])
+    assert len(Pipeline(repository).members) == 2
+    write_manifest(repository, files)
+    shutil.rmtree(repository / "member_3")
+    with pytest.raises(MemberError, match=r"no member at .*member_3/1/model.onnx"):
+        Pipeline(repository)
+    write_manifest(repository, [])
+    with pytest.raises(MemberError, match="names no member: run `sigmahat export`"):
+        Pipeline(repository)
+
+
 # --------------------------------------------------------------------------------------------- the form for a GPU
 
 
-@pytest.mark.parametrize("member", ["member_1", "member_2", "member_3"])
+@pytest.mark.parametrize("member", MEMBERS)
 def test_every_batch_of_a_member_has_its_cuda_graph(member: str) -> None:
     gpu = read(member, "configs/gpu.pbtxt")
     assert (gpu.backend, gpu.default_model_filename) == ("tensorrt", "model.plan")

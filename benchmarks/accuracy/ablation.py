@@ -6,7 +6,7 @@ features shuffled together, or a group left out, its training medians in its pla
 another preprocessing than the robust scaling inside the network: ranks, principal components, or only the half of the
 features that matters most? All is the decision loss, as a difference of volatility in per cent; above zero is worse.
 
-    python benchmarks/accuracy/ablation.py DRAWN --members model_repository
+    python -m benchmarks.accuracy.ablation DRAWN --members model_repository
 
 DRAWN is a folder of ``sigmahat draw``.
 """
@@ -14,8 +14,6 @@ DRAWN is a folder of ``sigmahat draw``.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -31,6 +29,7 @@ from rich.progress import Progress
 from rich.table import Table
 from sklearn.decomposition import PCA
 
+from benchmarks.figures import RESULTS, Figures, four_digits, write_figures
 from sigmahat_kernels import features as published
 from sigmahat_kernels.features import FEATURE_NAMES, FEATURES
 from sigmahat_kernels.members import Member
@@ -42,7 +41,6 @@ from sigmahat_trainer.data.window_sets import open_drawn, pool
 from sigmahat_trainer.export.onnx import load_member
 from sigmahat_trainer.model.loss import Batch, member_losses
 from sigmahat_trainer.model.network import CLIP, activate
-from sigmahat_trainer.provenance import provenance
 from sigmahat_trainer.search.space import replace_settings
 from sigmahat_trainer.training.member import fit_constants, robust_scaling, train_member
 
@@ -50,7 +48,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-RESULT = Path(__file__).parents[1] / "results" / "ablation.json"
+RESULT = RESULTS / "ablation.json"
 BLOCKS = 6
 """Stretches of time that a panel's windows are cut into: from their spread comes the error of a difference."""
 
@@ -90,20 +88,16 @@ def main() -> None:
     training = first(drawn.training, arguments.windows)
     answers, config = load_answers(arguments.members)
     judge = Judge(validation)
-    content: dict[str, Any] = {
-        **provenance(),
-        "settings": {
-            "windows": len(training),
-            "judged": {panel: len(dataset) for panel, dataset in validation.items()},
-            **{name: getattr(arguments, name) for name in ("epochs", "seeds", "repeats")},
-            "members": len(answers),
-        },
-        "figures": {},
+    settings: dict[str, Any] = {
+        "windows": len(training),
+        "judged": {panel: len(dataset) for panel, dataset in validation.items()},
+        **{name: getattr(arguments, name) for name in ("epochs", "seeds", "repeats")},
+        "members": len(answers),
     }
-    figures = content["figures"]
+    figures: Figures = {}
     with Progress(console=Console(stderr=True)) as progress:
         figures["told_less"] = told_less(judge, answers, training.features(), arguments.repeats, progress)
-        write(arguments.out, content)
+        write_figures(arguments.out, figures, settings=settings)
         if arguments.epochs:
             config = replace(config, epochs=arguments.epochs)
             # Chosen on training windows, so that the validation windows judge a choice that they did not make.
@@ -113,7 +107,7 @@ def main() -> None:
             figures["variants"] = {}
             for name, variant in variants(training, validation, judge, config, arguments.seeds, top_half, progress):
                 figures["variants"][name] = variant
-                write(arguments.out, content)
+                write_figures(arguments.out, figures, settings=settings)
     draw_figures(figures, arguments.out.with_suffix(".png"))
     show(figures, Console())
 
@@ -212,9 +206,9 @@ class Judge:
         of_members = (weight * each).sum(axis=2).mean(axis=1).var(ddof=1) / len(each) if len(each) > 1 else 0.0
         error = np.sqrt(of_time.sum() / len(self.panels) ** 2 + of_members)
         return {
-            "difference_percent": _short(by_panel.mean()),
-            "t": _short(by_panel.mean() / error) if error > 0 else 0.0,
-            "by_panel": dict(zip(self.panels, map(_short, by_panel), strict=True)),
+            "difference_percent": four_digits(by_panel.mean()),
+            "t": four_digits(by_panel.mean() / error) if error > 0 else 0.0,
+            "by_panel": dict(zip(self.panels, map(four_digits, by_panel), strict=True)),
         }
 
 
@@ -272,7 +266,7 @@ def groups() -> dict[str, list[str]]:
 def shuffled(features: np.ndarray, columns: Sequence[int], order: np.ndarray) -> np.ndarray:
     """The same features but for `columns`, which come from other windows, all from the same one."""
     told = features.copy()
-    told[:, columns] = features[np.ix_(order, columns)]
+    told[:, columns] = features[order[:, None], columns]
     return told
 
 
@@ -328,7 +322,7 @@ def told_less(
     by_feature = shuffling_costs(judge, answers, features, repeats, step)
     return {
         "decision": {
-            panel: _short(loss)
+            panel: four_digits(loss)
             for panel, loss in zip(judge.panels, np.mean([each.by_panel() for each in own], axis=0), strict=True)
         },
         "groups_left_out": without,
@@ -417,7 +411,7 @@ def variants(
             name,
             {
                 "n_features": told.features().shape[1],
-                "decision": _short(np.mean([each.by_panel() for each in losses])),
+                "decision": four_digits(np.mean([each.by_panel() for each in losses])),
                 "against_constants": judge.compare([each.mean - of_constants.mean for each in losses], windows),
                 "against_robust_scaling": {
                     **judge.compare(differences, windows),
@@ -429,14 +423,6 @@ def variants(
 
 
 # Results
-
-
-def write(path: Path, content: dict[str, Any]) -> None:
-    """Write what there is so far; the file appears whole, or the old one stays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(unfinished, path)
 
 
 def draw_figures(figures: dict[str, Any], path: Path) -> None:
@@ -495,10 +481,6 @@ def show(figures: dict[str, Any], console: Console) -> None:
 
 def _share(items: Sequence[Any], n_parts: int) -> list[Sequence[Any]]:
     return [items[k::n_parts] for k in range(n_parts)]
-
-
-def _short(value: Any) -> float:
-    return float(f"{value:.4g}")
 
 
 if __name__ == "__main__":

@@ -127,7 +127,7 @@ SPEED = {
 
 def speed() -> str:
     """Figures of ``make bench`` and of the service, by name."""
-    figures = {}
+    figures: dict[str, float] = {}
     for name in ("cpu", "service"):
         figures |= json.loads((RESULTS / f"{name}.json").read_text())["figures"]
     return _markdown(

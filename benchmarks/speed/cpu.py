@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``make bench``: how far the CPU features are from LAPACK alone, as ratios of one run, into ``results/cpu.json``."""
+"""``make bench``: how far the CPU features are from LAPACK alone, as ratios of one run, into ``results/cpu.json``.
+
+``python -m benchmarks.speed.cpu`` needs sigmahat[serve]; the figure that compares with scikit-learn needs that too, and
+is left out without it, which is said.
+"""
 
 from __future__ import annotations
 
-import json
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
-from sklearn.covariance import LedoitWolf
 from threadpoolctl import threadpool_limits
 
+from benchmarks.figures import RESULTS, four_digits, print_figures, write_figures
 from sigmahat_kernels.features import _measure_part, _prepare_group, compute_features
 from sigmahat_kernels.groups import group_by_window, parts_of
 from sigmahat_kernels.panel import correlation_factor, prepare_window
@@ -23,43 +25,75 @@ from sigmahat_kernels.scratch import Scratch, keep_freed_memory, take_blocks
 from sigmahat_kernels.solvers import choose_solver
 from sigmahat_kernels.spectrum import correlation_spectrum, dual_spectrum
 from sigmahat_trainer.data.simulate import sector_design
-from sigmahat_trainer.provenance import provenance
 
-RESULT = Path(__file__).parents[1] / "results" / "cpu.json"
+RESULT = RESULTS / "cpu.json"
 N_COLUMNS, N_OBS, N_UNIVERSES, ROUNDS = 500, 252, 1_000, 11
 
 
 def main() -> None:
     """Measure, print, write."""
     keep_freed_memory()  # as the server does
-    figures: dict[str, float] = {}
+    figures = {**over_lapack(), **over_sklearn(), **over_one_thread(), **dual_over_direct()}
+    figures["peak_memory_ratio"] = peak_memory_ratio()
+    rounded = {name: four_digits(value) for name, value in figures.items()}
+    write_figures(RESULT, rounded)
+    print_figures(rounded)
+
+
+def over_lapack() -> dict[str, float]:
+    """All features over the eigenvalues alone."""
+    figures = {}
     for n_assets in (100, 250):
         request = draw_request(n_assets, N_OBS)
         correlations = np.corrcoef(request.panel.T)
         stacks = [correlations[u[:, :, None], u[:, None, :]] for u in np.array_split(request.universes, 50)]
         features, bare = paired(
-            lambda request=request: compute_features(request, threads=1),
-            lambda stacks=stacks: [np.linalg.eigvalsh(stack) for stack in stacks],
+            partial(compute_features, request, threads=1),
+            partial(eigenvalues, stacks),
         )
         figures[f"features_over_eigvalsh_n{n_assets}"] = bare / features
         figures[f"features_us_per_universe_n{n_assets}"] = 1e6 * features / N_UNIVERSES
-        del stacks
+    return figures
 
+
+def eigenvalues(stacks: list[np.ndarray]) -> list[np.ndarray]:
+    """LAPACK's, of each stack of matrices."""
+    return [np.linalg.eigvalsh(stack) for stack in stacks]
+
+
+def over_sklearn() -> dict[str, float]:
+    """All features over a loop of scikit-learn's estimator, by universes a second; nothing where that is missing."""
+    try:
+        from sklearn.covariance import LedoitWolf
+    except ModuleNotFoundError:
+        Console(stderr=True).print("features_over_sklearn_lw_n100 is left out, scikit-learn is not installed")
+        return {}
     request = draw_request(100, N_OBS)
-    mixed = draw_request(range(20, 201), N_OBS)
     few = request.universes[:100]
-    one, loop = paired(
-        lambda: compute_features(request, threads=1), lambda: [LedoitWolf().fit(request.panel[:, u]) for u in few]
+    ours, loop = paired(
+        partial(compute_features, request, threads=1), lambda: [LedoitWolf().fit(request.panel[:, u]) for u in few]
     )
-    figures["features_over_sklearn_lw_n100"] = (loop / len(few)) / (one / N_UNIVERSES)
-    for name, work in (("two_threads_over_one", request), ("two_threads_over_one_mixed_sizes", mixed)):
+    return {"features_over_sklearn_lw_n100": (loop / len(few)) / (ours / N_UNIVERSES)}
+
+
+def over_one_thread() -> dict[str, float]:
+    """Two threads over one, with universes of one size and of many."""
+    figures = {}
+    for name, sizes in (("two_threads_over_one", 100), ("two_threads_over_one_mixed_sizes", range(20, 201))):
+        request = draw_request(sizes, N_OBS)
         two, one = paired(
-            lambda work=work: compute_features(work, threads=2), lambda work=work: compute_features(work, threads=1)
+            partial(compute_features, request, threads=2),
+            partial(compute_features, request, threads=1),
         )
         figures[name] = one / two
+    return figures
 
-    # T - 1 < N takes the dual form: alone, and with everything else that the features of such universes need. For the
-    # latter, one more row than assets: the same universes are solved directly.
+
+def dual_over_direct() -> dict[str, float]:
+    """T - 1 < N takes the dual form: alone, and with everything else that the features of such universes need.
+
+    For the latter, one more row than assets: the same universes are solved directly.
+    """
     dual_request, direct_request = draw_request(500, 60, n_universes=60), draw_request(500, 501, n_universes=60)
     factor = correlation_factor(prepare_window(dual_request.panel))
     product, transposed = factor.T @ factor, np.ascontiguousarray(factor.T)
@@ -69,20 +103,13 @@ def main() -> None:
         lambda: [dual_spectrum(transposed[index]) for index in blocks],
         lambda: [correlation_spectrum(take_blocks(product, index, scratch, "blocks")) for index in blocks],
     )
-    figures["dual_over_direct_n500_t60"] = direct / dual
-    dual, direct = paired(
-        lambda: compute_features(dual_request, threads=1), lambda: compute_features(direct_request, threads=1)
+    all_dual, all_direct = paired(
+        partial(compute_features, dual_request, threads=1), partial(compute_features, direct_request, threads=1)
     )
-    figures["features_dual_over_direct_n500_t60"] = direct / dual
-    figures["peak_memory_ratio"] = peak_memory_ratio()
-
-    RESULT.parent.mkdir(exist_ok=True)
-    rounded = {name: float(f"{value:.4g}") for name, value in figures.items()}
-    RESULT.write_text(json.dumps({**provenance(), "figures": rounded}, indent=1) + "\n")
-    table = Table("figure", "value")
-    for name, value in rounded.items():
-        table.add_row(name, f"{value:g}")
-    Console().print(table)
+    return {
+        "dual_over_direct_n500_t60": direct / dual,
+        "features_dual_over_direct_n500_t60": all_direct / all_dual,
+    }
 
 
 def draw_request(sizes: int | Sequence[int], n_obs: int, n_universes: int = N_UNIVERSES) -> Request:

@@ -7,7 +7,6 @@ computed, not timed. The result goes to ``results/engine_plans.json``.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import time
@@ -18,18 +17,17 @@ from typing import Any
 
 import onnx
 import tensorrt_rtx
-from gpu_engines import widened
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.figures import RESULTS, write_figures
+from benchmarks.speed.gpu_engines import ROOT, widened
 from sigmahat_deploy.engines.builders import Profile, logger, serialized_plan
 from sigmahat_deploy.engines.fused import fuse
 from sigmahat_deploy.engines.graph import read_graph
-from sigmahat_kernels.members import MEMBER_FILES
-from sigmahat_trainer.provenance import provenance
+from sigmahat_kernels.members import MEMBER_FILES, member_folders
 
-HERE = Path(__file__).parent
-RESULT = HERE.parent / "results" / "engine_plans.json"
+RESULT = RESULTS / "engine_plans.json"
 BYTES = {"Float": 4, "Half": 2, "Int8": 1, "Int32": 4, "Int64": 8, "Bool": 1}
 ROWS = 1024
 NO_KERNEL = ("shape_call", "signal", "wait")
@@ -40,15 +38,14 @@ def main() -> None:
     figures = {}
     with TemporaryDirectory() as scratch:
         for precision, file in {**MEMBER_FILES, "fp32": MEMBER_FILES["fp16"]}.items():
-            members = [onnx.load(HERE.parents[1] / "model_repository" / f"member_{k}" / "1" / file) for k in (1, 2, 3)]
+            folders = member_folders(ROOT / "model_repository").values()
+            members = [onnx.load(folder / file) for folder in folders]
             members = [widened(member) for member in members] if precision == "fp32" else members
             for name, model in {precision: members[0], f"{precision}, fused": fuse(members)}.items():
                 path = Path(scratch) / "model.onnx"
                 onnx.save(model, path)
                 figures[name] = compiled(path)
-    result = {**provenance(), "figures": figures}
-    result["versions"]["tensorrt_rtx"] = version("tensorrt-rtx-cu13")
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    write_figures(RESULT, figures, versions={"tensorrt_rtx": version("tensorrt-rtx-cu13")})
     table = Table("engine", *next(iter(figures.values())))
     for name, row in figures.items():
         table.add_row(name, *map(str, row.values()))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Engines on a GPU: are they int8, are they right, how long do they take; into ``results/gpu_engines.json``.
 
-``python benchmarks/speed/gpu_engines.py`` needs CUDA, torch, onnx, onnxruntime, click, rich, and the sources on
+``python -m benchmarks.speed.gpu_engines`` needs CUDA, torch, onnx, onnxruntime, click, rich, and the sources on
 PYTHONPATH (``client:feature_kernels:trainer:deploy``); it needs no network. Each stage stands alone: one that cannot
 run is recorded with its reason, and the others go on. Nothing is written where there is no GPU.
 
@@ -30,6 +30,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 
+from benchmarks.figures import RESULTS, four_digits, write_figures
 from sigmahat_deploy.engines.accuracy import reference
 from sigmahat_deploy.engines.builders import Profile, Trtexec, find_builder, serialized_plan
 from sigmahat_deploy.engines.device import find_device
@@ -47,10 +50,10 @@ from sigmahat_deploy.engines.errors import EngineError
 from sigmahat_deploy.engines.fused import fuse
 from sigmahat_deploy.engines.graph import Graph, golden_batch, read_graph
 from sigmahat_deploy.engines.layers import check_layers
-from sigmahat_kernels.members import MEMBER_FILES
+from sigmahat_kernels.members import MEMBER_FILES, member_folders
 
-HERE = Path(__file__).parent
-RESULT = HERE.parent / "results" / "gpu_engines.json"
+ROOT = Path(__file__).parents[2]
+RESULT = RESULTS / "gpu_engines.json"
 BATCHES = (1, 64, 1024, 16384, 65536)
 REPEATS, REPLAYS = 20, 50
 
@@ -58,7 +61,7 @@ console = Console(stderr=True)
 
 
 @click.command()
-@click.option("--model-repository", type=click.Path(path_type=Path), default=HERE.parents[1] / "model_repository")
+@click.option("--model-repository", type=click.Path(path_type=Path), default=ROOT / "model_repository")
 @click.option("--rtx", type=click.Path(path_type=Path), help="Folder that holds the packages of TensorRT for RTX.")
 @click.option("--tensorrt8", type=click.Path(path_type=Path), help="Folder unpacked from pack_tensorrt8.sh.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=True)
@@ -99,25 +102,18 @@ def main(model_repository: Path, rtx: Path | None, tensorrt8: Path | None, out: 
 
 def write(out: Path, device: dict[str, str], figures: dict[str, Any]) -> None:
     """Write what there is so far: a run that is cut off keeps its finished stages."""
-    from sigmahat_trainer.provenance import provenance
-
-    result = {**provenance(), "figures": figures}
-    result["machine"]["gpu"] = device
+    versions = {}
     for package in ("cupy-cuda13x", "onnxruntime", "tensorrt", "tensorrt_rtx"):
-        try:
-            result["versions"][package] = version(package)
-        except PackageNotFoundError:
-            continue
-    draft = out.with_name(f".{out.name}.{os.getpid()}")
-    draft.write_text(json.dumps(result, indent=1) + "\n")
-    draft.replace(out)
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    write_figures(out, figures, machine={"gpu": device}, versions=versions)
 
 
 def onnx_files(model_repository: Path, folder: Path) -> dict[str, Path]:
     """A file of the first member in each precision, and of all members fused."""
     files = {}
     for precision, file in {**MEMBER_FILES, "fp32": MEMBER_FILES["fp16"]}.items():
-        members = [onnx.load(model_repository / f"member_{k}" / "1" / file) for k in (1, 2, 3)]
+        members = [onnx.load(version / file) for version in member_folders(model_repository).values()]
         members = [widened(member) for member in members] if precision == "fp32" else members
         for name, model in {precision: members[0], f"{precision}_fused": fuse(members)}.items():
             files[name] = folder / f"{name}.onnx"
@@ -172,7 +168,7 @@ def replayed(work: Callable[[], object]) -> float:
         end.record()
         torch.cuda.synchronize()
         times.append(1000 * begin.elapsed_time(end) / REPLAYS)
-    return float(f"{statistics.median(times[1:]):.4g}")
+    return four_digits(statistics.median(times[1:]))
 
 
 def copy_bandwidth() -> float:
@@ -181,7 +177,7 @@ def copy_bandwidth() -> float:
 
     source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
-    return float(f"{2 * source.numel() / (replayed(lambda: target.copy_(source)) * 1e-6):.4g}")
+    return four_digits(2 * source.numel() / (replayed(lambda: target.copy_(source)) * 1e-6))
 
 
 # ------------------------------------------------------------------------------------------------------------ stages
@@ -199,12 +195,13 @@ def torch_networks(n_features: int) -> dict[str, dict[str, float]]:
     for name in ("fp32", "fp16"):
         network = freeze(MemberNetwork(n_features).eval())
         network = (half_body(network) if name == "fp16" else network).cuda()
-        for way, module in {"eager": network, "compiled": torch.compile(network, dynamic=False)}.items():
+        ways: dict[str, Callable[..., object]] = {"eager": network, "compiled": torch.compile(network, dynamic=False)}
+        for way, module in ways.items():
             times = found.setdefault(f"{name}, {way}", {})
             for n in BATCHES:
                 rows = torch.randn(n, n_features, device="cuda")
                 with torch.no_grad():
-                    times[str(n)] = microseconds(lambda module=module, rows=rows: module(rows))
+                    times[str(n)] = microseconds(partial(module, rows))
     return found
 
 
@@ -220,10 +217,9 @@ def products(path: Path) -> dict[str, dict[str, float]]:
         for n in BATCHES[2:]:
             x = torch.randint(-127, 128, (n, inputs), device="cuda", dtype=torch.int8)
             w = torch.randint(-127, 128, (outputs, inputs), device="cuda", dtype=torch.int8)
-            half_x, half_w = x.half(), w.half()
             found[f"{n} x {inputs} x {outputs}"] = {
-                "int8": microseconds(lambda x=x, w=w: torch._int_mm(x, w.t())),
-                "fp16": microseconds(lambda x=half_x, w=half_w: torch.nn.functional.linear(x, w)),
+                "int8": microseconds(partial(torch._int_mm, x, w.t())),
+                "fp16": microseconds(partial(torch.nn.functional.linear, x.half(), w.half())),
             }
     return found
 
@@ -231,13 +227,13 @@ def products(path: Path) -> dict[str, dict[str, float]]:
 def package_engines(module: str, files: dict[str, Path]) -> dict[str, Any]:
     """Build, check and time each file with a package that has TensorRT's Python interface."""
     tensorrt = __import__(module)
-    return {name: in_words(lambda path=path: package_engine(tensorrt, path)) for name, path in files.items()}
+    return {name: in_words(package_engine, tensorrt, path) for name, path in files.items()}
 
 
-def in_words(work: Callable[[], Any]) -> Any:
+def in_words(work: Callable[..., Any], *arguments: Any) -> Any:
     """The figures, or why there are none: a GPU that is not supported is a result too."""
     try:
-        return work()
+        return work(*arguments)
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}"[:1000]}
 
@@ -303,7 +299,7 @@ def trtexec_engines(files: dict[str, Path], folder: Path) -> dict[str, Any]:
     builder = find_builder()
     if not isinstance(builder, Trtexec):
         raise EngineError("no trtexec here")
-    return {name: in_words(lambda path=path: trtexec_engine(builder, path, folder)) for name, path in files.items()}
+    return {name: in_words(trtexec_engine, builder, path, folder) for name, path in files.items()}
 
 
 def trtexec_engine(builder: Trtexec, path: Path, folder: Path) -> dict[str, Any]:
@@ -327,8 +323,8 @@ def trtexec_engine(builder: Trtexec, path: Path, folder: Path) -> dict[str, Any]
             check=True,
             capture_output=True,
         )
-        times[str(n)] = float(
-            f"{1000 * statistics.median(entry['computeMs'] for entry in json.loads(exported.read_text())):.4g}"
+        times[str(n)] = four_digits(
+            1000 * statistics.median(entry["computeMs"] for entry in json.loads(exported.read_text()))
         )
     return {
         **facts(graph, json.loads(layers.read_text())),
@@ -369,7 +365,7 @@ def tensorrt8_engines(folder: Path | None, files: dict[str, Path], scratch: Path
     found: dict[str, Any] = {}
     for name, flags in {"int8": "INT8", "int8, fp16 allowed": "INT8,FP16", "fp16": "FP16", "fp32": ""}.items():
         source = files["int8" if "INT8" in flags else "fp32"]
-        found[name] = in_words(lambda source=source, flags=flags: tensorrt8_engine(folder, source, flags, scratch))
+        found[name] = in_words(tensorrt8_engine, folder, source, flags, scratch)
     return found
 
 
@@ -386,7 +382,8 @@ def tensorrt8_engine(folder: Path, source: Path, flags: str, scratch: Path) -> d
         "PYTHONPATH": str(folder),
         "PYTHONHOME": str(folder / "python"),
     }
-    command = [folder / "python" / "bin" / "python3.10", HERE / "tensorrt8_worker.py", old, scratch, flags]
+    worker = Path(__file__).with_name("tensorrt8_worker.py")
+    command = [folder / "python" / "bin" / "python3.10", worker, old, scratch, flags]
     done = subprocess.run(
         [*map(str, command), *map(str, BATCHES)], env=environment, capture_output=True, text=True, check=False
     )

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The CUDA kernels against cuSOLVER, CuPy and torch, and the features end to end, into ``results/gpu_kernels.json``.
 
-Runs on one GPU in a few minutes, from a checkout, with numpy, threadpoolctl, cupy and (for its rows) torch:
-``python benchmarks/speed/gpu_kernels.py``. A part that fails is named under "failed", and the others are still written.
+``python -m benchmarks.speed.gpu_kernels`` runs on one GPU in a few minutes, with numpy, threadpoolctl, rich, cupy and
+(for its rows) torch, and the sources on PYTHONPATH (``feature_kernels:trainer``) where the package is not installed.
+A part that fails is named under "failed", and the others are still written.
 """
 
 from __future__ import annotations
 
 import argparse
 import cProfile
-import json
-import os
 import pstats
 import sys
 import time
@@ -22,14 +21,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "feature_kernels"), str(ROOT / "trainer")]  # works where the package is not installed
-
-from sigmahat_kernels.cuda import cusolver, device, kernels  # noqa: E402
-from sigmahat_kernels.features import compute_features  # noqa: E402
-from sigmahat_kernels.request import Request, read_request  # noqa: E402
-from sigmahat_kernels.solvers import OwnKernels, choose_solver  # noqa: E402
-from sigmahat_trainer.provenance import provenance  # noqa: E402
+from benchmarks.figures import RESULTS, four_digits, write_figures
+from sigmahat_kernels.backend import to_numpy
+from sigmahat_kernels.cuda import cusolver, device, kernels
+from sigmahat_kernels.features import compute_features
+from sigmahat_kernels.request import Request, read_request
+from sigmahat_kernels.solvers import OwnKernels, choose_solver
 
 SIZES = (20, 50, 100, 150, 250, 340, 500)
 N_COLUMNS, N_OBS = 3_000, 756
@@ -88,30 +85,29 @@ class Measurement:
         self.failed: dict[str, str] = {}
         self.out, self._stop = out, time.monotonic() + seconds
         self._started = time.monotonic()
-        origin = provenance()
-        origin["machine"] |= {
-            "gpu": properties["name"].decode(),
-            "multiprocessors": self.gpu.n_multiprocessors,
-            "clock_mhz": round(self.gpu.clock_hz / 1e6),
-            "shared_memory_per_block": device.shared_memory_limit(),
-            "single_to_double_ratio": self.gpu.single_to_double,
+        self._facts: dict[str, Any] = {
+            "machine": {
+                "gpu": properties["name"].decode(),
+                "multiprocessors": self.gpu.n_multiprocessors,
+                "clock_mhz": round(self.gpu.clock_hz / 1e6),
+                "shared_memory_per_block": device.shared_memory_limit(),
+                "single_to_double_ratio": self.gpu.single_to_double,
+            },
+            "versions": {
+                "cupy": cupy.__version__,
+                "cuda_driver": cupy.cuda.runtime.driverGetVersion(),
+                "cuda_runtime": cupy.cuda.runtime.runtimeGetVersion(),
+            },
+            **({"commit": commit} if commit else {}),
         }
-        origin["versions"] |= {
-            "cupy": cupy.__version__,
-            "cuda_driver": cupy.cuda.runtime.driverGetVersion(),
-            "cuda_runtime": cupy.cuda.runtime.runtimeGetVersion(),
-        }
-        if commit:
-            origin["commit"] = commit
-        self._origin = origin
 
-    def part(self, name: str, work: Callable[[], None]) -> None:
-        """Run one part; what it raises is kept under its name, and the rest goes on."""
+    def part(self, name: str, work: Callable[..., None], *arguments: Any) -> None:
+        """Run `work(*arguments)`; what it raises is kept under its name, and the rest goes on."""
         if time.monotonic() > self._stop:
             self.failed[name] = "left out: no time left"
         else:
             try:
-                work()
+                work(*arguments)
             except Exception as error:  # a library may refuse a size; the others are still worth having
                 self.failed[name] = f"{type(error).__name__}: {error}"
                 traceback.print_exc()
@@ -120,16 +116,12 @@ class Measurement:
 
     def record(self, name: str, value: float, remark: str = "") -> None:
         """Keep and print one figure."""
-        self.figures[name] = float(f"{value:.4g}")
+        self.figures[name] = four_digits(value)
         print(f"[{time.monotonic() - self._started:5.0f} s] {name}: {self.figures[name]:,g} {remark}", flush=True)
 
     def write(self) -> None:
         """Replace the result file by what is known so far."""
-        content = {**self._origin, "figures": self.figures, **({"failed": self.failed} if self.failed else {})}
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.out.with_suffix(".tmp")
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(temporary, self.out)
+        write_figures(self.out, self.figures, **self._facts, **({"failed": self.failed} if self.failed else {}))
 
     def seconds_of(self, prepare: Callable[[int], Any], work: Callable[[Any], object], repeats: int = REPEATS) -> float:
         """Median device time of `work(prepare(turn))`, after two warm-ups; preparing is not timed."""
@@ -166,17 +158,12 @@ def measure_solvers(m: Measurement, product: Any, size: int, largest_batch: int,
         own = OwnKernels(device.launch, precision, device.shared_memory_limit())
         if own.takes(size):
             name = f"kernels_{kind}_n{size}"
-            m.part(name, lambda own=own, name=name: measure_own(m, problem, own, name))
+            m.part(name, measure_own, m, problem, own, name)
         libraries = {"xsyevbatched": cusolver.eigvalsh, "cupy": cupy.linalg.eigvalsh, "torch": torch_eigvalsh()}
         for library, solve in libraries.items():
             name = f"{library}_{kind}_n{size}"
             if solve is not None:
-                m.part(
-                    name,
-                    lambda name=name, solve=solve, precision=precision: measure_library(
-                        m, problem, solve, precision, name, seconds
-                    ),
-                )
+                m.part(name, measure_library, m, problem, solve, precision, name, seconds)
         best, rival = (f"{who}_{kind}_n{size}_per_second" for who in ("kernels", "xsyevbatched"))
         if best in m.figures and rival in m.figures:
             m.record(f"kernels_over_xsyevbatched_{kind}_n{size}", m.figures[best] / m.figures[rival])
@@ -200,7 +187,7 @@ def measure_own(m: Measurement, problem: Problem, own: OwnKernels, name: str) ->
     index = problem.indices[0]
     values = own.eigvalsh(problem.product, index)
     assert bool((values == own.eigvalsh(problem.product, index)).all()), "not repeatable"
-    m.record(f"{name}_error", np.abs(values[:CHECKED].get() - problem.expected).max())
+    m.record(f"{name}_error", np.abs(to_numpy(values[:CHECKED]) - problem.expected).max())
     seconds = m.seconds_of(
         lambda turn: problem.indices[turn % ROTATIONS], lambda rows: own.eigvalsh(problem.product, rows)
     ) / len(index)
@@ -280,7 +267,7 @@ def measure_warps(m: Measurement, product: Any, size: int) -> None:
             if kernels.tridiagonal_shared_bytes(size, warps, precision) <= device.shared_memory_limit():
                 seconds = m.seconds_of(
                     lambda turn: index,
-                    lambda rows, c=size_class, p=precision: kernels.eigvalsh(device.launch, product, rows, p, c),
+                    partial(kernels.eigvalsh, device.launch, product, precision=precision, size_class=size_class),
                     repeats=5,
                 )
                 m.record(f"warps{warps}_{kind}_n{size}_per_second", 4_096 / seconds)
@@ -333,8 +320,12 @@ def measure_ceilings(m: Measurement) -> None:
     m.record("copy_tb_per_second", 2 * source.nbytes / seconds / 1e12)
     for precision in PRECISIONS:
         a = source[: 4_096**2].reshape(4_096, 4_096).astype(precision)
-        seconds = m.seconds_of(lambda turn: None, lambda _, a=a: a @ a)
+        seconds = m.seconds_of(lambda turn: None, partial(_squared, a))
         m.record(f"gemm_{np.dtype(precision).name}_tflops", 2 * 4_096**3 / seconds / 1e12)
+
+
+def _squared(a: Any, prepared: None) -> Any:
+    return a @ a
 
 
 def _clock_khz(cupy: Any, properties: dict[str, Any]) -> float:
@@ -345,7 +336,7 @@ def _clock_khz(cupy: Any, properties: dict[str, Any]) -> float:
 def main() -> int:
     """Measure, print, write; 1 if a part failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "gpu_kernels.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "gpu_kernels.json")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="assets of a universe")
     parser.add_argument("--batch", type=int, default=8_192, help="most universes in one call")
     parser.add_argument("--seconds", type=float, default=420.0, help="no part is begun after so long")
@@ -367,24 +358,15 @@ def main() -> int:
     centred -= centred.mean(axis=0)
     factor = cupy.ascontiguousarray((centred / cupy.sqrt((centred**2).sum(axis=0))).T)
     product = factor @ factor.T
-    m.part("ceilings", lambda: measure_ceilings(m))
+    m.part("ceilings", measure_ceilings, m)
     for n_universes, n_obs in ((4_096, 252), (16_384, 252)):
-        m.part(
-            f"features_u{n_universes}_t{n_obs}",
-            lambda n_universes=n_universes, n_obs=n_obs: measure_features(m, panel, n_universes, n_obs),
-        )
+        m.part(f"features_u{n_universes}_t{n_obs}", measure_features, m, panel, n_universes, n_obs)
     for size in arguments.sizes:
-        m.part(
-            f"n{size}",
-            lambda size=size: measure_solvers(m, product, size, arguments.batch, arguments.library_seconds),
-        )
+        m.part(f"n{size}", measure_solvers, m, product, size, arguments.batch, arguments.library_seconds)
     for n_assets, n_obs in ((100, 60), (250, 60), (500, 60), (500, 252)):
-        m.part(
-            f"dual_n{n_assets}_t{n_obs}",
-            lambda n_assets=n_assets, n_obs=n_obs: measure_dual(m, factor, n_assets, n_obs),
-        )
+        m.part(f"dual_n{n_assets}_t{n_obs}", measure_dual, m, factor, n_assets, n_obs)
     for size in (50, 100, 150, 250):
-        m.part(f"warps_n{size}", lambda size=size: measure_warps(m, product, size))
+        m.part(f"warps_n{size}", measure_warps, m, product, size)
     print(f"{len(m.figures)} figures in {arguments.out}")
     for name, reason in m.failed.items():
         print(f"failed: {name}: {reason}")

@@ -4,7 +4,7 @@
 #   pack_tensorrt8.sh OUT PYTHON_PREFIX [WHEEL]
 # On that machine, with all pieces in one folder:
 #   for i in 0 1 2; do cat tensorrt8.$i.piece.* | xz -dc | tar x; done
-#   python benchmarks/speed/gpu_engines.py --tensorrt8 .
+#   python -m benchmarks.speed.gpu_engines --tensorrt8 .
 # PYTHON_PREFIX holds bin/python3.10 and lib/; WHEEL is downloaded (549 MB) if it is not given.
 # cuBLAS and cuDNN, which only TensorRT's plugins call, are replaced by stubs: it loads, and the members need no plugin.
 set -euo pipefail

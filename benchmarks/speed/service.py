@@ -2,12 +2,12 @@
 """What the service costs over the same pipeline in one process, as ratios of one run, into ``results/service.json``.
 
 In-process figures are `Pipeline.estimate` on the same requests and cores; served ones the client against a real Triton.
+``python -m benchmarks.speed.service`` needs sigmahat[serve].
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import time
@@ -17,18 +17,17 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
+from benchmarks.figures import RESULTS, four_digits, print_figures, write_figures
 from sigmahat_client import ShrinkageClient
 from sigmahat_deploy.probe import probe_shrinkage
 from sigmahat_deploy.server import local_server
 from sigmahat_kernels.pipeline import Pipeline
 from sigmahat_kernels.request import read_request
 from sigmahat_trainer.data.simulate import sector_design
-from sigmahat_trainer.provenance import provenance
 
 ROOT = Path(__file__).parents[2]
-RESULT = ROOT / "benchmarks" / "results" / "service.json"
+RESULT = RESULTS / "service.json"
 N_OBS, N_COLUMNS, N_ASSETS = 252, 500, 100
 REQUEST = 400
 """Universes of one request of the in-process run; about what the client puts into one of its own."""
@@ -56,16 +55,16 @@ def main() -> None:
     ):
         figures = throughput(pipeline, grpc, shm, panel, universes, arguments.rounds)
         figures |= single_call(pipeline, grpc, panel, universes)
-        command = [sys.executable, __file__, "--stream", server.grpc_url, "--job", str(arguments.job)]
-        figures["client_peak_mb_100k"] = float(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
-    rounded = {name: float(f"{value:.4g}") for name, value in figures.items()}
+        command = [sys.executable, "-m", "benchmarks.speed.service"]
+        command += ["--stream", server.grpc_url, "--job", str(arguments.job)]
+        figures["client_peak_mb_100k"] = float(
+            subprocess.run(command, stdout=subprocess.PIPE, cwd=ROOT, check=True).stdout
+        )
+    rounded = {name: four_digits(value) for name, value in figures.items()}
     # A smaller job is a try-out, and no figure.
     if arguments.job == 100_000:
-        RESULT.write_text(json.dumps({**provenance(), "figures": rounded}, indent=1) + "\n")
-    table = Table("figure", "value")
-    for name, value in rounded.items():
-        table.add_row(name, f"{value:g}")
-    Console().print(table)
+        write_figures(RESULT, rounded)
+    print_figures(rounded)
 
 
 def draw(n_universes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import tensorrt as trt
 
@@ -20,18 +21,18 @@ GOLDEN = 4096
 cuda = ctypes.CDLL("libcuda.so.1")
 
 
-def check(code):
+def check(code: int) -> None:
     if code:
         raise SystemExit(f"CUDA driver error {code}")
 
 
-def allocate(n_bytes):
+def allocate(n_bytes: int) -> ctypes.c_uint64:
     pointer = ctypes.c_uint64()
     check(cuda.cuMemAlloc_v2(ctypes.byref(pointer), ctypes.c_size_t(n_bytes)))
     return pointer
 
 
-def build(path, flags):
+def build(path: str, flags: str) -> tuple[Any, str, int]:
     logger = trt.Logger(trt.Logger.WARNING)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH))
@@ -57,8 +58,7 @@ def build(path, flags):
     return trt.Runtime(logger).deserialize_cuda_engine(plan), source.name, width
 
 
-def main(path, scratch, flags, batches):
-    scratch = Path(scratch)
+def main(path: str, scratch: Path, flags: str, batches: list[int]) -> None:
     device, primary, stream = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_void_p()
     check(cuda.cuInit(0))
     check(cuda.cuDeviceGet(ctypes.byref(device), 0))
@@ -81,7 +81,7 @@ def main(path, scratch, flags, batches):
     context.set_tensor_address(source, features.value)
     context.set_tensor_address(target, answers.value)
 
-    def run(n):
+    def run(n: int) -> None:
         context.set_input_shape(source, (n, width))
         if not context.execute_async_v3(stream.value):
             raise SystemExit(f"TensorRT cannot run {n} rows")
@@ -106,4 +106,5 @@ def main(path, scratch, flags, batches):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], [int(n) for n in sys.argv[4:]])
+    source, folder, wanted, *sizes = sys.argv[1:]
+    main(source, Path(folder), wanted, [int(n) for n in sizes])

@@ -10,31 +10,20 @@ import numpy as np
 from sigmahat_client.encoding import Job, chunk_tensors
 from sigmahat_client.errors import UNANSWERED, ServerError
 from sigmahat_client.estimates import Estimates
-from sigmahat_kernels.parameters import HEADS, REGIMES, TARGETS
+from sigmahat_kernels.parameters import PUBLISHED
 from sigmahat_kernels.request import PADDING, block_ids
 
-_COLUMNS: dict[str, tuple[int, ...]] = {
-    "INTENSITY": (),
-    "TARGET_WEIGHTS": (len(TARGETS),),
-    "TARGET_INTENSITY": (len(TARGETS),),
-    "TARGET_CONFIDENCE": (len(TARGETS),),
-    "MEMORY": (1,),
-    "VOLATILITY": (HEADS["volatility"],),
-    "INTENSITY_TILT": (HEADS["intensity_tilt"],),
-    "VOLATILITY_TILT": (HEADS["volatility_tilt"],),
-    "LEVEL": (HEADS["level"],),
-    "CONDITION": (),
-    "EXPECTED_ERROR": (),
-    "REGIME": (len(REGIMES),),
-    "UNCERTAINTY": (2,),
+_SHAPES: dict[str, tuple[int, ...]] = {
+    **{name.upper(): head.shape for name, head in PUBLISHED.items()},
     "STATUS": (),
     "STATUS_ASSET": (),
 }
+"""Tensor -> its shape behind the axis of universes."""
 
 
 def output_names(job: Job, *, covariance: bool) -> list[str]:
     """What to ask for."""
-    return [*_COLUMNS, *["BLOCK_INTENSITY"] * (job.blocks is not None), *["COVARIANCE"] * covariance]
+    return [*_SHAPES, *["BLOCK_INTENSITY"] * (job.blocks is not None), *["COVARIANCE"] * covariance]
 
 
 def decode(job: Job, chunk: slice, answer: Mapping[str, np.ndarray | None]) -> Estimates:
@@ -47,7 +36,7 @@ def decode(job: Job, chunk: slice, answer: Mapping[str, np.ndarray | None]) -> E
     """
     sent = chunk_tensors(job, chunk)
     n, width = sent["UNIVERSES"].shape
-    fields = {name: np.array(_received(answer, name, (n, *columns))) for name, columns in _COLUMNS.items()}
+    fields = {name: np.array(_received(answer, name, (n, *shape))) for name, shape in _SHAPES.items()}
     block_intensity = _no_blocks(job, n)
     if job.blocks is not None:
         occurring = block_ids(sent["UNIVERSES"], sent["BLOCKS"])
@@ -66,7 +55,7 @@ def decode(job: Job, chunk: slice, answer: Mapping[str, np.ndarray | None]) -> E
 def unanswered(job: Job, chunk: slice, *, covariance: bool) -> Estimates:
     """Stand in for universes to which no answer came: NaN, with the status `UNANSWERED`."""
     n = chunk.stop - chunk.start
-    fields = {name: np.full((n, *columns), np.nan, np.float32) for name, columns in _COLUMNS.items()}
+    fields = {name: np.full((n, *shape), np.nan, np.float32) for name, shape in _SHAPES.items()}
     fields["STATUS"] = np.full(n, UNANSWERED, np.int32)
     fields["STATUS_ASSET"] = np.full(n, PADDING, np.int32)
     sizes = job.sizes[chunk].tolist()
@@ -85,15 +74,17 @@ def _estimates(
     block_intensity: np.ndarray,
     covariance: tuple[np.ndarray, ...] | None,
 ) -> Estimates:
-    fields = {name.lower(): tensor for name, tensor in tensors.items()}
-    codes = fields.pop("status_asset").tolist()
+    published = {name: tensors[name.upper()] for name in PUBLISHED}
+    # A single number a universe has no axis of its own here, whatever the tensor's shape.
+    fields = {name: tensor[:, 0] if tensor.shape[1:] == (1,) else tensor for name, tensor in published.items()}
+    codes = tensors["STATUS_ASSET"].tolist()
     return Estimates(
         universes=job.names[chunk],
         assets=tuple(map(job.assets_of, range(chunk.start, chunk.stop))),
         labelled=job.labelled,
-        memory=fields.pop("memory")[:, 0],
         block_names=job.block_names,
         block_intensity=block_intensity,
+        status=tensors["STATUS"],
         status_asset=tuple(_asset(job, chunk.start + i, code) for i, code in enumerate(codes)),
         covariance=covariance,
         **fields,

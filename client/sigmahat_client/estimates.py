@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from sigmahat_client.errors import UniverseError
-from sigmahat_kernels.asset_statistics import ASSET_STATISTICS
-from sigmahat_kernels.parameters import LEVELS, REGIMES, TARGETS, VOLATILITY_BASES
+from sigmahat_kernels.parameters import PUBLISHED
 from sigmahat_kernels.status import Status
 
 if TYPE_CHECKING:
@@ -33,11 +32,11 @@ class Estimates:
     intensity: np.ndarray
     """(U,) shrinkage intensity in [0, 1]."""
     target_weights: np.ndarray
-    """(U, 3) selection weights over `parameters.TARGETS`; sum 1."""
+    """(U, targets) selection weights over `parameters.TARGETS`; sum 1."""
     target_intensity: np.ndarray
-    """(U, 3) intensity toward each target alone."""
+    """(U, targets) intensity toward each target alone."""
     target_confidence: np.ndarray
-    """(U, 3) probability that the target alone does at least as well as the mixture."""
+    """(U, targets) probability that the target alone does at least as well as the mixture."""
     block_names: tuple[Hashable, ...]
     block_intensity: np.ndarray
     """(U, B) intensity of each block; NaN where the universe does not hold the block."""
@@ -55,10 +54,10 @@ class Estimates:
     """(U,) log10 condition number of the estimate."""
     expected_error: np.ndarray
     """(U,) expected log ratio of realised and forecast volatility of the minimum-variance portfolio."""
-    regime: np.ndarray
-    """(U, 4) probabilities of `parameters.REGIMES`."""
     uncertainty: np.ndarray
     """(U, 2) aleatoric and epistemic standard deviation of the expected error."""
+    regime: np.ndarray
+    """(U, 4) probabilities of `parameters.REGIMES`."""
     status: np.ndarray
     """(U,) `status.Status` codes, 0 = good."""
     status_asset: tuple[Hashable | None, ...]
@@ -135,27 +134,16 @@ class Estimates:
         """Return a DataFrame with one row a universe and one column a number; needs pandas."""
         import pandas as pd
 
-        columns = {
-            "n_assets": np.array([len(assets) for assets in self.assets]),
-            "intensity": self.intensity,
-            **_named("weight", TARGETS, self.target_weights),
-            **_named("intensity", TARGETS, self.target_intensity),
-            **_named("confidence", TARGETS, self.target_confidence),
-            **_named("block_intensity", self.block_names, self.block_intensity),
-            "memory": self.memory,
-            **_named("volatility", (*VOLATILITY_BASES, "pull"), self.volatility),
-            **_named("intensity_tilt", tuple(ASSET_STATISTICS), self.intensity_tilt),
-            **_named("volatility_tilt", tuple(ASSET_STATISTICS), self.volatility_tilt),
-            **_named("level", LEVELS, self.level),
-            "condition": self.condition,
-            "expected_error": self.expected_error,
-            **_named("uncertainty", ("aleatoric", "epistemic"), self.uncertainty),
-            **_named("regime", REGIMES, self.regime),
-            "status": self.status,
-            "message": [
-                "" if status == Status.GOOD else str(self._error(u)) for u, status in enumerate(self.status.tolist())
-            ],
-        }
+        columns: dict[str, Any] = {"n_assets": np.array([len(assets) for assets in self.assets])}
+        for name in (field.name for field in fields(self)):  # in the order in which they stand above
+            if name == "block_intensity":
+                columns |= _named([f"{name}_{block}" for block in self.block_names], self.block_intensity)
+            elif name in PUBLISHED:
+                columns |= _named(PUBLISHED[name].columns, getattr(self, name))
+        columns["status"] = self.status
+        columns["message"] = [
+            "" if status == Status.GOOD else str(self._error(u)) for u, status in enumerate(self.status.tolist())
+        ]
         index: Any = list(self.universes)
         return pd.DataFrame(columns, index=pd.Index(index, name="universe"))
 
@@ -182,5 +170,6 @@ class Estimates:
         return UniverseError(self.universes[u], int(self.status[u]), self.status_asset[u])
 
 
-def _named(prefix: str, names: tuple[Hashable, ...], values: np.ndarray) -> dict[str, np.ndarray]:
-    return {f"{prefix}_{name}": column for name, column in zip(names, values.T, strict=True)}
+def _named(names: Sequence[str], values: np.ndarray) -> dict[str, np.ndarray]:
+    """The columns of values of shape (U, names), or of shape (U,) for one name."""
+    return dict(zip(names, np.atleast_2d(values.T), strict=True))

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
-import json
-from http.client import HTTPConnection, HTTPException
+from types import ModuleType
+from typing import Any
 
 import numpy as np
-import tritonclient.grpc as triton
+import tritonclient.grpc
+import tritonclient.http
+from geventhttpclient.response import HTTPParseError
 from tritonclient.utils import InferenceServerException
 
 from sigmahat_deploy.server import LocalServer, ServerError
@@ -37,10 +39,14 @@ def probe_shrinkage(server: LocalServer | str, timeout_s: float = 10.0) -> None:
     panel = (0.01 * np.random.default_rng(0).standard_normal((64, 5))).astype(np.float32)
     universes = np.array([[0, 1, 2, 3], [1, 2, 4, -1]], dtype=np.int32)  # the second is smaller, so padded
     if isinstance(server, LocalServer) and server.tls is not None:
-        status, intensity = _infer_over_http(server.http_url, panel, universes, timeout_s)
+        over_http = tritonclient.http.InferenceServerClient(
+            server.http_url, connection_timeout=timeout_s, network_timeout=timeout_s
+        )
+        status, intensity = _infer(tritonclient.http, over_http, panel, universes)
     else:
         grpc_url = server.grpc_url if isinstance(server, LocalServer) else server
-        status, intensity = _infer(grpc_url, panel, universes, timeout_s)
+        over_grpc = tritonclient.grpc.InferenceServerClient(grpc_url, channel_args=_DIRECT)
+        status, intensity = _infer(tritonclient.grpc, over_grpc, panel, universes, client_timeout=timeout_s)
 
     n_universes = len(universes)
     if status.shape != (n_universes,) or status.any():
@@ -52,42 +58,25 @@ def probe_shrinkage(server: LocalServer | str, timeout_s: float = 10.0) -> None:
         )
 
 
-def _infer(grpc_url: str, panel: np.ndarray, universes: np.ndarray, timeout_s: float) -> tuple[np.ndarray, np.ndarray]:
-    inputs = [triton.InferInput("PANEL", panel.shape, "FP32"), triton.InferInput("UNIVERSES", universes.shape, "INT32")]
+def _infer(
+    protocol: ModuleType, client: Any, panel: np.ndarray, universes: np.ndarray, **options: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ask through one of tritonclient's two protocols, which differ in nothing else, and close `client`."""
+    inputs = [
+        protocol.InferInput("PANEL", list(panel.shape), "FP32"),
+        protocol.InferInput("UNIVERSES", list(universes.shape), "INT32"),
+    ]
     for tensor, values in zip(inputs, (panel, universes), strict=True):
         tensor.set_data_from_numpy(values)
-    outputs = [triton.InferRequestedOutput(name) for name in _OUTPUTS]
+    outputs = [protocol.InferRequestedOutput(name) for name in _OUTPUTS]
     try:
-        with triton.InferenceServerClient(grpc_url, channel_args=_DIRECT) as client:
-            answer = client.infer("shrinkage", inputs, outputs=outputs, client_timeout=timeout_s)
+        with client:
+            answer = client.infer("shrinkage", inputs, outputs=outputs, **options)
     except InferenceServerException as error:
         raise ServerError(f"shrinkage did not answer the probe: {error.message()}") from error
+    except (OSError, HTTPParseError, ValueError) as error:  # what tritonclient's HTTP half lets through
+        raise ServerError(f"shrinkage did not answer the probe: {error}") from error
     status, intensity = answer.as_numpy("STATUS"), answer.as_numpy("INTENSITY")
     if status is None or intensity is None:
         raise ServerError("shrinkage answered the probe without STATUS or without INTENSITY, which it must both give")
     return status, intensity
-
-
-def _infer_over_http(
-    http_url: str, panel: np.ndarray, universes: np.ndarray, timeout_s: float
-) -> tuple[np.ndarray, np.ndarray]:
-    tensors = (("PANEL", "FP32", panel), ("UNIVERSES", "INT32", universes))
-    request = {
-        "inputs": [
-            {"name": name, "datatype": kind, "shape": values.shape, "data": values.ravel().tolist()}
-            for name, kind, values in tensors
-        ],
-        "outputs": [{"name": name} for name in _OUTPUTS],
-    }
-    connection = HTTPConnection(http_url, timeout=timeout_s)
-    try:
-        connection.request("POST", "/v2/models/shrinkage/infer", body=json.dumps(request))
-        answer = json.loads(connection.getresponse().read())
-    except (OSError, HTTPException, ValueError) as error:
-        raise ServerError(f"shrinkage did not answer the probe: {error}") from error
-    finally:
-        connection.close()
-    if "error" in answer:
-        raise ServerError(f"shrinkage did not answer the probe: {answer['error']}")
-    found = {output["name"]: np.array(output["data"]) for output in answer["outputs"]}
-    return found["STATUS"], found["INTENSITY"]

@@ -16,8 +16,8 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from sigmahat_deploy.control import Control
 from sigmahat_deploy.installation import ServerError
+from sigmahat_deploy.model_control import ModelControl
 from sigmahat_kernels.manifest import ManifestError, read_verified, write_manifest
 
 _DRAIN_S = 120.0
@@ -46,7 +46,7 @@ class Releases:
         self._configs = _read_configs(source)
         self._write(self._configs, self.current)
 
-    def swap(self, control: Control) -> None:
+    def swap(self, control: ModelControl) -> None:
         """Serve what `source` holds now. Requests go on all the time, each answered by one release alone.
 
         Raises

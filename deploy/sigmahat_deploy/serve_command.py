@@ -17,6 +17,7 @@ import click
 from sigmahat_deploy.installation import ServerError
 from sigmahat_deploy.server import LocalServer, Tls, on_signals
 from sigmahat_deploy.supervisor import Address, Endurance, GaveUp, supervise, urls
+from sigmahat_kernels.files import write_whole
 
 GAVE_UP = 3
 """Exit code when the server had been ready but died again and again."""
@@ -140,11 +141,9 @@ def _published(server: LocalServer, ready_file: Path | None) -> Iterator[None]:
     if ready_file is None:
         yield
         return
-    draft = ready_file.with_name(f".{ready_file.name}.{os.getpid()}")
+    content = json.dumps({"pid": os.getpid(), **urls(server)}) + "\n"
     try:
-        draft.write_text(json.dumps({"pid": os.getpid(), **urls(server)}) + "\n")
-        draft.replace(ready_file)
+        write_whole(ready_file, lambda file: file.write(content.encode()))
         yield
     finally:
-        draft.unlink(missing_ok=True)
         ready_file.unlink(missing_ok=True)

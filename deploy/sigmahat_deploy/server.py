@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from sigmahat_deploy.control import Control
 from sigmahat_deploy.installation import ServerError, build_tree, check_installation, environment
+from sigmahat_deploy.model_control import ModelControl
 
 _DRAIN_S = 60.0
 """Accepted requests may take this long after the block has ended. Work that outlasts Triton's own exit timeout hangs
@@ -68,7 +68,7 @@ class LocalServer:
     log_path: Path  # gone once the server has stopped
     shm_prefix: str  # its files in /dev/shm begin with this
     repository: Path
-    control: Control
+    model_control: ModelControl
     tls: Tls | None
 
     def log_tail(self) -> str:
@@ -249,7 +249,7 @@ def _start(
     extra_args: Sequence[str],
 ) -> LocalServer:
     urls = {name: f"{host}:{port}" for name, (host, port) in addresses.items()}
-    control = Control(urls["http"])
+    control = ModelControl(urls["http"])
     restricted = _CHANGES_MODELS if _LOOPBACK.match(addresses["grpc"][0]) else _CHANGES_MODELS + _REACHES_OUT
     shm_prefix = f"sigmahat_{os.getpid()}_{secrets.token_hex(4)}_"
     command = [
@@ -295,7 +295,7 @@ def _start(
         log_path=log_path,
         shm_prefix=shm_prefix,
         repository=repository,
-        control=control,
+        model_control=control,
         tls=tls,
     )
 
@@ -379,8 +379,8 @@ def _finish_ensembles(server: LocalServer, deadline: float) -> None:
     with suppress(ServerError):  # a server that does not answer gets its SIGTERM
         for config in configs:
             if _ENSEMBLE.search(config.read_text()):
-                server.control.unload(config.parent.name)
-        while server.process.poll() is None and server.control.unloading() and time.monotonic() < deadline:
+                server.model_control.unload(config.parent.name)
+        while server.process.poll() is None and server.model_control.unloading() and time.monotonic() < deadline:
             time.sleep(0.05)
 
 

@@ -110,22 +110,9 @@ def supervise(
     ):
         releases = Releases(check_repository(model_repository), Path(folder))
         while True:
-            begin = time.monotonic()
             try:
-                with local_server(
-                    releases.folder,
-                    address.grpc_port,
-                    address.http_port,
-                    address.metrics_port,
-                    host=address.host,
-                    probe=probe_shrinkage,
-                    startup_timeout_s=startup_timeout_s,
-                    tls=address.tls,
-                ) as server:
-                    answered = True
-                    address = _keep_ports(address, server)
-                    seconds = round(time.monotonic() - begin, 3)
-                    log("ready", startup_s=seconds, release=releases.current, restarts=len(deaths), **urls(server))
+                with _started(releases, address, startup_timeout_s, len(deaths), log) as server:
+                    answered, address = True, _keep_ports(address, server)
                     try:
                         with published(server):
                             _watch(server, releases, swap_wanted, endurance, log)
@@ -138,6 +125,26 @@ def supervise(
                 if not answered:
                     raise
                 _bury(str(error), deaths, endurance, log)
+
+
+@contextmanager
+def _started(
+    releases: Releases, address: Address, startup_timeout_s: float, n_restarts: int, log: Log
+) -> Iterator[LocalServer]:
+    begin = time.monotonic()
+    with local_server(
+        releases.folder,
+        address.grpc_port,
+        address.http_port,
+        address.metrics_port,
+        host=address.host,
+        probe=probe_shrinkage,
+        startup_timeout_s=startup_timeout_s,
+        tls=address.tls,
+    ) as server:
+        seconds = round(time.monotonic() - begin, 3)
+        log("ready", startup_s=seconds, release=releases.current, restarts=n_restarts, **urls(server))
+        yield server
 
 
 def urls(server: LocalServer) -> dict[str, str]:
@@ -194,7 +201,7 @@ def _swap(server: LocalServer, releases: Releases, log: Log) -> None:
     begin = time.monotonic()
     log("swapping", release=releases.current + 1)
     try:
-        releases.swap(server.control)
+        releases.swap(server.model_control)
         probe_shrinkage(server)
     except ServerError as error:
         log("swap_failed", level="error", reason=str(error), release=releases.current)

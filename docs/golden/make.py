@@ -12,6 +12,8 @@ import numpy as np
 from google.protobuf.json_format import MessageToDict
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from sigmahat_kernels.files import write_whole
+
 FOLDER = Path(__file__).parent
 
 
@@ -30,9 +32,8 @@ def main() -> None:
 
 def write(name: str, content: Any) -> None:
     """Write one file whole."""
-    draft = FOLDER / f".{name}"
-    draft.write_text(json.dumps(content, indent=1) + "\n")
-    draft.replace(FOLDER / name)
+    text = json.dumps(content, indent=1) + "\n"
+    write_whole(FOLDER / name, lambda file: file.write(text.encode()))
 
 
 def ask(url: str, request: Any) -> tuple[str, dict[str, Any]]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Three members' answers into one: averages weighted by precision, and the uncertainty between the members."""
+"""The members' answers into one: averages weighted by precision, and the uncertainty between the members."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sigmahat_kernels.parameters import intensity_of, split_parameters
+from sigmahat_kernels.parameters import PUBLISHED, intensity_of, split_parameters
 from sigmahat_kernels.status import Status
 
 
@@ -85,21 +85,7 @@ def publish(weighted: np.ndarray, row_status: np.ndarray) -> Combined:
 
 
 def published_tensors(combined: Combined) -> dict[str, np.ndarray]:
-    """The ensemble's answer under the names of the protocol (STATUS aside)."""
-    heads = split_parameters(combined.parameters)
-    return {
-        "INTENSITY": combined.intensity,
-        "TARGET_WEIGHTS": heads.target_weights,
-        "TARGET_INTENSITY": heads.target_intensity,
-        "TARGET_CONFIDENCE": heads.target_confidence,
-        "BLOCK_INTENSITY": combined.block_intensity,
-        "MEMORY": heads.memory,
-        "VOLATILITY": heads.volatility,
-        "INTENSITY_TILT": heads.intensity_tilt,
-        "VOLATILITY_TILT": heads.volatility_tilt,
-        "LEVEL": heads.level,
-        "CONDITION": heads.condition[:, 0],
-        "EXPECTED_ERROR": heads.expected_error[:, 0],
-        "REGIME": heads.regime,
-        "UNCERTAINTY": combined.uncertainty,
-    }
+    """The ensemble's answer under the names, and in the shapes, of the protocol (STATUS aside)."""
+    answer = {**split_parameters(combined.parameters)._asdict(), **combined._asdict()}
+    tensors = {name.upper(): answer[name].reshape(-1, *head.shape) for name, head in PUBLISHED.items()}
+    return {**tensors, "BLOCK_INTENSITY": combined.block_intensity}

@@ -28,6 +28,23 @@ def write_manifest(folder: Path, files: Iterable[Path]) -> None:
         draft.unlink(missing_ok=True)
 
 
+def read_manifest(folder: Path) -> dict[str, str]:
+    """File, relative to `folder` and with slashes, to digest.
+
+    Raises
+    ------
+    ManifestError
+        If there is no manifest.
+    """
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        raise ManifestError(
+            f"files of {folder} cannot be verified: there is no {manifest}; `sigmahat train` and `export` write it"
+        )
+    digests: dict[str, str] = json.loads(manifest.read_text())
+    return digests
+
+
 def read_verified(file: Path, folder: Path) -> bytes:
     """Return the content of `file`, which lies below `folder`, if it is what the manifest in `folder` says.
 
@@ -39,11 +56,7 @@ def read_verified(file: Path, folder: Path) -> bytes:
         If there is no manifest, it does not name the file, or the file has another content.
     """
     manifest, name = folder / MANIFEST, file.relative_to(folder).as_posix()
-    if not manifest.is_file():
-        raise ManifestError(
-            f"{file} cannot be verified: there is no {manifest}; `sigmahat train` and `export` write it"
-        )
-    wanted = json.loads(manifest.read_text()).get(name)
+    wanted = read_manifest(folder).get(name)
     if wanted is None:
         raise ManifestError(f"{file} cannot be verified: {manifest} does not name {name}")
     content = file.read_bytes()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sigmahat_kernels.features import FEATURE_NAMES
-from sigmahat_kernels.manifest import read_verified
+from sigmahat_kernels.manifest import read_manifest, read_verified
 from sigmahat_kernels.parameters import N_PARAMETERS
 
 MEMBER_FILES = {"int8": "model.onnx", "int8-fp16": "model_int8_fp16.onnx", "fp16": "model_fp16.onnx"}
@@ -18,6 +18,28 @@ same int8 products with float16 between them, and float16 throughout."""
 
 class MemberError(RuntimeError):
     """A member's file cannot be used with these kernels."""
+
+
+def member_folders(model_repository: Path) -> dict[str, Path]:
+    """Members by name, `member_1` and so on in order, with the folders of their files.
+
+    As many as the manifest names, so that one whose folder is gone is missed where it is opened.
+
+    Raises
+    ------
+    ManifestError
+        If there is no manifest.
+    MemberError
+        If there is no member, or the manifest names none.
+    """
+    if not (model_repository / "member_1").is_dir():
+        raise MemberError(
+            f"no member at {model_repository / 'member_1'}: run `sigmahat export` or check out the committed files"
+        )
+    n_members = sum(name.endswith(f"/{MEMBER_FILES['int8']}") for name in read_manifest(model_repository))
+    if not n_members:
+        raise MemberError(f"the manifest of {model_repository} names no member: run `sigmahat export`")
+    return {f"member_{k}": model_repository / f"member_{k}" / "1" for k in range(1, n_members + 1)}
 
 
 class Member:

@@ -12,12 +12,10 @@ import numpy as np
 from sigmahat_kernels.assemble import assemble
 from sigmahat_kernels.combine import Combined, combine
 from sigmahat_kernels.features import FeatureTable, compute_features
-from sigmahat_kernels.members import Member
+from sigmahat_kernels.members import MEMBER_FILES, Member, member_folders
 from sigmahat_kernels.parameters import split_parameters
 from sigmahat_kernels.request import Request, with_blocks
 from sigmahat_kernels.shared_window import KeptMoments
-
-N_MEMBERS = 3
 
 Answer = Callable[[np.ndarray], np.ndarray]
 """Features of shape (n, N_FEATURES) to parameters of shape (n, N_PARAMETERS), as `members.Member`."""
@@ -38,14 +36,12 @@ class Pipeline:
     Parameters
     ----------
     model_repository : Path
-        Folder that holds ``member_1/1/model.onnx`` and its siblings.
+        Folder that holds ``member_1/1/model.onnx``, its siblings and their manifest.
     """
 
     def __init__(self, model_repository: Path | str) -> None:
-        root = Path(model_repository)
-        self.members: Sequence[Answer] = [
-            Member(root / f"member_{k}" / "1" / "model.onnx") for k in range(1, N_MEMBERS + 1)
-        ]
+        folders = member_folders(Path(model_repository)).values()
+        self.members: Sequence[Answer] = [Member(folder / MEMBER_FILES["int8"]) for folder in folders]
 
     @classmethod
     def of(cls, members: Sequence[Answer]) -> Pipeline:

@@ -253,7 +253,8 @@ def test_a_closed_client_closes_its_channel_after_the_last_answer(monkeypatch: p
     hook = OneOfThree(failure="boom")
     with fake_server(hook) as server:
         client = ShrinkageClient(server.url, in_flight=3)
-        channel = client._backend._endpoints[0].client
+        backend: Any = client._backend
+        channel = backend._endpoints[0].client
         close = channel.close
         monkeypatch.setattr(channel, "close", lambda: (close(), closed.set()))
         with pytest.raises(ServerError, match="boom"):
@@ -315,6 +316,7 @@ def test_senseless_settings(arguments: dict[str, Any]):
 
 def test_universe_error_survives_pickling():
     error = pickle.loads(pickle.dumps(UniverseError("tech", status.Status.UNKNOWN_ASSET, "XXX")))  # noqa: S301
+    assert isinstance(error, UniverseError)
     assert isinstance(error, SigmahatError)
     assert (error.universe, error.status, error.asset) == ("tech", status.Status.UNKNOWN_ASSET, "XXX")
     assert str(error) == "universe 'tech', asset 'XXX': the asset is not a column of the panel"

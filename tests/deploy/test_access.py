@@ -171,7 +171,7 @@ def test_on_loopback_shared_memory_is_open_and_the_models_are_not(repository: Pa
     with local_server(repository, 0, 0, 0, probe=probe_shrinkage) as server:
         assert all(refused(server.grpc_url, action) for action in CONTROLS.values())
         assert not refused(server.grpc_url, REACHES_OUT["shared memory"])
-        assert server.control.key not in repr(server)
+        assert server.model_control.key not in repr(server)
 
 
 def test_loopback_is_the_default() -> None:

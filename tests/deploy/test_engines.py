@@ -93,7 +93,7 @@ def trtexec(tmp_path: Path, calls: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def build(repository: Path, trtexec: Path, **options: object) -> list[Engine]:
-    return build_engines(repository, repository.parent / "cache", Trtexec(trtexec), DEVICE, profile=SMALL, **options)  # type: ignore[arg-type]
+    return build_engines(repository, repository.parent / "cache", Trtexec(trtexec), DEVICE, profile=SMALL, **options)
 
 
 def links(repository: Path) -> dict[str, Path]:
@@ -144,7 +144,7 @@ def test_command_builds_proves_and_links_every_member(repository: Path, trtexec:
         assert option in first
     assert "--profilingVerbosity=detailed" in first
     assert "--stronglyTyped" not in first  # of TensorRT 10
-    assert not list((repository.parent / "cache").glob(".building-*"))
+    assert not list((repository.parent / "cache").glob("*.building-*"))
     # A second time there is nothing to build; and the check agrees.
     n_built = built(calls)
     assert engines_command(repository, "build").exit_code == 0
@@ -361,12 +361,12 @@ def test_killed_build_leaves_nothing_that_hurts(repository: Path, trtexec: Path,
     deadline = time.monotonic() + 60
     while not (calls.exists() and built(calls)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert list(folder.glob(".building-*"))
+    assert list(folder.glob("*.building-*"))
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert links(repository) == {}
     build(repository, trtexec, fused=True)
-    assert not list(folder.glob(".building-*"))
+    assert not list(folder.glob("*.building-*"))
     assert set(links(repository)) == {"fused"}
 
 

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from http.client import HTTPConnection
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -40,6 +41,7 @@ instance_group [ {{ kind: KIND_CPU count: 1 }} ]
 MODEL = """
 import json, os, sys, time
 from pathlib import Path
+from types import ModuleType
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
@@ -435,14 +437,16 @@ def test_the_probe_refuses_a_wrong_answer(
     monkeypatch: pytest.MonkeyPatch, status: list[int], intensity: list[float], words: str
 ) -> None:
     answer = np.array(status, np.int32), np.array(intensity, np.float32)
-    monkeypatch.setattr(probe_module, "_infer", lambda *args: answer)
+    monkeypatch.setattr(probe_module, "_infer", lambda *args, **options: answer)
     with pytest.raises(ServerError, match=words):
         probe_shrinkage("127.0.0.1:1")
 
 
 def test_the_probe_sends_returns_and_a_padded_universe(monkeypatch: pytest.MonkeyPatch) -> None:
-    def infer(url: str, panel: np.ndarray, universes: np.ndarray, timeout_s: float) -> tuple[np.ndarray, np.ndarray]:
-        assert (url, timeout_s) == ("127.0.0.1:1", 3.0)
+    def infer(
+        protocol: ModuleType, client: Any, panel: np.ndarray, universes: np.ndarray, client_timeout: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        assert (protocol, client, client_timeout) == (triton, "127.0.0.1:1", 3.0)
         assert panel.shape == (64, 5)
         assert panel.dtype == np.float32
         assert 0.005 < panel.std() < 0.015
@@ -451,6 +455,7 @@ def test_the_probe_sends_returns_and_a_padded_universe(monkeypatch: pytest.Monke
         return np.zeros(2, np.int32), np.array([0.0, 1.0], np.float32)
 
     monkeypatch.setattr(probe_module, "_infer", infer)
+    monkeypatch.setattr(triton, "InferenceServerClient", lambda url, channel_args: url)
     probe_shrinkage("127.0.0.1:1", timeout_s=3.0)
 
 

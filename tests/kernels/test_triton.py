@@ -34,7 +34,7 @@ class FakeTensor:
         assert self.is_cpu(), "Triton's Python backend refuses this for a tensor on a GPU"
         return self.values
 
-    def to_dlpack(self) -> FakeDeviceArray:
+    def to_dlpack(self) -> np.ndarray:
         assert not self.is_cpu()
         return self.values
 
@@ -184,7 +184,7 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         cuda=SimpleNamespace(get_current_stream=lambda: stream),
         waited=waited,
     )
-    monkeypatch.setitem(sys.modules, "cupy", fake)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "cupy", fake)
     return fake
 
 

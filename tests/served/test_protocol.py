@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from google.protobuf import text_format
 from google.protobuf.json_format import ParseDict
 
 from sigmahat_kernels import request, status
 
 service_pb2 = pytest.importorskip("tritonclient.grpc.service_pb2")
+model_config_pb2 = pytest.importorskip("tritonclient.grpc.model_config_pb2")
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "protocol.md").read_text()
@@ -35,11 +37,10 @@ def make() -> Any:
 
 def configured(model: str, kind: str) -> dict[str, tuple[str, int, bool]]:
     """Name to (type, rank, optional) of a model's inputs or outputs."""
-    text = (ROOT / "model_repository" / model / "config.pbtxt").read_text().split("ensemble_scheduling")[0]
-    block = re.search(rf"^{kind} \[(.*?)^\]", text, flags=re.DOTALL | re.MULTILINE)
-    assert block is not None
-    tensors = re.findall(r'name: "(\w+)" data_type: TYPE_(\w+) dims: \[([^\]]*)\]( optional: true)?', block[1])
-    return {name: (kind, dims.count(",") + 1, bool(optional)) for name, kind, dims, optional in tensors}
+    text = (ROOT / "model_repository" / model / "config.pbtxt").read_text()
+    tensors = getattr(text_format.Parse(text, model_config_pb2.ModelConfig()), kind)
+    types = {model_config_pb2.TYPE_FP32: "FP32", model_config_pb2.TYPE_INT32: "INT32"}
+    return {t.name: (types[t.data_type], len(t.dims), getattr(t, "optional", False)) for t in tensors}
 
 
 def documented(kind: str) -> dict[str, tuple[str, int, bool]]:

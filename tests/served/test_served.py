@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import runpy
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,10 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from sigmahat_client import DeadlineExceeded, ShrinkageClient
+from sigmahat_deploy.server import local_server
 from sigmahat_kernels.combine import published_tensors
+from sigmahat_kernels.manifest import write_manifest
+from sigmahat_kernels.members import MEMBER_FILES
 from sigmahat_kernels.pipeline import Pipeline
 from sigmahat_kernels.request import MAX_ASSETS, MAX_COVARIANCE_CELLS, MAX_PANEL_CELLS, MAX_UNIVERSES, read_request
 from sigmahat_kernels.status import Status
@@ -96,6 +101,22 @@ def test_served_equals_in_process(
     parameters_only = infer(served, "shrinkage", tensors)
     assert set(parameters_only) == set(OUTPUTS) - {"COVARIANCE"}
     np.testing.assert_array_equal(parameters_only["INTENSITY"], answer["INTENSITY"])
+
+
+def test_another_number_of_members_is_served(tmp_path: Path, panel: np.ndarray) -> None:
+    repository = tmp_path / "models"
+    shutil.copytree(REPOSITORY, repository)
+    runpy.run_path(str(REPOSITORY / "make_configurations.py"))["write"](repository, 4)
+    for file in MEMBER_FILES.values():
+        shutil.copy(repository / "member_1" / "1" / file, repository / "member_4" / "1" / file)
+    write_manifest(repository, repository.glob("member_*/1/*.onnx"))
+    tensors = {"PANEL": panel, "UNIVERSES": draw(7, (5, 50), panel.shape[1])}
+    expected = in_process(Pipeline(repository), tensors)
+    with local_server(repository, grpc_port=0, http_port=0, metrics_port=0) as server:
+        answer = infer(server.grpc_url, "covariance", tensors)
+    assert_same(answer, expected)
+    three = in_process(Pipeline(REPOSITORY), tensors)
+    assert (answer["INTENSITY"] != three["INTENSITY"]).all()  # the first member counts twice
 
 
 def test_optional_inputs_reach_the_steps(served: str, pipeline: Pipeline, panel: np.ndarray) -> None:

@@ -58,10 +58,10 @@ def test_layer_sizes_are_limited_in_number_and_in_size(name):
         (high, low - 1),
         (high + 1,) * 2,
     )
-    for units in (too_few, too_many, too_small, too_large, (low, low + 0.5), [low, low], low):
-        wanted = f"{name} must be {shortest}..{longest} whole numbers in {low}..{high}, got {units!r}"
+    for wrong in (too_few, too_many, too_small, too_large, (low, low + 0.5), [low, low], low):
+        wanted = f"{name} must be {shortest}..{longest} whole numbers in {low}..{high}, got {wrong!r}"
         with pytest.raises(ValueError, match=f"^{re.escape(wanted)}$"):
-            NetworkConfig(**{name: units})
+            NetworkConfig(**{name: wrong})
 
 
 def test_a_whole_number_is_not_a_fraction():

@@ -48,7 +48,7 @@ class DeviceArray(np.ndarray):
 
     __int__ = __index__
 
-    def item(self, *index: int) -> Any:
+    def item(self, *index: Any) -> Any:
         waits["item"] += 1
         return _to_host(self).item(*index)
 
@@ -69,9 +69,9 @@ class _Module(types.ModuleType):
         return lambda *inputs, **keywords: _call(found, inputs, keywords)
 
 
-def pretended_cupy() -> types.ModuleType:
+def pretended_cupy() -> Any:
     """What ``import cupy`` gives."""
-    module = _Module("cupy", np)
+    module: Any = _Module("cupy", np)
     module.ndarray = DeviceArray
     module.linalg = _Module("cupy.linalg", np.linalg)
     return module

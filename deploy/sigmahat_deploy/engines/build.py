@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,10 +22,10 @@ from sigmahat_deploy.engines.errors import EngineError
 from sigmahat_deploy.engines.fused import FUSED, WEIGHTED, fuse
 from sigmahat_deploy.engines.graph import Graph, golden_batch, read_graph
 from sigmahat_deploy.engines.layers import check_layers, read_layers
+from sigmahat_kernels.files import write_whole
 from sigmahat_kernels.manifest import ManifestError
-from sigmahat_kernels.members import MEMBER_FILES, Member, MemberError
+from sigmahat_kernels.members import MEMBER_FILES, Member, MemberError, member_folders
 from sigmahat_kernels.parameters import N_PARAMETERS
-from sigmahat_kernels.pipeline import N_MEMBERS
 
 GOLDEN_BATCHES = (1, 333)
 
@@ -109,9 +108,8 @@ def check_engines(
 
 def _sources(model_repository: Path, precision: str, fused: bool) -> dict[str, list[Path]]:
     """Model of the repository -> the ONNX files that its engine is made from."""
-    files = {
-        f"member_{k}": model_repository / f"member_{k}" / "1" / MEMBER_FILES[precision] for k in range(1, N_MEMBERS + 1)
-    }
+    with _members_refused():
+        files = {name: folder / MEMBER_FILES[precision] for name, folder in member_folders(model_repository).items()}
     return {FUSED: list(files.values())} if fused else {model: [file] for model, file in files.items()}
 
 
@@ -127,9 +125,7 @@ def add_model(model_repository: Path) -> None:
     member.output[0].name, member.output[0].dims[:] = WEIGHTED, [N_PARAMETERS + 1]
     folder = model_repository / FUSED
     (folder / "1").mkdir(parents=True, exist_ok=True)
-    draft = folder / f".config.pbtxt.{os.getpid()}"
-    draft.write_text(text_format.MessageToString(member))
-    draft.replace(folder / "config.pbtxt")
+    write_whole(folder / "config.pbtxt", lambda file: file.write(text_format.MessageToString(member).encode()))
 
 
 class _Workshop(NamedTuple):
@@ -184,14 +180,20 @@ class _Workshop(NamedTuple):
 
 
 def _content(members: list[Path]) -> bytes:
-    try:
+    with _members_refused():
         for path in members:
             Member(path)  # TensorRT would not notice that a file was trained on other features
-    except (ManifestError, MemberError) as error:
-        raise EngineError(str(error)) from error
     if len(members) == 1:
         return members[0].read_bytes()
     return fuse([onnx.load(path) for path in members]).SerializeToString(deterministic=True)
+
+
+@contextmanager
+def _members_refused() -> Iterator[None]:
+    try:
+        yield
+    except (ManifestError, MemberError) as error:
+        raise EngineError(str(error)) from error
 
 
 @contextmanager

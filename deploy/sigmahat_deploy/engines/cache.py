@@ -3,20 +3,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from filelock import FileLock, Timeout
+
 from sigmahat_deploy.engines.builders import Profile
 from sigmahat_deploy.engines.device import Device
 from sigmahat_deploy.engines.errors import EngineError
+from sigmahat_kernels.files import new_folder
 
 PLAN, LAYERS, REPORT = "model.plan", "layers.json", "report.json"
 
@@ -52,22 +53,19 @@ class Key(NamedTuple):
 def locked(cache: Path, waiting: Callable[[], object], timeout_s: float = 1800.0) -> Iterator[None]:
     """Hold the cache for this process alone; calls `waiting` once if another has it. The lock dies with its process."""
     cache.mkdir(parents=True, exist_ok=True)
-    with (cache / ".lock").open("w") as file:
-        deadline, told = time.monotonic() + timeout_s, False
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise EngineError(
-                        f"another process has been building engines in {cache} for more than {timeout_s:g} s"
-                    ) from None
-                if not told:
-                    waiting()
-                    told = True
-                time.sleep(0.1)
-        for leftover in cache.glob(f"{_UNFINISHED}*"):  # of a build that was killed: nobody else is building now
+    lock = FileLock(cache / ".lock", poll_interval=0.1)
+    try:
+        held = lock.acquire(timeout=0)
+    except Timeout:
+        waiting()
+        try:
+            held = lock.acquire(timeout=timeout_s)
+        except Timeout:
+            raise EngineError(
+                f"another process has been building engines in {cache} for more than {timeout_s:g} s"
+            ) from None
+    with held:
+        for leftover in cache.glob(f"*{_UNFINISHED}*"):  # of a build that was killed: nobody else is building now
             shutil.rmtree(leftover, ignore_errors=True)
         yield
 
@@ -78,17 +76,14 @@ def new_entry(cache: Path, key: Key) -> Iterator[Path]:
 
     The block leaves `PLAN`, `LAYERS` and a dict for `REPORT` behind (`seal`).
     """
-    unfinished = cache / f"{_UNFINISHED}{os.getpid()}-{key.folder()}"
-    unfinished.mkdir()
-    try:
-        yield unfinished
-        entry = cache / key.folder()
-        if entry.exists():  # a rebuild: links point at the name, so both engines are whole at every moment
-            entry.rename(unfinished.with_name(f"{unfinished.name}-old"))
-        unfinished.rename(entry)
-    finally:
-        for leftover in cache.glob(f"{unfinished.name}*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+    entry = cache / key.folder()
+    built, old = (entry.with_name(f"{_UNFINISHED}{entry.name}{age}") for age in ("", "-old"))
+    with new_folder(built) as folder:
+        yield folder
+    if entry.exists():  # a rebuild: links point at the name, and whoever has opened the old engine keeps it
+        entry.rename(old)
+    built.rename(entry)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def seal(folder: Path, report: dict[str, Any]) -> None:

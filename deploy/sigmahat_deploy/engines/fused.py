@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All members and their weighting in one graph: one engine, one step of the ensemble instead of three."""
+"""All members and their weighting in one graph: one engine, one step of the ensemble instead of one a member."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ class TritonPythonModel(PythonModel):
     def answer(self, tensors, parameters):
         weighted = tensors.get("WEIGHTED")  # from the engine of all members
         if weighted is None:
-            weighted = weigh([tensors[f"MEMBER_{k}"] for k in (1, 2, 3)])
+            weighted = weigh([tensor for name, tensor in tensors.items() if name.startswith("MEMBER_")])
         combined = publish(weighted, tensors["ROW_STATUS"])
         status = tensors["ROW_STATUS"][:, 0]
         return {

@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -21,7 +20,6 @@ from sigmahat_trainer.export.onnx import save_member
 from sigmahat_trainer.model.network import CLIP, MemberNetwork, activate, constant_logits
 from sigmahat_trainer.training.member import STARTING_CONSTANTS, evaluate_losses, robust_scaling
 
-SCRIPT = Path(__file__).parents[3] / "benchmarks" / "accuracy" / "ablation.py"
 SMALL = NetworkConfig(
     extraction_units=(64, 64), tokens=2, attention_dimension=16, residual_units=32, head_units=(16, 16)
 )
@@ -31,12 +29,7 @@ CONSTANTS = constant_logits(STARTING_CONSTANTS)
 
 @pytest.fixture(scope="module")
 def ablation():
-    specification = importlib.util.spec_from_file_location("ablation", SCRIPT)
-    module = importlib.util.module_from_spec(specification)
-    sys.modules["ablation"] = module
-    specification.loader.exec_module(module)
-    yield module
-    del sys.modules["ablation"]
+    return import_module("benchmarks.accuracy.ablation")
 
 
 @pytest.fixture(scope="module")

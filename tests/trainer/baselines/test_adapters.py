@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,6 @@ import torch
 from sigmahat_kernels.assemble import assemble
 from sigmahat_kernels.features import FEATURE_NAMES
 from sigmahat_kernels.parameters import HEADS, N_PARAMETERS, split_parameters
-from sigmahat_kernels.pipeline import N_MEMBERS
 from sigmahat_kernels.request import PADDING, read_request
 from sigmahat_trainer.baselines.adapters import (
     checkpoint_pipeline,
@@ -133,12 +133,12 @@ def test_served_is_the_pipeline_without_padding():
 
 @pytest.fixture
 def run(tmp_path):
-    for k in range(1, N_MEMBERS + 1):
+    for k in range(1, TrainConfig().members + 1):
         torch.manual_seed(k)
         network = MemberNetwork(len(FEATURE_NAMES)).eval()
         path = tmp_path / f"member_{k}.safetensors"
         save_member(network, TrainConfig(), path, feature_names=FEATURE_NAMES)
-    (tmp_path / "metrics.json").write_text(json.dumps({"constants": CONSTANTS}))
+    (tmp_path / "metrics.json").write_text(json.dumps({"constants": CONSTANTS, "config": asdict(TrainConfig())}))
     return tmp_path
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from click.testing import CliRunner
 from sigmahat_deploy.cli import main
 from sigmahat_kernels.features import FEATURE_NAMES
 from sigmahat_kernels.manifest import write_manifest
-from sigmahat_kernels.pipeline import N_MEMBERS, Pipeline
+from sigmahat_kernels.pipeline import Pipeline
 from sigmahat_trainer.baselines.adapters import closed_form, learned_constants, served
 from sigmahat_trainer.baselines.closed_form import BASELINES
 from sigmahat_trainer.commands.evaluate import PERIODS, TRAIN_UNTIL
@@ -69,7 +70,7 @@ def members(tmp_path_factory):
     """(folder of a run, model repository): members that were never trained, and one of them in ONNX, three times."""
     run, repository = tmp_path_factory.mktemp("train") / "untrained", tmp_path_factory.mktemp("repository")
     run.mkdir()
-    for k in range(1, N_MEMBERS + 1):
+    for k in range(1, TrainConfig().members + 1):
         torch.manual_seed(k)
         network = MemberNetwork(len(FEATURE_NAMES)).eval()
         save_member(network, TrainConfig(), run / f"member_{k}.safetensors", feature_names=FEATURE_NAMES)
@@ -79,7 +80,7 @@ def members(tmp_path_factory):
             export_onnx(network, target, {"features": ",".join(FEATURE_NAMES)})
         else:
             shutil.copy(repository / "member_1" / "1" / "model.onnx", target)
-    (run / "metrics.json").write_text(json.dumps({"constants": CONSTANTS}))
+    (run / "metrics.json").write_text(json.dumps({"constants": CONSTANTS, "config": asdict(TrainConfig())}))
     write_manifest(repository, repository.glob("member_*/1/*.onnx"))
     (repository / "model_card.json").write_text(json.dumps({"constants": CONSTANTS}))
     return run, repository

@@ -21,7 +21,7 @@ from sigmahat_kernels.combine import combine
 from sigmahat_kernels.features import FEATURE_NAMES, compute_features
 from sigmahat_kernels.members import MEMBER_FILES, Member
 from sigmahat_kernels.parameters import N_PARAMETERS, split_parameters
-from sigmahat_kernels.pipeline import N_MEMBERS, Pipeline
+from sigmahat_kernels.pipeline import Pipeline
 from sigmahat_kernels.request import read_request
 from sigmahat_trainer.commands import train as commands
 from sigmahat_trainer.config import NetworkConfig, TrainConfig, from_dict
@@ -36,7 +36,8 @@ from sigmahat_trainer.training import run as ensemble
 N_ROWS = 260
 DATES = np.busday_offset(np.datetime64("2012-01-02"), np.arange(N_ROWS), roll="forward")
 CARDS = {"model_card.json", "MODEL_CARD.md"}
-MEMBERS = {f"member_{k}/1/{file}" for k in (1, 2, 3) for file in MEMBER_FILES.values()}
+N_MEMBERS = 3
+MEMBERS = {f"member_{k}/1/{file}" for k in range(1, N_MEMBERS + 1) for file in MEMBER_FILES.values()}
 TRAIN_UNTIL, VALIDATE_UNTIL = (str(DATES[row]) for row in (150, 219))
 TINY = ["--windows", "60", "--epochs", "1", "--batch-size", "16", "--horizon", "10", "--simulated-share", "0.2"]
 TINY += ["--extraction-units", "64,64", "--tokens", "2", "--residual-units", "32", "--head-units", "16,16"]
@@ -579,6 +580,19 @@ def test_run_that_is_not_complete_is_an_error_in_plain_words(trained, tmp_path, 
     assert result.exit_code == 1
     assert not isinstance(result.exception, FileNotFoundError)
     assert name in result.stderr.replace("\n", "")
+    assert contents(repository) == before
+
+
+def test_a_run_of_another_number_of_members_is_refused_before_anything_is_done(trained, tmp_path, monkeypatch):
+    repository = repository_with_old_members(tmp_path / "model_repository")
+    shutil.rmtree(repository / "member_3")
+    before = contents(repository)
+    monkeypatch.setattr(card, "quantize", None)
+    result = sigmahat("export", trained[0], "--model-repository", repository)
+    assert result.exit_code == 1
+    said = result.stderr.replace("\n", " ")
+    assert "is configured for 2 members, the run has 3" in said
+    assert "make_configurations.py --members 3 first" in said
     assert contents(repository) == before
 
 

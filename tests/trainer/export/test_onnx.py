@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import logging
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,12 +24,13 @@ from sigmahat_trainer.export.onnx import (
     QuantisationError,
     check_int8_difference,
     export_onnx,
+    in_units,
     int8_difference,
     load_member,
     save_member,
 )
 from sigmahat_trainer.export.quantize import quantize
-from sigmahat_trainer.model.network import MemberNetwork
+from sigmahat_trainer.model.network import MemberNetwork, activate
 
 N_FEATURES = 60
 NAMES = [f"feature_{k}" for k in range(N_FEATURES)]
@@ -70,7 +72,7 @@ def onnx_path(quantised, tmp_path_factory):
 def _no_chatter():
     """The exporter has more to say the first time in a process than later."""
     said = []
-    handler = logging.Handler()
+    handler: Any = logging.Handler()
     handler.emit = said.append
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -249,9 +251,10 @@ def test_difference_is_measured_on_each_probability(network, onnx_path):
         "volatility_tilt": slice(22, 30),
         "log_volatility_level": slice(30, 31),
         "common_variance": slice(31, 32),
+        "log_variance": slice(34, 35),
         "regime": slice(35, 39),
     }
-    widths = {"intensity_tilt": 4.0, "volatility_tilt": 0.4, "log_volatility_level": 2.0}
+    widths = {"intensity_tilt": 4.0, "volatility_tilt": 0.4, "log_volatility_level": 2.0, "log_variance": 16.0}
     assert difference.keys() == columns.keys()
     for name, where in columns.items():
         assert difference[name]["mean"] == pytest.approx(gap[:, where].mean() / widths.get(name, 1.0), rel=1e-3)
@@ -260,6 +263,16 @@ def test_difference_is_measured_on_each_probability(network, onnx_path):
         )
         assert difference[name]["mean"] > 1e-5
     check_int8_difference(difference)
+
+
+def test_what_is_judged_spans_one_unit_at_most_unless_it_has_no_bounds():
+    logits = torch.randn(2000, N_PARAMETERS, generator=torch.Generator().manual_seed(0)) * 30
+    judged = in_units(activate(logits).double().numpy())
+    unbounded = judged.pop("common_variance")
+    assert unbounded.max() > 50
+    for name, values in judged.items():
+        assert 0.9 < values.max() - values.min() <= 1 + 1e-6, name
+    assert not judged.keys() & {"condition", "expected_error"}
 
 
 def test_gate_names_what_is_too_different(network, onnx_path):

@@ -10,7 +10,7 @@ from torch import nn
 
 from sigmahat_kernels.parameters import HEADS, N_PARAMETERS, TARGETS, split_parameters
 from sigmahat_trainer.config import NetworkConfig
-from sigmahat_trainer.model.network import HEAD_COLUMNS, MemberNetwork, activate, constant_logits
+from sigmahat_trainer.model.network import FORMS, HEAD_COLUMNS, MemberNetwork, activate, constant_logits
 
 N_FEATURES = 11
 LARGE = NetworkConfig(
@@ -193,6 +193,15 @@ def test_layers_follow_the_config():
 
 def test_each_column_of_the_layout_has_one_head():
     assert sorted(column for columns in HEAD_COLUMNS.values() for column in columns) == list(range(N_PARAMETERS))
+
+
+def test_every_head_has_a_form_and_its_parts_take_all_its_columns():
+    assert list(FORMS) == list(HEADS)
+    for name, form in FORMS.items():
+        assert sum(part.columns for part in form.parts) == HEADS[name], name
+        assert HEADS[name] % len(form.layers) == 0, name
+    names = [part.name for form in FORMS.values() for part in form.parts]
+    assert len(set(names)) == len(names)
 
 
 def test_outputs_keep_their_ranges_and_sums():

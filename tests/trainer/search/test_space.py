@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import Any
 
 import optuna
 import pytest
@@ -14,7 +15,7 @@ from sigmahat_trainer.search.space import SEARCHED, Vary, replace_settings, sear
 
 def test_ranges_are_those_of_the_configuration():
     """The table of section 4 of the design, typed off."""
-    distributions = search_space().distributions
+    distributions: dict[str, Any] = search_space().distributions
     plain = {
         name: (d.low, d.high, d.log) if not isinstance(d, optuna.distributions.CategoricalDistribution) else d.choices
         for name, d in distributions.items()
@@ -77,7 +78,7 @@ def test_the_defaults_can_be_drawn_and_what_cannot_is_known():
 
 
 def test_a_part_of_a_range_and_a_setting_that_is_not_searched_by_default():
-    distributions = search_space(
+    distributions: dict[str, Any] = search_space(
         [
             Vary("residual_weight", 1e-3, 1e-1),
             Vary("auxiliary_weight"),

@@ -12,7 +12,7 @@ import numpy as np
 from sigmahat_kernels.assemble import assemble
 from sigmahat_kernels.features import FEATURE_NAMES, compute_features
 from sigmahat_kernels.parameters import HEADS, Parameters
-from sigmahat_kernels.pipeline import N_MEMBERS, Pipeline
+from sigmahat_kernels.pipeline import Pipeline
 from sigmahat_kernels.request import PADDING, Request
 from sigmahat_trainer.baselines.closed_form import Baseline
 
@@ -85,7 +85,7 @@ def checkpoint_pipeline(run: Path) -> Pipeline:
     """
     import torch
 
-    from sigmahat_trainer.export.onnx import load_member
+    from sigmahat_trainer.export.onnx import checkpoints, load_member
 
     def member(path: Path) -> Callable[[np.ndarray], np.ndarray]:
         network = load_member(path, feature_names=FEATURE_NAMES).network
@@ -97,7 +97,7 @@ def checkpoint_pipeline(run: Path) -> Pipeline:
 
         return answer
 
-    return Pipeline.of([member(run / f"member_{k}.safetensors") for k in range(1, N_MEMBERS + 1)])
+    return Pipeline.of([member(path) for path in checkpoints(run)])
 
 
 def run_constants(run: Path) -> dict[str, list[float]]:

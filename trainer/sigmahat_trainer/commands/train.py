@@ -110,12 +110,13 @@ def train(
 def export(run: Path, model_repository: Path) -> None:
     """Quantise the members of RUN to INT8 and write them into the model repository, with their model card."""
     from sigmahat_kernels.manifest import ManifestError
+    from sigmahat_kernels.members import MemberError
     from sigmahat_trainer.export.card import export_ensemble
     from sigmahat_trainer.export.onnx import CheckpointError, QuantisationError
 
     try:
         difference = export_ensemble(run, model_repository)
-    except (CheckpointError, ManifestError, QuantisationError, FileNotFoundError) as error:
+    except (CheckpointError, ManifestError, MemberError, QuantisationError, FileNotFoundError) as error:
         raise click.ClickException(str(error)) from error
     table = Table("output", *(f"member {k + 1}: mean, p99" for k in range(len(difference))))
     for output in difference[0]:

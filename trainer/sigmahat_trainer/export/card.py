@@ -16,13 +16,13 @@ import torch
 
 from sigmahat_kernels.features import FEATURE_NAMES
 from sigmahat_kernels.manifest import read_verified, write_manifest
-from sigmahat_kernels.members import MEMBER_FILES
-from sigmahat_kernels.pipeline import N_MEMBERS
+from sigmahat_kernels.members import MEMBER_FILES, MemberError
 from sigmahat_trainer.data.dataset import SIZES, WINDOWS
 from sigmahat_trainer.export.onnx import (
     MEAN_LIMIT,
     P99_LIMIT,
     check_int8_difference,
+    checkpoints,
     clipped_share,
     export_onnx,
     int8_difference,
@@ -56,18 +56,21 @@ def export_ensemble(run: Path, model_repository: Path) -> list[dict[str, dict[st
         If INT8 changes a member's answers, or the ensemble's intensity, too much.
     ManifestError
         If a file of the run is not the one that training wrote.
+    MemberError
+        If the repository is configured for another number of members than the run has.
     """
     metrics = json.loads((run / "metrics.json").read_text())
-    checkpoints = [run / f"member_{k}.safetensors" for k in range(1, N_MEMBERS + 1)]
-    for path in (run / "features.npz", *checkpoints):
+    trained = checkpoints(run)
+    _check_members(model_repository, len(trained))
+    for path in (run / "features.npz", *trained):
         read_verified(path, run)
     with np.load(run / "features.npz", allow_pickle=False) as rows:
         calibration, validation = rows["calibration"], rows["validation"]
-    networks = [load_member(path, feature_names=FEATURE_NAMES).network for path in checkpoints]
+    networks = [load_member(path, feature_names=FEATURE_NAMES).network for path in trained]
     metadata = {"features": ",".join(FEATURE_NAMES), "commit": metrics["commit"]}
     differences = []
     with tempfile.TemporaryDirectory() as scratch:
-        folders = [Path(scratch) / f"member_{k}" for k in range(1, N_MEMBERS + 1)]
+        folders = [Path(scratch) / path.stem for path in trained]
         for network, folder in zip(networks, folders, strict=True):
             folder.mkdir()
             quantised = quantize(network, torch.from_numpy(calibration))
@@ -93,6 +96,15 @@ def export_ensemble(run: Path, model_repository: Path) -> list[dict[str, dict[st
     (model_repository / CARD).write_text(json.dumps(card, indent=1) + "\n")
     (model_repository / READABLE_CARD).write_text(page)
     return [difference["int8"] for difference in differences]
+
+
+def _check_members(model_repository: Path, trained: int) -> None:
+    configured = len(list(model_repository.glob("member_*/config.pbtxt")))
+    if configured not in (0, trained):  # a folder without configurations is no repository yet
+        raise MemberError(
+            f"{model_repository} is configured for {configured} members, the run has {trained}: run "
+            f"python {model_repository / 'make_configurations.py'} --members {trained} first"
+        )
 
 
 def _clipped_inputs(network: MemberNetwork, validation: np.ndarray) -> dict[str, Any]:

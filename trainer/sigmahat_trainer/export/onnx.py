@@ -22,23 +22,18 @@ import safetensors.torch
 import torch
 
 from sigmahat_kernels.combine import combine
-from sigmahat_kernels.parameters import VOLATILITY_BASES, split_parameters
+from sigmahat_kernels.parameters import split_parameters
 from sigmahat_trainer.config import TrainConfig, from_dict
 from sigmahat_trainer.export.quantize import freeze, half_body
-from sigmahat_trainer.model.network import (
-    CLIP,
-    INTENSITY_TILT_LIMIT,
-    LOG_VOLATILITY_LIMIT,
-    VOLATILITY_TILT_LIMIT,
-    MemberNetwork,
-)
+from sigmahat_trainer.model.network import CLIP, FORMS, MemberNetwork
 
 INPUT, OUTPUT = "FEATURES", "PARAMETERS"
 OPSET = 20
 
 MEAN_LIMIT = 0.01
 P99_LIMIT = 0.03
-"""What int8 may change in a probability, on average and in its worst hundredth; a maximum measures single flips."""
+"""What int8 may change in an answer, in its unit, on average and in its worst hundredth; a maximum would measure single
+flips."""
 
 FORMAT_VERSION = 1
 
@@ -95,15 +90,15 @@ def export_onnx(
 def int8_difference(
     network: MemberNetwork, onnx_path: str | os.PathLike[str], features: Any
 ) -> dict[str, dict[str, float]]:
-    """How far the file's probabilities are from the float network's, on features of shape (n, n_features).
+    """How far the file's answers are from the float network's, on features of shape (n, n_features).
 
-    For each group of outputs in [0, 1], the mean and the 99 % quantile of the absolute difference, over rows and
-    columns. The file runs in ONNX Runtime on one thread.
+    For each part of the answer that has a unit, see `in_units`, the mean and the 99 % quantile of the absolute
+    difference, over rows and columns. The file runs in ONNX Runtime on one thread.
     """
     features = np.asarray(features, dtype=np.float32)
-    from_file = in_unit_range(_run(onnx_path, features))
+    from_file = in_units(_run(onnx_path, features))
     with torch.no_grad():
-        expected = in_unit_range(copy.deepcopy(network).cpu().eval()(torch.from_numpy(features)).numpy())
+        expected = in_units(copy.deepcopy(network).cpu().eval()(torch.from_numpy(features)).numpy())
     difference = {name: np.abs(from_file[name] - expected[name]) for name in expected}
     return {
         name: {"mean": float(values.mean()), "p99": float(np.quantile(values, 0.99))}
@@ -171,6 +166,12 @@ def save_member(
         safetensors.torch.save_file(weights, unfinished, metadata={"sigmahat_member": json.dumps(header)})
 
 
+def checkpoints(run: Path) -> list[Path]:
+    """The members' checkpoints in a folder of ``sigmahat train``, as many as its settings say."""
+    n_members: int = json.loads((run / "metrics.json").read_text())["config"]["members"]
+    return [run / f"member_{k}.safetensors" for k in range(1, n_members + 1)]
+
+
 def load_member(path: str | os.PathLike[str], *, feature_names: Sequence[str]) -> Member:
     """Read what `save_member` wrote, for features that must be named and ordered as in `feature_names`.
 
@@ -216,21 +217,17 @@ def _run(onnx_path: str | os.PathLike[str], features: np.ndarray) -> np.ndarray:
     return answers
 
 
-def in_unit_range(parameters: np.ndarray) -> dict[str, np.ndarray]:
-    """Probabilities, and bounded answers over the width of their bounds."""
-    heads, n_bases = split_parameters(parameters), len(VOLATILITY_BASES)
+def in_units(parameters: np.ndarray) -> dict[str, np.ndarray]:
+    """What the gate judges of PARAMETERS of shape (n, N_PARAMETERS): each part of a head that has a unit, in that unit.
+
+    A bounded answer is measured in the width of its bounds, which for a probability is 1; see `network.FORMS`.
+    """
+    heads = split_parameters(parameters)._asdict()
     return {
-        "target_intensity": heads.target_intensity,
-        "target_weights": heads.target_weights,
-        "target_confidence": heads.target_confidence,
-        "memory": heads.memory,
-        "volatility_blend": heads.volatility[:, :n_bases],
-        "volatility_pull": heads.volatility[:, n_bases:],
-        "intensity_tilt": heads.intensity_tilt / (2 * INTENSITY_TILT_LIMIT),
-        "volatility_tilt": heads.volatility_tilt / (2 * VOLATILITY_TILT_LIMIT),
-        "log_volatility_level": heads.level[:, :1] / (2 * LOG_VOLATILITY_LIMIT),
-        "common_variance": heads.level[:, 1:],
-        "regime": heads.regime,
+        part.name: columns / part.unit
+        for name, form in FORMS.items()
+        for part, columns in form.cut(heads[name])
+        if part.unit is not None
     }
 
 

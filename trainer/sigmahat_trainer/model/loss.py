@@ -9,20 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sigmahat_kernels.parameters import N_PARAMETERS, TARGETS, Parameters, split_parameters
+from sigmahat_kernels.parameters import LAYOUT, N_PARAMETERS, TARGETS, Parameters, split_parameters
 
 CONDITION_ROWS = 1
 """Rows of each size of a batch whose condition number is measured: an eigenvalue problem each, and few teach."""
 
-DECISION_HEADS = (
-    "target_intensity",
-    "target_weights",
-    "memory",
-    "volatility",
-    "intensity_tilt",
-    "volatility_tilt",
-    "level",
-)
+DECISION_HEADS = tuple(name for name, head in LAYOUT.items() if head.shapes_matrix)
 """Heads that the matrix depends on."""
 
 PORTFOLIOS = 4

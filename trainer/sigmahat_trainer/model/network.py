@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -19,29 +18,130 @@ from sigmahat_trainer.config import NetworkConfig
 CLIP = 6.0
 """Normalised features are limited to ±CLIP, which also makes the range of the first int8 layer explicit."""
 
-LOG_VARIANCE_LIMIT = 8.0
-"""log_variance stays inside ±LOG_VARIANCE_LIMIT: a standard deviation between 0.018 and 55."""
-
-INTENSITY_TILT_LIMIT, VOLATILITY_TILT_LIMIT, LOG_VOLATILITY_LIMIT = 2.0, 0.2, 1.0
-"""Bounds of the tilts on one statistic, and of the universe's ln volatility correction."""
-
 _SMALLEST_PROBABILITY = 1e-4
+
+
+class Activation(NamedTuple):
+    """How logits become answers, and answers logits again."""
+
+    apply: Callable[[Tensor], Tensor]
+    inverse: Callable[[np.ndarray], np.ndarray]
+    width: float | None
+    """Of the range of the answers; None if it has no bounds."""
+
+
+def _inverse_sigmoid(p: np.ndarray) -> np.ndarray:
+    if (p < 0).any() or (p > 1).any():
+        raise ValueError(f"probabilities must be in 0..1, got {p}")
+    p = p.clip(_SMALLEST_PROBABILITY, 1 - _SMALLEST_PROBABILITY)
+    return np.log(p) - np.log1p(-p)
+
+
+def _inverse_softmax(p: np.ndarray) -> np.ndarray:
+    if (p < 0).any() or not math.isclose(p.sum(), 1.0, abs_tol=1e-3):
+        raise ValueError(f"weights must be at least 0 and sum to 1, got {p}")
+    logits = np.log(p.clip(_SMALLEST_PROBABILITY))
+    return logits - logits.mean()
+
+
+def _inverse_softplus(y: np.ndarray) -> np.ndarray:
+    if (y <= 0).any():
+        raise ValueError(f"values must be above 0, got {y}")
+    return y + np.log(-np.expm1(-y))
+
+
+def _inside(limit: float, reach: float | None = None) -> Activation:
+    """limit * tanh(x / reach), reach 1 by default: inside ±limit, and with a gradient where a hard clamp has none."""
+
+    def inverse(y: np.ndarray) -> np.ndarray:
+        if (np.abs(y) >= limit).any():
+            raise ValueError(f"values must be inside ±{limit}, got {y}")
+        return (reach or 1.0) * np.arctanh(y / limit)
+
+    return Activation(lambda x: limit * (x / reach if reach else x).tanh(), inverse, 2 * limit)
+
+
+PLAIN = Activation(lambda x: x, lambda y: y, None)
+SIGMOID = Activation(torch.sigmoid, _inverse_sigmoid, 1.0)
+SOFTMAX = Activation(lambda x: x.softmax(dim=-1), _inverse_softmax, 1.0)
+SOFTPLUS = Activation(nn.functional.softplus, _inverse_softplus, None)
+
+
+class Part(NamedTuple):
+    """Neighbouring columns of a head that share an activation."""
+
+    name: str
+    activation: Activation
+    columns: int
+    unit_of_unbounded: float | None = None
+
+    @property
+    def unit(self) -> float | None:
+        """In which a change of the answer is judged: the width of its range, or what is given where it has no bounds.
+
+        None where a change is not judged.
+        """
+        return self.activation.width or self.unit_of_unbounded
+
+
+class HeadForm(NamedTuple):
+    """How the network answers a head of the published layout."""
+
+    layers: tuple[str, ...]
+    """The network's heads whose last layers give the logits: one for all columns, or one for each."""
+    parts: tuple[Part, ...]
+
+    def cut(self, head: Any) -> list[tuple[Part, Any]]:
+        """Each part with its columns of an array or tensor of shape (..., columns of the head)."""
+        stops = itertools.accumulate(part.columns for part in self.parts)
+        return [(part, head[..., stop - part.columns : stop]) for part, stop in zip(self.parts, stops, strict=True)]
+
+
+def _form(layers: str | tuple[str, ...], *parts: Part) -> HeadForm:
+    return HeadForm((layers,) if isinstance(layers, str) else layers, parts)
+
+
+FORMS: dict[str, HeadForm] = {
+    "target_intensity": _form(TARGETS, Part("target_intensity", SIGMOID, len(TARGETS))),
+    "target_weights": _form("selection", Part("target_weights", SOFTMAX, len(TARGETS))),
+    "target_confidence": _form(TARGETS, Part("target_confidence", SIGMOID, len(TARGETS))),
+    "memory": _form("memory", Part("memory", SIGMOID, 1)),
+    "volatility": _form(
+        "memory",
+        Part("volatility_blend", SOFTMAX, len(VOLATILITY_BASES)),
+        Part("volatility_pull", SIGMOID, 1),
+    ),
+    "intensity_tilt": _form("tilt", Part("intensity_tilt", _inside(2.0, reach=2.0), HEADS["intensity_tilt"])),
+    "volatility_tilt": _form("tilt", Part("volatility_tilt", _inside(0.2), HEADS["volatility_tilt"])),
+    "level": _form(
+        "level",
+        Part("log_volatility_level", _inside(1.0, reach=1.0), 1),
+        Part("common_variance", SOFTPLUS, 1, unit_of_unbounded=1.0),  # in harmonic mean variances
+    ),
+    "condition": _form("auxiliary", Part("condition", SOFTPLUS, 1)),
+    "expected_error": _form("auxiliary", Part("expected_error", PLAIN, 1)),
+    "log_variance": _form("uncertainty", Part("log_variance", _inside(8.0, reach=8.0), 1)),  # deviations of 0.018 to 55
+    "regime": _form("regime", Part("regime", SOFTMAX, len(REGIMES))),
+}
+"""Head of the published layout -> how the network answers it."""
+
 
 _COLUMNS = {
     name: tuple(range(stop - width, stop))
     for (name, width), stop in zip(HEADS.items(), itertools.accumulate(HEADS.values()), strict=True)
 }
 
-HEAD_COLUMNS: dict[str, tuple[int, ...]] = {
-    **{target: (_COLUMNS["target_intensity"][k], _COLUMNS["target_confidence"][k]) for k, target in enumerate(TARGETS)},
-    "selection": _COLUMNS["target_weights"],
-    "memory": _COLUMNS["memory"] + _COLUMNS["volatility"],
-    "tilt": _COLUMNS["intensity_tilt"] + _COLUMNS["volatility_tilt"],
-    "level": _COLUMNS["level"],
-    "auxiliary": _COLUMNS["condition"] + _COLUMNS["expected_error"],
-    "uncertainty": _COLUMNS["log_variance"],
-    "regime": _COLUMNS["regime"],
-}
+
+def _columns_of_layers() -> dict[str, tuple[int, ...]]:
+    found: dict[str, tuple[int, ...]] = {}
+    for name, columns in _COLUMNS.items():
+        layers = FORMS[name].layers
+        for layer, column in zip(layers * (len(columns) // len(layers)), columns, strict=True):
+            found[layer] = (*found.get(layer, ()), column)
+    return found
+
+
+HEAD_COLUMNS = _columns_of_layers()
 """The network's head -> the columns of PARAMETERS that its last layer feeds, in the order of that layer's units."""
 
 
@@ -51,8 +151,8 @@ class MemberNetwork(nn.Module):
     Robust scaling, BatchNorm and Clip stand inside the network, so that whoever runs it sends raw features.
 
     >>> network = MemberNetwork(n_features=60).eval()
-    >>> network(torch.zeros(5, 60)).shape
-    torch.Size([5, 39])
+    >>> network(torch.zeros(5, 60)).shape == (5, N_PARAMETERS)
+    True
     """
 
     median: Tensor
@@ -194,29 +294,21 @@ class Head(nn.Module):
 
 def activate(logits: Tensor) -> Tensor:
     """Turn logits of shape (..., N_PARAMETERS) into PARAMETERS: probabilities where the layout asks for them."""
-    heads = dict(zip(HEADS, logits.split(list(HEADS.values()), dim=-1), strict=True))
-    blend, pull = heads["volatility"].split([len(VOLATILITY_BASES), 1], dim=-1)
-    log_factor, common = heads["level"].split(1, dim=-1)
-    activated = {
-        "target_intensity": heads["target_intensity"].sigmoid(),
-        "target_weights": heads["target_weights"].softmax(dim=-1),
-        "target_confidence": heads["target_confidence"].sigmoid(),
-        "memory": heads["memory"].sigmoid(),
-        "volatility": torch.cat([blend.softmax(dim=-1), pull.sigmoid()], dim=-1),
-        "intensity_tilt": _limit(heads["intensity_tilt"], INTENSITY_TILT_LIMIT),
-        "volatility_tilt": VOLATILITY_TILT_LIMIT * heads["volatility_tilt"].tanh(),
-        "level": torch.cat([_limit(log_factor, LOG_VOLATILITY_LIMIT), nn.functional.softplus(common)], dim=-1),
-        "condition": nn.functional.softplus(heads["condition"]),
-        "expected_error": heads["expected_error"],
-        "log_variance": _limit(heads["log_variance"], LOG_VARIANCE_LIMIT),
-        "regime": heads["regime"].softmax(dim=-1),
-    }
-    return torch.cat([activated[name] for name in HEADS], dim=-1)
+    heads = zip((FORMS[name].parts for name in HEADS), logits.split(list(HEADS.values()), dim=-1), strict=True)
+    pieces = [(parts, _cut(head, parts)) for parts, head in heads]
+    return torch.cat([_activated(parts, pieces_of_head) for parts, pieces_of_head in pieces], dim=-1)
 
 
-def _limit(x: Tensor, limit: float) -> Tensor:
-    """Keep x inside ±limit, with a slope everywhere: a hard clamp would have no gradient beyond it."""
-    return limit * (x / limit).tanh()
+def _cut(head: Tensor, parts: Sequence[Part]) -> Sequence[Tensor]:
+    if len(parts) == 1:
+        return [head]
+    sizes = [part.columns for part in parts]
+    return head.split(sizes if len(set(sizes)) > 1 else sizes[0], dim=-1)  # equal parts need no list in the ONNX file
+
+
+def _activated(parts: Sequence[Part], pieces: Sequence[Tensor]) -> Tensor:
+    answers = [part.activation.apply(piece) for part, piece in zip(parts, pieces, strict=True)]
+    return torch.cat(answers, dim=-1) if len(answers) > 1 else answers[0]
 
 
 def constant_logits(constants: Mapping[str, float | Sequence[float]]) -> Tensor:
@@ -225,8 +317,9 @@ def constant_logits(constants: Mapping[str, float | Sequence[float]]) -> Tensor:
     Probabilities are first limited to [1e-4, 1 - 1e-4], where their logits are finite and can still learn, and those
     that must sum to 1 are divided by their sum. Logits of a softmax are centred: their sum is 0.
 
-    >>> round(activate(constant_logits({"memory": 0.26}))[9].item(), 6)
-    0.26
+    >>> from sigmahat_kernels.parameters import split_parameters
+    >>> split_parameters(activate(constant_logits({"memory": 0.26}))).memory
+    tensor([0.2600])
     """
     if unknown := sorted(set(constants) - set(HEADS)):
         raise ValueError(f"unknown heads {unknown}; the layout has {list(HEADS)}")
@@ -235,58 +328,9 @@ def constant_logits(constants: Mapping[str, float | Sequence[float]]) -> Tensor:
         values = np.atleast_1d(np.asarray(given, dtype=np.float64))
         if values.shape != (HEADS[name],) or not np.isfinite(values).all():
             raise ValueError(f"constants of {name} must be {HEADS[name]} finite numbers, got {given}")
-        logits[list(_COLUMNS[name])] = _INVERSES[name](values)
+        inverted = [part.activation.inverse(piece) for part, piece in FORMS[name].cut(values)]
+        logits[list(_COLUMNS[name])] = np.concatenate(inverted)
     return torch.from_numpy(logits).float()
-
-
-def _inverse_sigmoid(p: np.ndarray) -> np.ndarray:
-    if (p < 0).any() or (p > 1).any():
-        raise ValueError(f"probabilities must be in 0..1, got {p}")
-    p = p.clip(_SMALLEST_PROBABILITY, 1 - _SMALLEST_PROBABILITY)
-    return np.log(p) - np.log1p(-p)
-
-
-def _inverse_softmax(p: np.ndarray) -> np.ndarray:
-    if (p < 0).any() or not math.isclose(p.sum(), 1.0, abs_tol=1e-3):
-        raise ValueError(f"weights must be at least 0 and sum to 1, got {p}")
-    logits = np.log(p.clip(_SMALLEST_PROBABILITY))
-    return logits - logits.mean()
-
-
-def _inverse_volatility(values: np.ndarray) -> np.ndarray:
-    return np.concatenate([_inverse_softmax(values[:-1]), _inverse_sigmoid(values[-1:])])
-
-
-def _inverse_softplus(y: np.ndarray) -> np.ndarray:
-    if (y <= 0).any():
-        raise ValueError(f"values must be above 0, got {y}")
-    return y + np.log(-np.expm1(-y))
-
-
-def _inverse_limit(y: np.ndarray, limit: float) -> np.ndarray:
-    if (np.abs(y) >= limit).any():
-        raise ValueError(f"values must be inside ±{limit}, got {y}")
-    return limit * np.arctanh(y / limit)
-
-
-def _inverse_level(y: np.ndarray) -> np.ndarray:
-    return np.concatenate([_inverse_limit(y[:1], LOG_VOLATILITY_LIMIT), _inverse_softplus(y[1:])])
-
-
-_INVERSES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "target_intensity": _inverse_sigmoid,
-    "target_weights": _inverse_softmax,
-    "target_confidence": _inverse_sigmoid,
-    "memory": _inverse_sigmoid,
-    "volatility": _inverse_volatility,
-    "intensity_tilt": functools.partial(_inverse_limit, limit=INTENSITY_TILT_LIMIT),
-    "volatility_tilt": lambda y: _inverse_limit(y, VOLATILITY_TILT_LIMIT) / VOLATILITY_TILT_LIMIT,
-    "level": _inverse_level,
-    "condition": _inverse_softplus,
-    "expected_error": lambda y: y,
-    "log_variance": functools.partial(_inverse_limit, limit=LOG_VARIANCE_LIMIT),
-    "regime": _inverse_softmax,
-}
 
 
 def _extraction_layers(n_features: int, config: NetworkConfig) -> list[nn.Module]:

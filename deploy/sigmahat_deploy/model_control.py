@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Load and unload models of a running Triton, over its HTTP port, with the key that keeps others from doing so.
+
+HTTP, because it stays on loopback where gRPC wants certificates, which this process has none of.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from geventhttpclient.response import HTTPParseError
+from tritonclient.http import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+from sigmahat_deploy.installation import ServerError
+
+_HEADER = "sigmahat-control"
+
+_TIMEOUT_S = 120.0
+"""A load answers when the model has been loaded."""
+
+
+@dataclass(frozen=True)
+class ModelControl:
+    """The models of the server at `http_url`, for whoever started it."""
+
+    http_url: str  # host:port
+    key: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
+
+    def restrict(self, apis: Sequence[str]) -> list[str]:
+        """Options of ``tritonserver`` that refuse `apis`, over gRPC and HTTP, to callers without the key."""
+        rule = f"{','.join(apis)}:{_HEADER}={self.key}"
+        return [f"--grpc-restricted-protocol={rule}", f"--http-restricted-api={rule}"]
+
+    def load(self, model: str) -> None:
+        """Load `model`, or what is new or gone of it on disk; what is loaded serves on until then, and if this fails.
+
+        Raises
+        ------
+        ServerError
+            With Triton's reason.
+        """
+        self._ask(f"load {model}", lambda client, headers: client.load_model(model, headers))
+
+    def unload(self, model: str) -> None:
+        """Refuse new requests for `model` from now on; `unloading` tells when its accepted ones have been answered."""
+        self._ask(f"unload {model}", lambda client, headers: client.unload_model(model, headers))
+
+    def unloading(self) -> list[str]:
+        """Names of the models that still have requests to answer before they are gone."""
+        index = self._ask("list its models", lambda client, headers: client.get_model_repository_index(headers))
+        return [entry["name"] for entry in index if entry.get("state") == "UNLOADING"]
+
+    def _ask(self, what: str, call: Callable[[InferenceServerClient, dict[str, str]], Any]) -> Any:
+        try:
+            with InferenceServerClient(
+                self.http_url, connection_timeout=_TIMEOUT_S, network_timeout=_TIMEOUT_S
+            ) as client:
+                return call(client, {_HEADER: self.key})
+        except InferenceServerException as error:
+            raise ServerError(f"Triton refused to {what}: {error.message()}") from error
+        except (OSError, HTTPParseError, ValueError) as error:  # what tritonclient's HTTP half lets through
+            raise ServerError(f"Triton does not answer at {self.http_url}, asked to {what}: {error}") from error

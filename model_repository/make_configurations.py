@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write every ``config.pbtxt`` from the layout in the code: ``python model_repository/make_configurations.py``.
+
+A model has up to three forms: ``config.pbtxt`` for a CPU, ``configs/gpu.pbtxt`` for a GPU, and for a GPU with one
+engine of all members ``configs/gpu_fused.pbtxt``. Triton's ``--model-config-name`` picks the form; a model that has it
+not is read from ``config.pbtxt``, so one that is never the same on a GPU has both.
+
+With ``--members`` the repository gets that many members; new ones wait for ``sigmahat export``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from sigmahat_kernels.features import N_FEATURES
+from sigmahat_kernels.parameters import N_PARAMETERS, PUBLISHED
+from sigmahat_kernels.request import MAX_UNIVERSES
+
+REPOSITORY = Path(__file__).parent
+CPU, GPU, GPU_FUSED = "config.pbtxt", "configs/gpu.pbtxt", "configs/gpu_fused.pbtxt"
+LINE = 120
+
+Tensor = Mapping[str, Any]
+
+
+def tensor(name: str, *dims: int, kind: str = "FP32", **options: bool) -> Tensor:
+    """One input or output of a model; -1 is any length."""
+    return {"name": name, "data_type": f"TYPE_{kind}", "dims": dims, **options}
+
+
+PANEL = tensor("PANEL", -1, -1)
+UNIVERSES = tensor("UNIVERSES", -1, -1, kind="INT32")
+WINDOWS = tensor("WINDOWS", -1, 2, kind="INT32", optional=True)
+MARKET = tensor("MARKET", -1, -1, optional=True)
+DATES = tensor("DATES", -1, kind="INT32", optional=True)
+BLOCKS = tensor("BLOCKS", -1, -1, kind="INT32", optional=True)
+REQUEST = (PANEL, UNIVERSES, WINDOWS, MARKET, DATES, BLOCKS)
+
+# A row a universe, then one for each of its blocks.
+ROWS = (tensor("ROW_STATUS", -1, -1, kind="INT32"), tensor("ROW_ASSET", -1, -1, kind="INT32"))
+# The averages of N_PARAMETERS, then the variance between the members.
+WEIGHTED = tensor("WEIGHTED", -1, N_PARAMETERS + 1)
+# Where a call names no outputs, Triton's order of them follows from the order here. These five stand first, so that an
+# answer stays the same to the bit; the others follow in that of the layout.
+FIRST = ("INTENSITY", "TARGET_WEIGHTS", "TARGET_INTENSITY", "TARGET_CONFIDENCE", "BLOCK_INTENSITY")
+ANSWERS = {
+    **{name.upper(): tensor(name.upper(), -1, *head.shape) for name, head in PUBLISHED.items()},
+    "BLOCK_INTENSITY": tensor("BLOCK_INTENSITY", -1, -1),
+}
+PUBLIC = (
+    *(ANSWERS[name] for name in dict.fromkeys((*FIRST, *ANSWERS))),
+    tensor("STATUS", -1, kind="INT32"),
+    tensor("STATUS_ASSET", -1, kind="INT32"),
+)
+# The same values under second names for `assemble`: an ensemble's output must not feed a later step, else requests for
+# some of the outputs deadlock.
+INTERNAL = (
+    tensor("PARAMETERS_INTERNAL", -1, N_PARAMETERS),
+    tensor("BLOCK_INTENSITY_INTERNAL", -1, -1),
+    tensor("STATUS_INTERNAL", -1, kind="INT32"),
+)
+COVARIANCE = tensor("COVARIANCE", -1, -1, -1)
+
+ON_CPU = {"instance_group": [{"kind": "KIND_CPU", "count": 1}]}
+ON_GPU = {"instance_group": [{"kind": "KIND_GPU", "count": 1}]}
+# Inputs that are on the device already, in CUDA shared memory, stay there.
+PYTHON_ON_GPU = {**ON_GPU, "parameters": {"FORCE_CPU_ONLY_INPUT_TENSORS": {"string_value": "no"}}}
+# The one queue with a limit: what passes here finds room in the cheap steps behind it. A request waits here with all of
+# its bytes, up to 200 MB: the length of the queue times that is what callers can make the server hold.
+BOUNDED_QUEUE = {
+    "default_queue_policy": {
+        "timeout_action": "REJECT",
+        "default_timeout_microseconds": 60_000_000,
+        "allow_timeout_override": True,
+        "max_queue_size": 64,
+    }
+}
+# Launches, not arithmetic, take the time of a small batch. A batch runs in the smallest graph that holds it; what is
+# left of the graph's rows holds old ones, which touch no other row.
+CUDA_GRAPH_ROWS = (1, 16, 128, 512, 1024, 2048, MAX_UNIVERSES)
+# One universe: CuPy compiles its kernels when they first run.
+WARMUP_ROWS, WARMUP_ASSETS = 64, 32
+
+
+def python_model(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor], **settings: Any) -> dict[str, Any]:
+    """A step that is a ``model.py``; it reads whole requests, so it does no batching of its own."""
+    return {
+        "name": name,
+        "backend": "python",
+        "max_batch_size": 0,
+        "input": inputs,
+        "output": outputs,
+        "dynamic_batching": {},
+        **settings,
+    }
+
+
+def zeros(given: Tensor, *dims: int) -> dict[str, Any]:
+    """What a warm-up sends for a tensor."""
+    return {"data_type": given["data_type"], "dims": dims, "zero_data": True}
+
+
+def from_file(given: Tensor, *dims: int) -> dict[str, Any]:
+    """The same, from a file of the folder ``warmup``."""
+    return {"data_type": given["data_type"], "dims": dims, "input_data_file": given["name"].lower()}
+
+
+def one_universe(**others: Any) -> list[dict[str, Any]]:
+    """A warm-up by the panel in ``warmup``."""
+    inputs = {
+        "PANEL": from_file(PANEL, WARMUP_ROWS, WARMUP_ASSETS),
+        "UNIVERSES": from_file(UNIVERSES, 1, WARMUP_ASSETS),
+        **others,
+    }
+    return [{"name": "one universe", "batch_size": 1, "inputs": inputs}]
+
+
+def features() -> dict[str, dict[str, Any]]:
+    """Returns to features; on a GPU they go to the members as a tensor on the device."""
+    model = python_model("features", REQUEST, (tensor("FEATURES", -1, N_FEATURES), *ROWS))
+    model["dynamic_batching"] = BOUNDED_QUEUE
+    on_gpu = {**model, **PYTHON_ON_GPU, "model_warmup": one_universe()}
+    return {CPU: {**model, **ON_CPU}, GPU: on_gpu, GPU_FUSED: on_gpu}
+
+
+def member(name: str) -> dict[str, dict[str, Any]]:
+    """A network: its INT8 Q/DQ graph in ONNX Runtime, or the TensorRT plan that `sigmahat engines build` links.
+
+    Triton joins the rows of requests that wait.
+    """
+    features = tensor("FEATURES", N_FEATURES)
+    model = {
+        "name": name,
+        "max_batch_size": MAX_UNIVERSES,
+        "input": [features],
+        "output": [tensor("PARAMETERS", N_PARAMETERS)],
+        "dynamic_batching": {},
+    }
+    graphs = [
+        {"batch_size": rows, **({"graph_lower_bound": {"batch_size": smaller + 1}} if smaller else {})}
+        for smaller, rows in zip((0, *CUDA_GRAPH_ROWS), CUDA_GRAPH_ROWS, strict=False)
+    ]
+    on_gpu = {
+        "backend": "tensorrt",
+        "default_model_filename": "model.plan",
+        "optimization": {"cuda": {"graphs": True, "graph_spec": graphs}},
+        "model_warmup": [
+            {"name": name, "batch_size": rows, "inputs": {"FEATURES": zeros(features, N_FEATURES)}}
+            for name, rows in (("one row", 1), ("all rows", MAX_UNIVERSES))
+        ],
+    }
+    return {CPU: {**model, "backend": "python", **ON_CPU}, GPU: {**model, **ON_GPU, **on_gpu}}
+
+
+def combine(n_members: int) -> dict[str, dict[str, Any]]:
+    """The members' answers into one; on the CPU also beside a GPU: averages of a few numbers a universe."""
+    answers = [tensor(f"MEMBER_{k}", -1, N_PARAMETERS) for k in range(1, n_members + 1)]
+    of_members = python_model("combine", (*answers, *ROWS), (*PUBLIC, *INTERNAL), **ON_CPU)
+    return {CPU: of_members, GPU: of_members, GPU_FUSED: {**of_members, "input": (WEIGHTED, *ROWS)}}
+
+
+def assemble() -> dict[str, dict[str, Any]]:
+    """Parameters and returns to covariance matrices."""
+    model = python_model("assemble", (PANEL, UNIVERSES, WINDOWS, BLOCKS, *INTERNAL), (COVARIANCE,))
+    parameters, block_intensity, status = INTERNAL
+    warmup = one_universe(
+        WINDOWS=from_file(WINDOWS, 1, 2),
+        BLOCKS=zeros(BLOCKS, 1, WARMUP_ASSETS),
+        PARAMETERS_INTERNAL=zeros(parameters, 1, N_PARAMETERS),
+        BLOCK_INTENSITY_INTERNAL=zeros(block_intensity, 1, 1),
+        STATUS_INTERNAL=zeros(status, 1),
+    )
+    on_gpu = {**model, **PYTHON_ON_GPU, "model_warmup": warmup}
+    return {CPU: {**model, **ON_CPU}, GPU: on_gpu, GPU_FUSED: on_gpu}
+
+
+def step(model: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> dict[str, Any]:
+    """A step of an ensemble: the model's tensors to the ensemble's."""
+    return {"model_name": model, "model_version": -1, "input_map": inputs, "output_map": outputs}
+
+
+def same(tensors: Sequence[Tensor], rename: Callable[[str], str] = str) -> dict[str, str]:
+    """A map of tensors to tensors of an ensemble by their own names."""
+    return {each["name"]: rename(each["name"]) for each in tensors}
+
+
+def ensemble(name: str, n_members: int, *, covariance: bool) -> dict[str, dict[str, Any]]:
+    """What callers name. The ensemble's own names for what passes between steps are in small letters."""
+    first = step("features", same(REQUEST), {"FEATURES": "features", **same(ROWS, str.lower)})
+    names = [f"member_{k}" for k in range(1, n_members + 1)]
+    members = [step(name, {"FEATURES": "features"}, {"PARAMETERS": name}) for name in names]
+    fused = [step("fused", {"FEATURES": "features"}, {"WEIGHTED": "weighted"})]
+    published = {**same(PUBLIC), **(same(INTERNAL, str.lower) if covariance else {})}
+    inputs = (PANEL, UNIVERSES, WINDOWS, BLOCKS)
+    last = step("assemble", {**same(inputs), **same(INTERNAL, str.lower)}, same([COVARIANCE]))
+
+    def form(middle: list[dict[str, Any]], answers: Mapping[str, str]) -> dict[str, Any]:
+        combine = step("combine", {**answers, **same(ROWS, str.lower)}, published)
+        return {
+            "name": name,
+            "platform": "ensemble",
+            "max_batch_size": 0,
+            "input": REQUEST,
+            "output": (*PUBLIC, COVARIANCE) if covariance else PUBLIC,
+            "ensemble_scheduling": {"step": [first, *middle, combine, *([last] if covariance else [])]},
+        }
+
+    of_members = form(members, {name.upper(): name for name in names})
+    return {CPU: of_members, GPU: of_members, GPU_FUSED: form(fused, {"WEIGHTED": "weighted"})}
+
+
+def configurations(n_members: int) -> dict[str, str]:
+    """Path in the repository -> content, of every configuration."""
+    models = [
+        features(),
+        *(member(f"member_{k}") for k in range(1, n_members + 1)),
+        combine(n_members),
+        assemble(),
+        ensemble("shrinkage", n_members, covariance=False),
+        ensemble("covariance", n_members, covariance=True),
+    ]
+    return {f"{form[CPU]['name']}/{path}": text(fields) for form in models for path, fields in form.items()}
+
+
+def text(fields: Mapping[str, Any]) -> str:
+    """A configuration as Triton reads it. A field that its schema does not know is a ValueError."""
+    config = ModelConfig(**fields)
+    printed = text_format.MessageToString(config, use_short_repeated_primitives=True)
+    return "# Written by make_configurations.py.\n" + folded(printed)
+
+
+def folded(printed: str) -> str:
+    """Put every message that fits on one line on one line."""
+    innermost = re.compile(r"^( *)(\w+ \{)\n((?:\1  .*[^{\n]\n)*)\1\}$", re.MULTILINE)
+
+    def one_line(match: re.Match[str]) -> str:
+        indent, opening, lines = match.groups()
+        line = indent + " ".join([opening, *map(str.strip, lines.splitlines()), "}"])
+        return line if len(line) <= LINE else match[0]
+
+    while (shorter := innermost.sub(one_line, printed)) != printed:
+        printed = shorter
+    return printed
+
+
+def count_members(repository: Path) -> int:
+    """How many members the repository is configured for."""
+    return len(list(repository.glob("member_*/config.pbtxt")))
+
+
+def write(repository: Path, n_members: int) -> None:
+    """Write all configurations; a member that is new gets the first one's ``model.py``, one too many is removed."""
+    for folder in repository.glob("member_*"):
+        if int(folder.name.removeprefix("member_")) > n_members:
+            shutil.rmtree(folder)
+    for path, content in configurations(n_members).items():
+        (repository / path).parent.mkdir(parents=True, exist_ok=True)
+        (repository / path).write_text(content)
+    program = (repository / "member_1" / "1" / "model.py").read_text()
+    for k in range(2, n_members + 1):
+        version = repository / f"member_{k}" / "1"
+        version.mkdir(exist_ok=True)
+        (version / "model.py").write_text(program)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--members", type=int, default=count_members(REPOSITORY), help="default: those there are")
+    arguments = parser.parse_args()
+    if arguments.members < 1:
+        parser.error(f"an ensemble has at least 1 member, got {arguments.members}")
+    write(REPOSITORY, arguments.members)
