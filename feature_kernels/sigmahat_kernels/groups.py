@@ -11,6 +11,7 @@ import numpy as np
 from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.panel import column_status
 from sigmahat_kernels.request import PADDING, Request
+from sigmahat_kernels.stale import without_stale
 from sigmahat_kernels.status import Status
 
 CHUNK_CELLS = 128 * 1024
@@ -58,16 +59,29 @@ def _group(request: Request, start: int, stop: int, universes: np.ndarray) -> Wi
 
 
 def group_returns(request: Request, group: WindowGroup) -> Array:
-    """Returns of a group's columns over its window, shape (T, m)."""
+    """Returns of a group's columns over its window without stale prices, shape (T, m)."""
+    return without_stale(_gathered(request, group))[0]
+
+
+def _gathered(request: Request, group: WindowGroup) -> Array:
     xp = array_namespace(request.panel)
     return request.panel[group.start : group.stop][:, xp.asarray(group.columns)]
 
 
-def refuse_columns(request: Request, group: WindowGroup, status: np.ndarray, status_asset: np.ndarray) -> WindowGroup:
-    """Give universes that hold an unusable column its status, in place; return the group of those that remain."""
-    codes = to_numpy(column_status(group_returns(request, group)))
+class UsableGroup(NamedTuple):
+    """A group without the universes that hold an unusable column."""
+
+    group: WindowGroup
+    returns: Array  # (T, m) of its columns, stale prices missing
+    stale: Array  # (m,) bool, whether a column had stale prices
+
+
+def refuse_columns(request: Request, group: WindowGroup, status: np.ndarray, status_asset: np.ndarray) -> UsableGroup:
+    """Give universes that hold an unusable column its status, in place; return what remains."""
+    returns, stale = without_stale(_gathered(request, group))
+    codes = to_numpy(column_status(returns))
     if not codes.any():
-        return group
+        return UsableGroup(group, returns, stale)
     rows = request.universes[group.universes]
     held = rows != PADDING
     bad = np.where(held, codes[group.place[rows]], 0)
@@ -76,7 +90,9 @@ def refuse_columns(request: Request, group: WindowGroup, status: np.ndarray, sta
     refused = bad[picked] != Status.GOOD
     status[group.universes[refused]] = bad[picked][refused]
     status_asset[group.universes[refused]] = rows[picked][refused]
-    return _group(request, group.start, group.stop, group.universes[~refused])
+    left = _group(request, group.start, group.stop, group.universes[~refused])
+    kept = array_namespace(returns).asarray(group.place[left.columns])
+    return UsableGroup(left, returns[:, kept], stale[kept])
 
 
 def parts_of(request: Request, group: WindowGroup) -> Iterator[WindowGroup]:

@@ -16,6 +16,7 @@ from sigmahat_kernels.features import compute_features
 from sigmahat_kernels.request import read_request
 from sigmahat_kernels.scratch import Scratch
 from sigmahat_kernels.shared_window import share_window
+from sigmahat_kernels.stale import without_stale
 from sigmahat_kernels.status import Status
 from sigmahat_trainer.data.baskets import LEAST_ASSETS, draw_baskets
 from sigmahat_trainer.data.panels import ReturnPanel
@@ -93,9 +94,10 @@ def estimate_inputs(past: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     Parameters
     ----------
     past : array of shape (T, N)
-        Simple returns, NaN = missing.
+        Simple returns, NaN = missing; stale prices count as missing, as in all that is served.
     """
-    moments = share_window(past).moments.gather(np.arange(past.shape[1])[None], Scratch(np))
+    returns, _ = without_stale(past)
+    moments = share_window(returns).moments.gather(np.arange(past.shape[1])[None], Scratch(np))
     return moments.slow[0], moments.fast[0], np.log(moments.volatilities[:, 0]), asset_statistics(*moments)[0]
 
 
