@@ -7,6 +7,7 @@ from sigmahat_client.client import ShrinkageClient
 from sigmahat_client.endpoints import Tls
 from sigmahat_client.errors import (
     DeadlineExceeded,
+    EstimateWarning,
     InvalidRequest,
     NoServer,
     RequestTooLarge,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncShrinkageClient",
     "DeadlineExceeded",
+    "EstimateWarning",
     "Estimates",
     "InvalidRequest",
     "NoServer",

@@ -18,7 +18,7 @@ import re
 from collections.abc import Hashable, Iterable
 from typing import TYPE_CHECKING
 
-from sigmahat_kernels.status import InvalidRequest, Status
+from sigmahat_kernels.status import InvalidRequest, Status, WarningFlag
 
 if TYPE_CHECKING:
     from sigmahat_client.estimates import Estimates
@@ -78,6 +78,10 @@ class UniverseError(SigmahatError):
         return f"universe {self.universe!r}{culprit}: {explanation(self.status)}"
 
 
+class EstimateWarning(UserWarning):
+    """Universes were estimated, but something is odd about their assets; `Estimates.warnings` has all of it."""
+
+
 class ServerUnavailable(SigmahatError, ConnectionError):
     """No server answers there, or it is starting, stopping or full: the same call may succeed later."""
 
@@ -115,6 +119,12 @@ def no_server(addresses: Iterable[str]) -> NoServer:
     """Say what to type."""
     where = ", ".join(addresses)
     return NoServer(f"{where}: no server is there: start one with `sigmahat serve`, or name another with url (--url)")
+
+
+def warning_text(name: str) -> str:
+    """What a flag of `Estimates.warnings` says; a newer server may know flags that this version does not."""
+    flag = WarningFlag.__members__.get(name)
+    return f"warning {name}" if flag is None else flag.explanation
 
 
 def error_from_grpc(code: str, message: str, url: str) -> Exception:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, fields
 from itertools import chain
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from sigmahat_client.errors import UniverseError
+from sigmahat_client.errors import EstimateWarning, UniverseError, warning_text
 from sigmahat_kernels.parameters import PUBLISHED
 from sigmahat_kernels.status import Status
 
@@ -62,6 +63,9 @@ class Estimates:
     """(U,) `status.Status` codes, 0 = good."""
     status_asset: tuple[Hashable | None, ...]
     """The asset that the status complains of, or None."""
+    warnings: tuple[dict[str, tuple[Hashable, ...]], ...]
+    """Of each universe the names of `status.WarningFlag` that are set, with the assets concerned: none of some, since
+    they are of the universe as a whole."""
     covariance: tuple[np.ndarray, ...] | None
     """One (N, N) float32 matrix a universe, of its own size, in squared returns per period; None if not asked for."""
 
@@ -90,6 +94,19 @@ class Estimates:
     def failures(self) -> list[UniverseError]:
         """One error for each universe that could not be estimated."""
         return [self._error(u) for u in np.flatnonzero(self.status != Status.GOOD).tolist()]
+
+    def warn(self) -> None:
+        """Give one `EstimateWarning` that names the odd assets of all universes; none if there are none.
+
+        What concerns a universe as a whole is in `warnings` alone.
+        """
+        concerned: dict[str, dict[Hashable, None]] = {}
+        for odd in self.warnings:
+            for name, assets in odd.items():
+                concerned.setdefault(name, {}).update(dict.fromkeys(assets))
+        said = [f"{_some(list(assets))}: {warning_text(name)}" for name, assets in concerned.items() if assets]
+        if said:
+            warnings.warn(EstimateWarning("; ".join(said)), stacklevel=3)  # where the client was asked
 
     def raise_for_status(self) -> None:
         """Raise the first of `failures`, if there is one."""
@@ -168,6 +185,11 @@ class Estimates:
 
     def _error(self, u: int) -> UniverseError:
         return UniverseError(self.universes[u], int(self.status[u]), self.status_asset[u])
+
+
+def _some(assets: Sequence[Hashable], most: int = 10) -> str:
+    more = f" and {len(assets) - most} more" if len(assets) > most else ""
+    return ", ".join(map(repr, assets[:most])) + more
 
 
 def _named(names: Sequence[str], values: np.ndarray) -> dict[str, np.ndarray]:

@@ -33,6 +33,16 @@ class Warnings(NamedTuple):
     of_asset: np.ndarray  # (n, N) int32, 0 in padding
 
 
+def published_warnings(warnings: Warnings, universes: np.ndarray) -> dict[str, np.ndarray]:
+    """Warnings of `universes` (n, N) under the names of the protocol.
+
+    Flags of assets are rare, so only those that are set are sent: a row (universe, asset as in UNIVERSES, flags) each.
+    """
+    u, i = np.nonzero(warnings.of_asset)
+    flagged = np.stack([u, universes[u, i], warnings.of_asset[u, i]], axis=1)
+    return {"WARNINGS": warnings.of_universe, "ASSET_WARNINGS": flagged.astype(np.int32)}
+
+
 def flag_universes(request: Request, usable: UsableGroup, window: Window, slow: Array) -> Warnings:
     """Flag the universes of a group.
 
