@@ -157,6 +157,10 @@ class Estimates:
                 columns |= _named([f"{name}_{block}" for block in self.block_names], self.block_intensity)
             elif name in PUBLISHED:
                 columns |= _named(PUBLISHED[name].columns, getattr(self, name))
+        columns["warnings"] = [
+            "; ".join(f"{name}: {', '.join(map(str, assets))}" if assets else name for name, assets in odd.items())
+            for odd in self.warnings
+        ]
         columns["status"] = self.status
         columns["message"] = [
             "" if status == Status.GOOD else str(self._error(u)) for u, status in enumerate(self.status.tolist())

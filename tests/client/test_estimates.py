@@ -218,7 +218,8 @@ def test_frame_has_one_row_a_universe_and_flat_columns(client: ShrinkageClient):
         *(f"{head}_tilt_{name}" for head in ("intensity", "volatility") for name in ASSET_STATISTICS),
         *("level_log_volatility", "level_common_variance"),
         *("condition", "expected_error", "uncertainty_aleatoric", "uncertainty_epistemic"),
-        *("regime_calm", "regime_normal", "regime_elevated", "regime_stressed", "status", "message"),
+        *("regime_calm", "regime_normal", "regime_elevated", "regime_stressed"),
+        *("warnings", "status", "message"),
     ]
     row = table.loc["last"]
     assert (row["n_assets"], row["intensity"], row["weight_single_factor"], row["memory"]) == (2, 7.0, 1009.0, 4007.0)

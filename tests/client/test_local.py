@@ -172,6 +172,7 @@ def test_batches_of_any_kind(local: ShrinkageClient, returns: pd.DataFrame):
 EXPECTED_FAILURES = {"check_n_features_in_after_fitting": "fits 15 samples; the service wants 20"}
 
 
+@pytest.mark.filterwarnings("ignore::sigmahat_client.EstimateWarning")  # its data are no returns
 def test_scikit_learn_accepts_the_estimator():
     checks = pytest.importorskip("sklearn.utils.estimator_checks")
     from sigmahat_client.estimator import ShrinkageCovariance
