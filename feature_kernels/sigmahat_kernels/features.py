@@ -21,7 +21,7 @@ from sigmahat_kernels.groups import (
 )
 from sigmahat_kernels.market import MARKET, market_features
 from sigmahat_kernels.missing import MISSING
-from sigmahat_kernels.oddities import Warnings, flag_universes
+from sigmahat_kernels.oddities import Warnings, flag_assets, flag_universes
 from sigmahat_kernels.pairs import PairStatistics
 from sigmahat_kernels.parallel import available_threads, for_each, for_each_group
 from sigmahat_kernels.regime import REGIME, SPREADS, asset_series, market_series, regime_features
@@ -81,6 +81,9 @@ def compute_features(
     table = FeatureTable(features, status, status_asset, warnings, ())
     groups = list(group_by_window(request, np.flatnonzero(status == Status.GOOD)))
     for_each_group(lambda group, threads: _fill_group(table, request, group, chosen, kept, threads), groups, threads)
+    good = np.flatnonzero(status == Status.GOOD)
+    own = flag_universes(request._replace(universes=request.universes[good], windows=request.windows[good]))
+    warnings.of_universe[good] = own | np.bitwise_or.reduce(warnings.of_asset[good], axis=1)
     return table._replace(solvers=tuple(sorted(chosen.used)))
 
 
@@ -127,9 +130,9 @@ def _fill_group(
     shared = share_window(usable.returns)
     if kept is not None:
         kept.keep(group, shared.moments)
-    odd = flag_universes(request, usable, shared.window, shared.products.slow)
-    for whole, part in zip(table.warnings, odd, strict=True):
-        whole[group.universes] = part
+    odd = flag_assets(request, usable, shared.window, shared.products.slow)
+    if odd is not None:
+        table.warnings.of_asset[group.universes] = odd
     summands = _summands(shared)
     of_window = {**season_features(request.dates, group.stop), **market_features(request.market, group.stop)}
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -43,8 +43,8 @@ def published_warnings(warnings: Warnings, universes: np.ndarray) -> dict[str, n
     return {"WARNINGS": warnings.of_universe, "ASSET_WARNINGS": flagged.astype(np.int32)}
 
 
-def flag_universes(request: Request, usable: UsableGroup, window: Window, slow: Array) -> Warnings:
-    """Flag the universes of a group.
+def flag_assets(request: Request, usable: UsableGroup, window: Window, slow: Array) -> np.ndarray | None:
+    """Flag the assets of a group's n universes: (n, N) int32; None where nothing is odd.
 
     An asset is flagged for DOMINANT_RETURN unless most others of the universe moved in that row too, for NEAR_COPY if
     the universe holds the other one as well: a universe's flags do not depend on its neighbours.
@@ -56,51 +56,47 @@ def flag_universes(request: Request, usable: UsableGroup, window: Window, slow: 
     slow : array of shape (m, m)
         Their equal-weighted correlation.
     """
-    group = usable.group
-    rows = request.universes[group.universes]
-    held = rows != PADDING
-    of_asset = np.zeros(rows.shape, np.int32)
     of_column = to_numpy(_flag_columns(window, slow, usable.stale))
-    if of_column.any():
-        of_asset = np.where(held, of_column[group.place[rows]], 0).astype(np.int32)
-        _forgive_market_days(of_asset, group.place[rows], held, window)
-        _forgive_absent_copies(of_asset, group.place[rows], held, slow)
-    sizes = held.sum(axis=1)
-    of_universe = np.bitwise_or.reduce(of_asset, axis=1)
-    of_universe |= np.where(_outside(sizes, USUAL_ASSETS), WarningFlag.UNUSUAL_SIZE, 0).astype(np.int32)
-    if _outside(group.stop - group.start, USUAL_ROWS):
-        of_universe |= WarningFlag.UNUSUAL_LENGTH
-    if request.dates is not None and _spacing(request.dates[group.start : group.stop]) > USUAL_SPACING_DAYS:
-        of_universe |= WarningFlag.UNUSUAL_SPACING
-    return Warnings(of_universe, of_asset)
+    if not of_column.any():
+        return None
+    rows = request.universes[usable.group.universes]
+    place, held = usable.group.place[rows], rows != PADDING
+    of_asset = np.where(held, of_column[place], 0).astype(np.int32)
+    _forgive_market_days(of_asset, place, held, window)
+    _forgive_absent_copies(of_asset, place, slow)
+    return of_asset
+
+
+def flag_universes(request: Request) -> np.ndarray:
+    """Flag what each universe is as a whole, and its window; (n,) int32. Windows must lie within the panel."""
+    start, stop = request.windows.T
+    flags = _outside((request.universes != PADDING).sum(axis=1), USUAL_ASSETS) * int(WarningFlag.UNUSUAL_SIZE)
+    flags += _outside(stop - start, USUAL_ROWS) * int(WarningFlag.UNUSUAL_LENGTH)
+    if request.dates is not None:
+        # Distances that are too long, counted up to each row: the median is one if most are.
+        long = np.concatenate([[0], np.cumsum(np.diff(request.dates) > USUAL_SPACING_DAYS)])
+        flags += (2 * (long[stop - 1] - long[start]) > stop - 1 - start) * int(WarningFlag.UNUSUAL_SPACING)
+    return flags.astype(np.int32)
 
 
 def _flag_columns(window: Window, slow: Array, stale: Array) -> Array:
-    """What can be wrong with each column; (m,) int32, where the window is."""
+    """What can be wrong with each column; (m,), where the window is."""
     xp = array_namespace(slow)
     n = window.n_observed
     near = xp.abs(slow) > NEAR_COPY
     near.reshape(-1)[:: len(near) + 1] = False
-    flags = xp.zeros(len(near), xp.int32)
-    for flag, found in (
-        (WarningFlag.FEW_RETURNS, n < FEW_RETURNS * len(window.returns)),
-        (WarningFlag.STALE_PRICES, stale),
+    return (
+        (n < FEW_RETURNS * len(window.returns)) * int(WarningFlag.FEW_RETURNS)
+        + stale * int(WarningFlag.STALE_PRICES)
         # The kurtosis is a sum of fourth powers already: sum x^4 / (sum x^2)^2 = kurtosis n / (n - 1)^2.
-        (WarningFlag.DOMINANT_RETURN, window.kurtosis * n > DOMINANT_RETURN * (n - 1.0) ** 2),
-        (WarningFlag.NEAR_COPY, near.any(axis=0)),
-        (WarningFlag.UNUSUAL_VOLATILITY, _outside(window.volatilities[0], USUAL_VOLATILITY)),
-    ):
-        flags += found * int(flag)
-    return flags
+        + (window.kurtosis * n > DOMINANT_RETURN * (n - 1.0) ** 2) * int(WarningFlag.DOMINANT_RETURN)
+        + near.any(axis=0) * int(WarningFlag.NEAR_COPY)
+        + _outside(window.volatilities[0], USUAL_VOLATILITY) * int(WarningFlag.UNUSUAL_VOLATILITY)
+    )
 
 
-def _spacing(dates: np.ndarray) -> float:
-    return float(np.median(np.diff(dates)))
-
-
-def _outside(value: Any, limits: tuple[float, float]) -> Any:
-    """Of a number or of an array's entries."""
-    return (value < limits[0]) | (value > limits[1])
+def _outside(values: Array, limits: tuple[float, float]) -> Array:
+    return (values < limits[0]) | (values > limits[1])
 
 
 def _forgive_market_days(of_asset: np.ndarray, place: np.ndarray, held: np.ndarray, window: Window) -> None:
@@ -122,7 +118,7 @@ def _forgive_market_days(of_asset: np.ndarray, place: np.ndarray, held: np.ndarr
             of_asset[u, i] &= ~WarningFlag.DOMINANT_RETURN
 
 
-def _forgive_absent_copies(of_asset: np.ndarray, place: np.ndarray, held: np.ndarray, slow: Array) -> None:
+def _forgive_absent_copies(of_asset: np.ndarray, place: np.ndarray, slow: Array) -> None:
     """Take NEAR_COPY from assets whose copy is not in the universe."""
     flagged = (of_asset & WarningFlag.NEAR_COPY) != 0
     columns = np.unique(place[flagged])
