@@ -7,6 +7,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,17 @@ ARROWS = {
     "sigmahat_trainer": {"sigmahat_kernels"},
     "sigmahat_deploy": {"sigmahat_client", "sigmahat_kernels"},
     "model_repository": {"sigmahat_kernels"},
+}
+ROOMS: dict[str, set[str]] = {
+    # Of the trainer: whose files a room may import, beside its own, the settings, the provenance and the processes.
+    "data": set(),
+    "model": set(),
+    "training": {"data", "model"},
+    "search": {"data", "model", "training"},
+    "export": {"data", "model"},
+    "baselines": {"data", "model", "training"},
+    "evaluation": {"baselines", "data", "export"},
+    "commands": {"baselines", "data", "evaluation", "export", "model", "search", "training"},
 }
 THIRD_PARTY = {
     # onnxruntime, cupy and Triton's own module are imported where they are needed, by those who have them.
@@ -56,6 +68,24 @@ def test_arrows(package: str) -> None:
     for path in files_of(package):
         for module, first in imports(path):
             assert first not in PACKAGES or first in allowed, f"{path.relative_to(ROOT)} imports {module}"
+
+
+@pytest.mark.parametrize("room", [*ROOMS, None], ids=lambda room: room or "beside the rooms")
+def test_arrows_between_the_rooms_of_the_trainer(room: str | None) -> None:
+    folder = PACKAGES["sigmahat_trainer"]
+    allowed = set() if room is None else ROOMS[room] | {room}
+    files = sorted(folder.glob("*.py") if room is None else (folder / room).rglob("*.py"))
+    assert files
+    for path in files:
+        for module, _ in imports(path):
+            _, *inner = module.split(".") if module.startswith("sigmahat_trainer") else [module, "config"]
+            assert inner, f"{path.relative_to(ROOT)} imports {module} as a whole"
+            assert inner[0] not in ROOMS or inner[0] in allowed, f"{path.relative_to(ROOT)} imports {module}"
+
+
+def test_rooms_are_all_there_are_and_point_one_way() -> None:
+    assert {path.parent.name for path in PACKAGES["sigmahat_trainer"].glob("*/__init__.py")} == ROOMS.keys()
+    TopologicalSorter(ROOMS).prepare()  # raises CycleError
 
 
 @pytest.mark.parametrize("package", THIRD_PARTY)

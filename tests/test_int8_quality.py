@@ -25,7 +25,7 @@ from sigmahat_kernels.pipeline import Outputs, Pipeline, features_and_status
 from sigmahat_kernels.request import PADDING, Request, read_request
 from sigmahat_trainer.data.dataset import MIN_COVERAGE, eligible_assets, holding_returns
 from sigmahat_trainer.evaluation.portfolios import gmv_weights
-from sigmahat_trainer.export.onnx import in_units
+from sigmahat_trainer.export.gate import MEAN_LIMIT, P99_LIMIT, in_units
 
 ROOT = Path(__file__).parents[1]
 REPOSITORY = ROOT / "model_repository"
@@ -41,7 +41,6 @@ PANELS = [
 ]
 
 WINDOW, HORIZON, N_UNIVERSES = 252, 21, 150
-MEAN_LIMIT, P99_LIMIT = 0.01, 0.03  # of a probability, a weight, an intensity
 VOLATILITY_MEAN_LIMIT, VOLATILITY_P99_LIMIT = 0.005, 0.02  # relative, of a minimum-variance portfolio
 SATURATED_LIMIT = 0.05
 

@@ -17,7 +17,6 @@ import argparse
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,16 +32,18 @@ from benchmarks.figures import RESULTS, Figures, four_digits, write_figures
 from sigmahat_kernels import features as published
 from sigmahat_kernels.features import FEATURE_NAMES, FEATURES
 from sigmahat_kernels.members import Member
-from sigmahat_kernels.parameters import N_PARAMETERS
-from sigmahat_trainer.commands.train import PRESETS
-from sigmahat_trainer.config import TrainConfig
+from sigmahat_kernels.parameters import split_parameters
+from sigmahat_trainer.commands.options import PRESETS
+from sigmahat_trainer.config import TrainConfig, replace_settings
 from sigmahat_trainer.data.dataset import Dataset, Sample
-from sigmahat_trainer.data.window_sets import open_drawn, pool
-from sigmahat_trainer.export.onnx import load_member
-from sigmahat_trainer.model.loss import Batch, member_losses
+from sigmahat_trainer.data.sample_sets import open_sample_sets, pool
+from sigmahat_trainer.model.estimate import estimate
+from sigmahat_trainer.model.loss import minimum_variance
+from sigmahat_trainer.model.member_file import load_member
 from sigmahat_trainer.model.network import CLIP, activate
-from sigmahat_trainer.search.space import replace_settings
-from sigmahat_trainer.training.member import fit_constants, robust_scaling, train_member
+from sigmahat_trainer.training.batches import BatchPart, batch_part
+from sigmahat_trainer.training.constants import fit_constants
+from sigmahat_trainer.training.member import robust_scaling, train_member
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -55,9 +56,6 @@ BLOCKS = 6
 KEPT_VARIANCE = 0.95
 SHOWN = 25
 """Features that have room in the picture."""
-
-WEIGHTS: dict[str, Any] = {name: 0.0 for name in signature(member_losses).parameters if name.endswith("_weight")}
-"""Of what a loss adds to the decision: nothing of it is judged."""
 
 PERCENT = 50.0
 """Half of a difference of ln variances is one of ln volatilities."""
@@ -83,7 +81,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # threads inside small matrices cost more than the matrices
 
-    drawn = open_drawn(arguments.drawn)
+    drawn = open_sample_sets(arguments.drawn)
     validation = {panel: first(dataset, arguments.judged) for panel, dataset in drawn.validation.items()}
     training = first(drawn.training, arguments.windows)
     answers, config = load_answers(arguments.members)
@@ -155,7 +153,7 @@ class _Part(NamedTuple):
     panel: int
     block: int
     rows: slice  # of Judge.features
-    batch: Batch
+    samples: BatchPart
 
 
 class Judge:
@@ -172,9 +170,9 @@ class Judge:
             for stack in dataset.by_size.values():
                 blocks = np.searchsorted(edges, stack.period, side="right")
                 for block in np.unique(blocks).tolist():
-                    batch = Batch(*(torch.from_numpy(np.array(field[blocks == block])) for field in stack))
-                    features.append(batch.features.numpy())
-                    self.parts.append(_Part(panel, block, slice(n_rows, n_rows + len(features[-1])), batch))
+                    samples = batch_part(stack, np.flatnonzero(blocks == block))
+                    features.append(samples.features.numpy())
+                    self.parts.append(_Part(panel, block, slice(n_rows, n_rows + len(features[-1])), samples))
                     n_rows += len(features[-1])
         self.features = np.concatenate(features)
 
@@ -186,7 +184,7 @@ class Judge:
         for part in self.parts:
             of_part = parameters[part.rows]
             where, count = (part.panel, part.block), len(of_part)
-            sums[where] += count * decision_loss(of_part, part.batch)
+            sums[where] += count * decision_loss(of_part, part.samples)
             windows[where] += count
         return Losses(sums / np.maximum(windows, 1), windows)
 
@@ -212,17 +210,10 @@ class Judge:
         }
 
 
-def decision_loss(parameters: torch.Tensor, batch: Batch) -> float:
+def decision_loss(parameters: torch.Tensor, samples: BatchPart) -> float:
     """Mean ln realised variance of the minimum-variance portfolios of PARAMETERS, shape (B, N_PARAMETERS)."""
-    losses = member_losses(
-        parameters,
-        torch.zeros_like(parameters),
-        torch.zeros(N_PARAMETERS),
-        batch,
-        target=0,
-        **WEIGHTS,
-    )
-    return float(losses.decision)
+    matrices = estimate(samples.inputs, split_parameters(parameters))
+    return float(minimum_variance(matrices, samples.after.forward).log_realised.mean())
 
 
 def load_answers(folder: Path) -> tuple[list[Answer], TrainConfig]:

@@ -1,12 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The README's tables, from the files in ``results/``: ``python benchmarks/accuracy/tables.py`` prints them."""
+"""Tables of README and docs, from the files in ``results/``: ``python -m benchmarks.accuracy.tables`` prints them."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import Any
 
+from sigmahat_trainer.evaluation.results import (
+    REFERENCES,
+    CellDifference,
+    CellFigures,
+    Difference,
+    read_figures,
+    shape_name,
+)
+
+QIS = REFERENCES[0]
 RESULTS = Path(__file__).parents[1] / "results"
 SHOWN = {
     "sample": "sample",
@@ -20,41 +31,37 @@ SHOWN = {
 }
 
 
-def accuracy(n_assets: int = 100, n_obs: int = 252) -> str:
-    """Volatility of each estimator's minimum-variance portfolio against QIS in correlation space, panel by panel.
-
-    Of one cell of the grid; a panel too small for it is shown at its largest universes.
-    """
-    header = ["panel (assets, dates)", "QIS (corr.), % a year", *SHOWN.values()]
-    rows = [header, ["---"] * len(header)]
-    for panel, cell in _cells(n_assets, n_obs):
-        methods = cell["methods"]
-        row = [
-            f"{panel} ({cell['n_assets']}, {cell['n_dates']})",
-            f"{methods['qis_correlation']['annual_volatility_percent']:.2f}",
-        ]
-        for name in SHOWN:
-            score = methods[name]["versus"]["qis_correlation"]["gmv"] if name in methods else None
-            row.append(_difference(score, 1))
-        rows.append(row)
-    return _markdown(rows)
+HEADLINE = {"ledoit_wolf_identity": "Ledoit-Wolf", "rienet": "RIEnet", "sigmahat": "**sigmahat**"}
 
 
-def risk(n_assets: int = 100, n_obs: int = 252) -> str:
+def headline() -> str:
+    """What most people use, the published network, and ours: columns of `accuracy`."""
+    return _against_qis(HEADLINE)
+
+
+def accuracy() -> str:
+    """Volatility of each estimator's minimum-variance portfolio against QIS in correlation space, panel by panel."""
+    levels = [f"{cell.methods[QIS].annual_volatility_percent:.2f}" for _, cell in _cells()]
+    return _against_qis(SHOWN, {"QIS (corr.), % a year": levels})
+
+
+def risk() -> str:
     """Risk numbers of arbitrary portfolios, and the ensemble against what else has learned; cells as in `accuracy`."""
     header = ["panel", "vs learned constants", "vs tilted constants", "vs RIEnet"]
     header += ["bias, long-only", "bias, long-short", "bias, QIS, long-only", "QLIKE, long-only", "QLIKE, long-short"]
     rows = [header, ["---"] * len(header)]
-    for panel, cell in _cells(n_assets, n_obs):
-        own, qis = cell["methods"]["sigmahat"], cell["methods"]["qis_correlation"]
-        against = own["versus"]
+    for panel, cell in _cells():
+        own, qis = cell.methods["sigmahat"], cell.methods[QIS]
+        against = own.versus[QIS]
         rows.append(
             [
                 panel,
-                *(_difference(against[name]["gmv"], 1) for name in ("learned_constants", "tilted_constants", "rienet")),
-                *(f"{own[f'random_{kind}_bias']:.2f}" for kind in ("long_only", "long_short")),
-                f"{qis['random_long_only_bias']:.2f}",
-                *(_difference(against["qis_correlation"][f"random_{k}_qlike"], 3) for k in ("long_only", "long_short")),
+                *(_difference(own.versus[name].gmv, 1) for name in ("learned_constants", "tilted_constants", "rienet")),
+                f"{own.bias.random_long_only.value:.2f}",
+                f"{own.bias.random_long_short.value:.2f}",
+                f"{qis.bias.random_long_only.value:.2f}",
+                _difference(against.random_long_only_qlike, 3),
+                _difference(against.random_long_short_qlike, 3),
             ]
         )
     return _markdown(rows)
@@ -62,47 +69,56 @@ def risk(n_assets: int = 100, n_obs: int = 252) -> str:
 
 def grid() -> str:
     """Every cell of the grid: universes by windows, against QIS in correlation space."""
-    figures = json.loads((RESULTS / "accuracy_grid.json").read_text())["figures"]
-    table = figures["grid"]["sigmahat"]["qis_correlation"]["table"]
+    found = read_figures(RESULTS / "accuracy_grid.json").every_cell["sigmahat"][QIS].table
     header, rows = ["panel", "T", "smallest universes", "", "largest"], []
-    for panel, cells in table.items():
-        by_length: dict[int, list[str]] = {}
-        for name, found in cells.items():
-            size, length, _ = (int(part.split("=")[1]) for part in name.split(", "))
-            by_length.setdefault(length, []).append(f"N={size}: {_difference(found, 1)}")
-        rows += [[panel, str(length), *found, *[""] * (3 - len(found))] for length, found in by_length.items()]
+    for (panel, n_obs), cells in groupby(sorted(found, key=_panel_and_length), key=_panel_and_length):
+        texts = [f"N={cell.n_assets}: {_difference(cell, 1)}" for cell in cells]
+        rows.append([panel, str(n_obs), *texts, *[""] * (3 - len(texts))])
     return _markdown([header, ["---"] * len(header), *rows])
 
 
 def designs() -> str:
     """Simulated designs: PRIAL less that of multi-target Ledoit-Wolf, mean over shapes and worst shape."""
-    figures = json.loads((RESULTS / "accuracy_grid.json").read_text())["figures"]["prial"]["sigmahat"]
+    losses = read_figures(RESULTS / "accuracy_grid.json").every_shape["sigmahat"]
     header = ["design", "Frobenius: not below", "mean, worst", "minimum variance: not below", "mean, worst"]
     rows = [header, ["---"] * len(header)]
-    for design in figures["frobenius"]:
+    for design in losses["frobenius"]:
         row = [design]
         for loss in ("frobenius", "minimum_variance"):
-            found = figures[loss][design]
-            mean = sum(shape["difference"] for shape in found["table"].values()) / found["shapes"]
-            worst = found["worst"]
-            row.append(f"{found['not_below']} of {found['shapes']}")
-            row.append(f"{mean:+.1f}, {worst['difference']:+.1f} ± {worst['difference_error']:.1f} ({worst['shape']})")
+            found = losses[loss][design]
+            mean, worst = sum(shape.difference for shape in found.table) / found.shapes, found.worst
+            row.append(f"{found.not_below} of {found.shapes}")
+            row.append(f"{mean:+.1f}, {worst.difference:+.1f} ± {worst.difference_error:.1f} ({shape_name(worst)})")
         rows.append(row)
     return _markdown(rows)
 
 
-def _cells(n_assets: int, n_obs: int) -> list[tuple[str, dict[str, Any]]]:
-    """Of each panel the cell of the largest universes up to `n_assets`."""
-    panels = json.loads((RESULTS / "accuracy.json").read_text())["figures"]["panels"]
-    chosen = []
-    for panel, cells in panels.items():
-        fitting = [c for name, c in cells.items() if f" T={n_obs}," in name and c["n_assets"] <= n_assets]
-        chosen.append((panel, max(fitting, key=lambda c: c["n_assets"])))
-    return chosen
+def _against_qis(shown: Mapping[str, str], beside: Mapping[str, Sequence[str]] | None = None) -> str:
+    beside = beside or {}
+    header = ["panel (assets, dates)", *beside, *shown.values()]
+    rows = [header, ["---"] * len(header)]
+    for (panel, cell), *texts in zip(_cells(), *beside.values(), strict=True):
+        found = [cell.methods[name].versus[QIS].gmv if name in cell.methods else None for name in shown]
+        rows.append([f"{panel} ({cell.n_assets}, {cell.n_dates})", *texts, *(_difference(each, 1) for each in found)])
+    return _markdown(rows)
 
 
-def _difference(score: dict[str, float] | None, digits: int) -> str:
-    return f"{score['difference']:+.{digits}f} ({score['t']:+.1f})" if score else "none"
+def _cells(n_assets: int = 100, n_obs: int = 252) -> list[tuple[str, CellFigures]]:
+    """One cell of each panel: the largest universes up to `n_assets`; a small panel is shown at its largest."""
+    panels = read_figures(RESULTS / "accuracy.json").panels
+    fitting = {
+        panel: [cell for cell in cells if cell.n_obs == n_obs and cell.n_assets <= n_assets]
+        for panel, cells in panels.items()
+    }
+    return [(panel, max(cells, key=lambda cell: cell.n_assets)) for panel, cells in fitting.items()]
+
+
+def _panel_and_length(cell: CellDifference) -> tuple[str, int]:
+    return cell.panel, cell.n_obs
+
+
+def _difference(found: Difference | CellDifference | None, digits: int) -> str:
+    return f"{found.difference:+.{digits}f} ({found.t:+.1f})" if found else "none"
 
 
 def _markdown(rows: list[list[str]]) -> str:
@@ -136,4 +152,4 @@ def speed() -> str:
 
 
 if __name__ == "__main__":
-    print(accuracy(), risk(), grid(), designs(), speed(), sep="\n\n")
+    print(headline(), accuracy(), risk(), grid(), designs(), speed(), sep="\n\n")

@@ -27,11 +27,14 @@ SUBCOMMANDS = {
         "sigmahat_deploy.engines.command:engines", "engines", "Build TensorRT engines on a GPU node."
     ),
     "train": Subcommand("sigmahat_trainer.commands.train:train", "train", "Train the members of the ensemble."),
-    "export": Subcommand("sigmahat_trainer.commands.train:export", "train", "Quantise members into the repository."),
-    "draw": Subcommand("sigmahat_trainer.commands.search:draw", "train", "Draw windows once, for a search."),
+    "export": Subcommand("sigmahat_trainer.commands.export:export", "train", "Quantise members into the repository."),
+    "draw": Subcommand("sigmahat_trainer.commands.search:draw", "train", "Draw samples once, for a search."),
     "search": Subcommand("sigmahat_trainer.commands.search:search", "search", "Search for the settings of training."),
     "fit-baselines": Subcommand("sigmahat_trainer.commands.evaluate:fit_baselines", "evaluate", "Fit what learns."),
     "evaluate": Subcommand("sigmahat_trainer.commands.evaluate:evaluate", "evaluate", "Compare with other estimators."),
+    "figures": Subcommand(
+        "sigmahat_trainer.commands.evaluate:figures", "evaluate", "Make an evaluation's figures again."
+    ),
 }
 
 

@@ -161,7 +161,7 @@ def test_a_universe_that_is_refused_has_no_flags():
 
 def test_the_usual_ranges_are_those_of_training():
     assert (min(dataset.SIZES), max(dataset.SIZES)) == USUAL_ASSETS
-    assert (min(dataset.WINDOWS), max(dataset.WINDOWS)) == USUAL_ROWS
+    assert (min(dataset.WINDOW_LENGTHS), max(dataset.WINDOW_LENGTHS)) == USUAL_ROWS
 
 
 def test_published_bits():

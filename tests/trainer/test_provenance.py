@@ -1,14 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which source a digest of the code covers."""
+"""Which source a digest of the code covers, and what a result says of where it was made."""
 
 from __future__ import annotations
 
+import ast
 import importlib
+import importlib.metadata
 import sys
+import threading
+import time
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from sigmahat_trainer.provenance import code_digest
+from sigmahat_trainer import provenance as module
+from sigmahat_trainer.provenance import code_digest, provenance
 
 
 @pytest.fixture
@@ -45,13 +52,11 @@ def test_digest_covers_what_a_module_imports_and_nothing_else(toy, name, counts)
 
 
 def test_digest_of_the_training_covers_the_kernels_and_that_of_the_windows_not_the_loss(monkeypatch):
-    from sigmahat_trainer import provenance
-
-    def modules_of(module):
-        seen, real = [], provenance._source
+    def modules_of(start):
+        seen, real = [], module._source
         with monkeypatch.context() as patch:
-            patch.setattr(provenance, "_source", lambda name: seen.append(name) or real(name))
-            code_digest(module)
+            patch.setattr(module, "_source", lambda name: seen.append(name) or real(name))
+            code_digest(start)
         return set(seen)
 
     windows, training = modules_of("sigmahat_trainer.data.dataset"), modules_of("sigmahat_trainer.training.member")
@@ -62,3 +67,46 @@ def test_digest_of_the_training_covers_the_kernels_and_that_of_the_windows_not_t
         "sigmahat_trainer.data.dataset",
     } <= training
     assert not {"sigmahat_trainer.model.loss", "sigmahat_trainer.training.member"} & windows
+
+
+def test_one_thread_parses_at_a_time(toy, monkeypatch):
+    """Else CPython 3.11 now and then raises SystemError: it counts the depth of a tree for all threads together."""
+    inside, most = [], []
+
+    def parse(source):
+        inside.append(source)
+        most.append(len(inside))
+        time.sleep(0.01)
+        inside.pop()
+        return ast.parse(source)
+
+    monkeypatch.setattr(module, "ast", SimpleNamespace(**vars(ast) | {"parse": parse}))
+    together = threading.Barrier(2)
+
+    def digest():
+        together.wait()
+        code_digest("sigmahat_toy.start")
+
+    both = [threading.Thread(target=digest) for _ in range(2)]
+    for each in both:
+        each.start()
+    for each in both:
+        each.join()
+    assert len(most) == 2 * 4
+    assert max(most) == 1
+
+
+def test_versions_are_of_what_is_installed(monkeypatch):
+    """The speed of serving is measured where there is no torch."""
+    real = importlib.metadata.version
+
+    def version(name):
+        if name == "torch":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return real(name)
+
+    assert provenance()["versions"].keys() == {"python", "numpy", "torch"}
+    monkeypatch.setattr(module, "version", version)
+    versions = provenance()["versions"]
+    assert versions.keys() == {"python", "numpy"}
+    assert versions["numpy"] == np.__version__

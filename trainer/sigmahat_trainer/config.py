@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar, cast
 
 import click
@@ -71,13 +71,13 @@ class TrainConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     learning_rate: float = setting(5e-4, "peak learning rate of AdamW", low=1e-4, high=1e-2)
     weight_decay: float = setting(1e-4, "weight decay of AdamW", low=1e-5, high=1e-3)
-    batch_size: int = setting(32, "windows per step", low=16, high=128)
+    batch_size: int = setting(32, "samples per step", low=16, high=128)
     schedule: str = setting("cosine", "course of the learning rate", choices=("step", "cosine", "exponential"))
-    epochs: int = setting(20, "passes over the training windows", low=1, high=1000)
+    epochs: int = setting(20, "passes over the training samples", low=1, high=1000)
     seed: int = setting(0, "seed of everything random; member k adds k to it", low=0, high=2**31 - 1)
     members: int = setting(3, "members of the ensemble", low=1, high=16)
-    windows: int = setting(40_000, "training windows", low=1, high=10_000_000)
-    simulated_share: float = setting(0.25, "share of the training windows that are simulated", low=0.0, high=1.0)
+    windows: int = setting(40_000, "training samples, each of one universe in one window", low=1, high=10_000_000)
+    simulated_share: float = setting(0.25, "share of the training samples that are simulated", low=0.0, high=1.0)
     horizon: int = setting(21, "periods after a window over which volatility is realised", low=1, high=252)
     qlike_weight: float = setting(0.1, "weight of the QLIKE of portfolios' forecasts", low=0.0, high=100.0)
     auxiliary_weight: float = setting(0.1, "weight of the auxiliary losses", low=0.0, high=100.0)
@@ -125,28 +125,66 @@ def from_dict(config_class: type[Config], values: Mapping[str, Any]) -> Config:
     return config_class(**{name: rebuild(name, value) for name, value in values.items()})
 
 
-def click_options(config_class: type[Config]) -> Callable[[Command], Command]:
+def declared_settings(config_class: type[Any]) -> Iterator[Field[Any]]:
+    """The declaration of every setting, nested ones too."""
+    for declared in fields(config_class):
+        nested = _nested(declared)
+        if nested is None:
+            yield declared
+        else:
+            yield from declared_settings(nested)
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    """All settings of a configuration by name, nested ones too.
+
+    >>> settings_of(TrainConfig())["dropout"]
+    0.3
+    """
+    values: dict[str, Any] = {}
+    for declared in fields(config):
+        value = getattr(config, declared.name)
+        values |= settings_of(value) if is_dataclass(value) else {declared.name: value}
+    return values
+
+
+def replace_settings(config: Config, values: Mapping[str, Any]) -> Config:
+    """Return `config` with some settings changed, wherever in it they are."""
+    changes = {}
+    for declared in fields(config):
+        value = getattr(config, declared.name)
+        nested = _nested(declared) is not None
+        changes[declared.name] = replace_settings(value, values) if nested else values.get(declared.name, value)
+    return replace(config, **changes)
+
+
+def click_options(
+    config_class: type[Config], *, defaults: Mapping[str, Any] | None = None
+) -> Callable[[Command], Command]:
     """Decorate a command: it gets an option for every setting, nested ones too, and receives the checked `config`.
+
+    `defaults` takes the place of some settings' own.
 
     >>> @click.command()
     ... @click_options(TrainConfig)
     ... def train(config: TrainConfig) -> None: ...
     """
 
-    declared = list(_settings(config_class))
+    declared = list(declared_settings(config_class))
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
         def with_config(*args: Any, **options: Any) -> Any:
             given = {each.name: options.pop(each.name) for each in declared}
             try:
-                config = _from_options(config_class, given)
+                config = replace_settings(config_class(), given)
             except ValueError as error:
                 raise click.UsageError(str(error)) from error
             return command(*args, config=config, **options)
 
         for each in reversed(declared):
-            with_config = _option(each)(with_config)
+            default = (defaults or {}).get(each.name, each.default)
+            with_config = _option(each, default)(with_config)
         return cast(Command, with_config)
 
     return decorate
@@ -195,23 +233,6 @@ def _text(value: Any) -> str:
     return f"{value:g}".replace("e-0", "e-") if isinstance(value, float) else str(value)
 
 
-def _settings(config_class: type[Any]) -> Iterator[Field[Any]]:
-    for declared in fields(config_class):
-        nested = _nested(declared)
-        if nested is None:
-            yield declared
-        else:
-            yield from _settings(nested)
-
-
-def _from_options(config_class: type[Config], options: Mapping[str, Any]) -> Config:
-    values = {}
-    for declared in fields(config_class):
-        nested = _nested(declared)
-        values[declared.name] = options[declared.name] if nested is None else _from_options(nested, options)
-    return config_class(**values)
-
-
 class _WholeNumbers(click.ParamType):
     name = "integers"
 
@@ -224,9 +245,9 @@ class _WholeNumbers(click.ParamType):
             self.fail(f"{value!r} is not a list of whole numbers like 128,64", param, ctx)
 
 
-def _option(declared: Field[Any]) -> Callable[[Command], Command]:
-    limits, default = declared.metadata, declared.default
-    kind: Any = type(default)
+def _option(declared: Field[Any], default: Any) -> Callable[[Command], Command]:
+    limits = declared.metadata
+    kind: Any = type(declared.default)
     if limits["choices"]:
         kind, allowed = click.Choice(limits["choices"]), ""
     elif limits["length"]:

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import importlib.util
 import os
 import platform
 import subprocess
-from importlib.metadata import version
+import threading
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ def provenance() -> dict[str, Any]:
     """What every results file says of itself."""
     return {
         "machine": {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "system": platform.platform()},
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("numpy", "torch")}},
+        "versions": {"python": platform.python_version(), **_installed("numpy", "torch")},
         "commit": _commit(),
     }
 
@@ -35,15 +37,28 @@ def code_digest(*modules: str) -> str:
         if name in sources or not (path := _source(name)):
             continue
         sources[name] = path.read_bytes()
-        for node in ast.walk(ast.parse(sources[name])):
-            if isinstance(node, ast.Import):
-                waiting += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        waiting += _imports(sources[name])
     digest = hashlib.sha256()
     for name, source in sorted(sources.items()):
         digest.update(f"{name} {len(source)}\n".encode() + source)
     return digest.hexdigest()
+
+
+_PARSING = threading.Lock()
+"""CPython 3.11 counts the depth of a tree for all threads together: two that parse at once raise SystemError."""
+
+
+def _imports(source: bytes) -> list[str]:
+    """Names of what a source imports: modules, and whatever it takes from them, which may be modules too."""
+    with _PARSING:
+        tree = ast.parse(source)
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return names
 
 
 def _source(module: str) -> Path | None:
@@ -54,6 +69,15 @@ def _source(module: str) -> Path | None:
     path = Path(found.origin).parent.joinpath(*rest.split("."))
     files = [Path(found.origin)] if not rest else [path.with_suffix(".py"), path / "__init__.py"]
     return next((file for file in files if file.is_file()), None)
+
+
+def _installed(*packages: str) -> dict[str, str]:
+    """Versions of those that are installed: the speed of serving is measured without torch."""
+    versions = {}
+    for name in packages:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def _processor() -> str:

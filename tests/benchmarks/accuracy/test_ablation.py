@@ -16,9 +16,11 @@ from scipy.stats import rankdata
 from sigmahat_kernels.features import FEATURE_NAMES
 from sigmahat_trainer.config import NetworkConfig, TrainConfig
 from sigmahat_trainer.data.dataset import draw_dataset, save_dataset
-from sigmahat_trainer.export.onnx import save_member
+from sigmahat_trainer.model.member_file import save_member
 from sigmahat_trainer.model.network import CLIP, MemberNetwork, activate, constant_logits
-from sigmahat_trainer.training.member import STARTING_CONSTANTS, evaluate_losses, robust_scaling
+from sigmahat_trainer.training.constants import STARTING_CONSTANTS
+from sigmahat_trainer.training.member import robust_scaling
+from sigmahat_trainer.training.shared_losses import evaluate_losses
 
 SMALL = NetworkConfig(
     extraction_units=(64, 64), tokens=2, attention_dimension=16, residual_units=32, head_units=(16, 16)
@@ -34,8 +36,8 @@ def ablation():
 
 @pytest.fixture(scope="module")
 def panels():
-    def draw(n_windows, seed):
-        return draw_dataset([], n_windows=n_windows, simulated_share=1.0, horizon=10, seed=seed)
+    def draw(n_samples, seed):
+        return draw_dataset([], n_samples=n_samples, simulated_share=1.0, horizon=10, seed=seed)
 
     return {"north": draw(60, 1), "south": draw(24, 2)}
 
@@ -133,7 +135,8 @@ def test_shuffling_finds_what_an_answer_reads(ablation, panels):
     few, many = (constant_logits({**STARTING_CONSTANTS, "target_intensity": [x] * 3}) for x in (0.05, 0.95))
     few, many = activate(few), activate(many)
     for part in judge.parts:
-        losses = [ablation.decision_loss(each.expand(len(part.batch.features), -1), part.batch) for each in (few, many)]
+        answers = (each.expand(part.samples.n_samples, -1) for each in (few, many))
+        losses = [ablation.decision_loss(answer, part.samples) for answer in answers]
         judge.features[part.rows, column] = np.argmin(losses)
     assert set(judge.features[:, column]) == {0.0, 1.0}
 

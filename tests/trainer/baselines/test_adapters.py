@@ -18,14 +18,14 @@ from sigmahat_kernels.request import PADDING, read_request
 from sigmahat_trainer.baselines.adapters import (
     checkpoint_pipeline,
     closed_form,
-    fill_missing,
     learned_constants,
     run_constants,
     served,
 )
 from sigmahat_trainer.baselines.closed_form import BASELINES, sample
 from sigmahat_trainer.config import TrainConfig
-from sigmahat_trainer.export.onnx import CheckpointError, save_member
+from sigmahat_trainer.data.panels import fill_missing
+from sigmahat_trainer.model.member_file import CheckpointError, save_member
 from sigmahat_trainer.model.network import MemberNetwork
 
 CONSTANTS = {

@@ -10,14 +10,14 @@ from rich.console import Console
 
 from sigmahat_kernels.parameters import HEADS
 from sigmahat_kernels.request import PADDING, read_request
-from sigmahat_trainer.baselines.adapters import fill_missing, learned_constants
+from sigmahat_trainer.baselines.adapters import learned_constants
 from sigmahat_trainer.baselines.average_oracle import average_oracle, fit_oracle, oracle_eigenvalues
 from sigmahat_trainer.baselines.closed_form import sample
 from sigmahat_trainer.baselines.hindsight import Outcome, hindsight_constants
-from sigmahat_trainer.baselines.learned import BEYOND_LINEAR, fit_baselines, load_fitted
-from sigmahat_trainer.baselines.rienet import build_rienet, draw_windows, rienet, train_rienet
-from sigmahat_trainer.data.panels import ReturnPanel
-from sigmahat_trainer.data.windows import Window, draw_window, sizes_of
+from sigmahat_trainer.baselines.learned import BEYOND_LINEAR, fit_baselines, load_learned
+from sigmahat_trainer.baselines.rienet import build_rienet, draw_episodes, rienet, train_rienet
+from sigmahat_trainer.data.episodes import Episode, draw_episode, sizes_of
+from sigmahat_trainer.data.panels import ReturnPanel, fill_missing
 from sigmahat_trainer.evaluation.portfolios import gmv_weights
 
 
@@ -35,19 +35,19 @@ def request_of(returns):
     return read_request(returns.astype(np.float32), np.arange(returns.shape[1], dtype=np.int32)[None])
 
 
-def test_a_window_is_the_past_and_what_came_after():
+def test_an_episode_is_the_past_and_what_came_after():
     panel = make_panel()
-    window = Window(panel, 200, 60, np.array([1, 4]))
+    episode = Episode(panel, 200, 60, np.array([1, 4]))
     past, forward = panel.returns[140:200][:, [1, 4]], panel.returns[200:210][:, [1, 4]]
-    np.testing.assert_allclose(window.past()[~np.isnan(past)].mean(), np.nanmean(past), atol=1e-3)
-    assert window.past().shape == (60, 2)
-    np.testing.assert_array_equal(window.forward(10), np.nan_to_num(forward))
+    np.testing.assert_allclose(episode.past()[~np.isnan(past)].mean(), np.nanmean(past), atol=1e-3)
+    assert episode.past().shape == (60, 2)
+    np.testing.assert_array_equal(episode.forward(10), np.nan_to_num(forward))
     rng = np.random.default_rng(0)
     for _ in range(50):
-        drawn = draw_window(rng, panel, n_assets=8, n_obs=60, horizon=10)
+        drawn = draw_episode(rng, panel, n_assets=8, n_obs=60, horizon=10)
         assert 60 <= drawn.stop <= 490
         assert len(set(drawn.universe)) == 8
-    assert draw_window(rng, panel, n_assets=17, n_obs=60, horizon=10) is None
+    assert draw_episode(rng, panel, n_assets=17, n_obs=60, horizon=10) is None
 
 
 def test_sizes_that_a_panel_cannot_fill_are_left_out():
@@ -61,16 +61,16 @@ def test_sizes_that_a_panel_cannot_fill_are_left_out():
 
 def test_oracle_eigenvalues_equal_their_definition():
     panel = make_panel(n_assets=6)
-    window = Window(panel, 200, 60, np.arange(6))
-    vectors = np.linalg.eigh(np.corrcoef(window.past().T))[1]
-    after = np.corrcoef(window.forward(30).T)
+    episode = Episode(panel, 200, 60, np.arange(6))
+    vectors = np.linalg.eigh(np.corrcoef(episode.past().T))[1]
+    after = np.corrcoef(episode.forward(30).T)
     expected = [vectors[:, i] @ after @ vectors[:, i] for i in range(6)]
-    np.testing.assert_allclose(oracle_eigenvalues(window, 30), expected, rtol=1e-9)
+    np.testing.assert_allclose(oracle_eigenvalues(episode, 30), expected, rtol=1e-9)
 
 
 def test_null_eigenvectors_share_their_mean_and_the_trace_stays():
-    window = Window(make_panel(), 200, 9, np.arange(16))
-    values = oracle_eigenvalues(window, 30)
+    episode = Episode(make_panel(), 200, 9, np.arange(16))
+    values = oracle_eigenvalues(episode, 30)
     assert len(np.unique(values[:8])) == 1  # 16 assets less 8 degrees of freedom
     assert len(np.unique(values)) == 9
     assert values.sum() == pytest.approx(16)
@@ -79,7 +79,7 @@ def test_null_eigenvectors_share_their_mean_and_the_trace_stays():
 def test_oracle_of_a_stable_market_nears_what_the_population_says():
     """With as many days as one likes, the eigenvalues are those of the population."""
     panel = make_panel(n_rows=6_000, n_assets=5)
-    found = fit_oracle(panel, n_assets=5, n_obs=2_000, horizon=500, n_windows=40, seed=0)
+    found = fit_oracle(panel, n_assets=5, n_obs=2_000, horizon=500, n_episodes=40, seed=0)
     population = np.linalg.eigvalsh(np.corrcoef(np.nan_to_num(panel.returns).T))
     np.testing.assert_allclose(found, population, rtol=0.1)
 
@@ -129,27 +129,27 @@ def test_rienet_answers_universes_together_as_it_does_alone():
 def test_rienet_learns():
     pytest.importorskip("rienet_torch")
     panel = make_panel(n_assets=12, n_rows=400)
-    windows = draw_windows([panel], n_windows=64, horizon=10, seed=0)
-    assert {len(window.universe) for window in windows} <= {5, 10}
+    episodes = draw_episodes([panel], n_episodes=64, horizon=10, seed=0)
+    assert {len(episode.universe) for episode in episodes} <= {5, 10}
     steps = []
     settings = {"horizon": 10, "seed": 0}
-    trained = train_rienet(windows, **settings, epochs=15, progress=lambda *report: steps.append(report))
+    trained = train_rienet(episodes, **settings, epochs=15, progress=lambda *report: steps.append(report))
     assert [step for step, _, _ in steps] == list(range(1, steps[-1][1] + 1))
 
     def loss(network):
         logs = []
-        for window in windows:
-            weights = network(torch.from_numpy(window.past().T)[None].float())[0, :, 0].detach().numpy()
-            logs.append(np.log(((window.forward(10) @ weights) ** 2).mean()))
+        for episode in episodes:
+            weights = network(torch.from_numpy(episode.past().T)[None].float())[0, :, 0].detach().numpy()
+            logs.append(np.log(((episode.forward(10) @ weights) ** 2).mean()))
         return np.mean(logs)
 
     torch.manual_seed(0)
     assert loss(trained) < loss(build_rienet("weights").eval()) - 0.02
 
 
-def test_no_windows_is_an_error():
-    with pytest.raises(ValueError, match="no windows with a holding period of 10 rows in"):
-        draw_windows([make_panel(n_rows=30)], n_windows=5, horizon=10, seed=0)
+def test_no_episode_is_an_error():
+    with pytest.raises(ValueError, match="no episode with a holding period of 10 rows in"):
+        draw_episodes([make_panel(n_rows=30)], n_episodes=5, horizon=10, seed=0)
 
 
 # ------------------------------------------------------------------------------------------------ constants, and all
@@ -195,13 +195,13 @@ def test_everything_fitted_is_written_and_read(tmp_path):
         "constants.json",
         "rienet.safetensors",
     ]
-    fitted = load_fitted(tmp_path)
+    fitted = load_learned(tmp_path)
     assert set(fitted.oracles) == {("north", 10, 60), ("south", 7, 60)}  # no panel has 2,000 rows
-    expected = fit_oracle(panels[1], n_assets=7, n_obs=60, horizon=10, n_windows=5, seed=0)
+    expected = fit_oracle(panels[1], n_assets=7, n_obs=60, horizon=10, n_episodes=5, seed=0)
     np.testing.assert_array_equal(fitted.oracles["south", 7, 60], expected)
     assert set(fitted.constants["tilted_constants"]) == set(HEADS)
     assert set(HEADS) - set(fitted.constants["learned_constants"]) == set(BEYOND_LINEAR)
     returns = np.nan_to_num(panels[0].returns[:90].astype(float))
     assert np.linalg.eigvalsh(rienet(fitted.rienet)(request_of(returns))[0])[0] > 0
     with pytest.raises(FileNotFoundError, match="has no constants"):
-        load_fitted(tmp_path / "elsewhere")
+        load_learned(tmp_path / "elsewhere")

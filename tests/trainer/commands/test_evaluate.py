@@ -19,12 +19,17 @@ from sigmahat_kernels.manifest import write_manifest
 from sigmahat_kernels.pipeline import Pipeline
 from sigmahat_trainer.baselines.adapters import closed_form, learned_constants, served
 from sigmahat_trainer.baselines.closed_form import BASELINES
-from sigmahat_trainer.commands.evaluate import PERIODS, TRAIN_UNTIL
+from sigmahat_trainer.commands.evaluate import PERIODS
+from sigmahat_trainer.commands.options import TRAIN_UNTIL
 from sigmahat_trainer.config import TrainConfig
 from sigmahat_trainer.data.panels import load_panel
+from sigmahat_trainer.evaluation import plots
 from sigmahat_trainer.evaluation.designs import ORACLE
-from sigmahat_trainer.evaluation.rolling import HINDSIGHT, Cell, Methods, Period, evaluate
-from sigmahat_trainer.export.onnx import export_onnx, save_member
+from sigmahat_trainer.evaluation.methods import HINDSIGHT, Methods
+from sigmahat_trainer.evaluation.results import headline, read_figures
+from sigmahat_trainer.evaluation.rolling import Cell, Period, evaluate
+from sigmahat_trainer.export.onnx import export_onnx
+from sigmahat_trainer.model.member_file import save_member
 from sigmahat_trainer.model.network import MemberNetwork
 from sigmahat_trainer.provenance import provenance
 
@@ -92,6 +97,7 @@ def fitted(data, tmp_path_factory):
     settings = ["--train-until", DATES[199], "--windows", 24, "--oracle-windows", 4, "--rienet-epochs", 1]
     result = sigmahat("fit-baselines", data / "north.npz", data / "south.npz", *GRID[:6], *settings, "--out", out)
     assert result.exit_code == 0, (result.output, result.exception)
+    assert f"north.npz {data / 'south.npz'} --baselines {out} --out " in result.stderr.splitlines()[-1]
     return out
 
 
@@ -121,9 +127,9 @@ def evaluated(data, members, fitted, tmp_path_factory):
 def test_results_are_figures_rows_and_pictures_and_nothing_else(evaluated):
     out, result = evaluated
     pictures = ["bias", "calibration-sigmahat", "calibration-untrained", "cumulative", "simulated"]
-    pictures += ["grid-sigmahat", "grid-untrained", "long-only"]
+    pictures += ["cells-sigmahat", "cells-untrained", "long-only"]
     pictures += ["prial-sigmahat", "prial-untrained", "tracking", "volatility"]
-    files = ["evaluation.json", *(f"{name}.parquet" for name in ("heads", "scores", "simulated"))]
+    files = ["evaluation.json", "figures.json", *(f"{name}.parquet" for name in ("heads", "scores", "simulated"))]
     assert sorted(path.name for path in out.iterdir()) == sorted([*files, *(f"{name}.png" for name in pictures)])
     assert [path.name for path in out.parent.iterdir()] == ["results"]
     for name in pictures:
@@ -131,6 +137,43 @@ def test_results_are_figures_rows_and_pictures_and_nothing_else(evaluated):
     assert result.stdout == ""
     for words in ("sigmahat against rienet: better in", "untrained, PRIAL (frobenius) of isotropic: not below", "bias"):
         assert words in said(result)
+    assert f"to make figures and pictures of them again: sigmahat figures {out}" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("next: sigmahat export ")
+    assert "…" not in result.stderr  # at 80 columns
+
+
+def test_figures_are_made_again_of_the_rows(evaluated, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(evaluated[0], again, ignore=shutil.ignore_patterns("*.png", "figures.json"))
+    described = json.loads((again / "evaluation.json").read_text())
+    del described["figures"]  # as after an evaluation that ended before its figures
+    (again / "evaluation.json").write_text(json.dumps(described))
+    with pytest.raises(ValueError, match="has no figures"):
+        read_figures(again / "evaluation.json")
+    result = sigmahat("figures", again, "--resamples", 49)
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert sorted(path.name for path in again.iterdir()) == sorted(path.name for path in evaluated[0].iterdir())
+    for name in ("evaluation.json", "figures.json"):
+        assert (again / name).read_text() == (evaluated[0] / name).read_text()
+
+
+def test_a_failure_after_the_rows_loses_no_row(data, members, tmp_path, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(plots, "draw_plots", fail)
+    result = quick(data, members, tmp_path / "results", "--n", 8, "--window", 60, "--period", PERIOD)
+    assert isinstance(result.exception, MemoryError)
+    assert f"sigmahat figures {tmp_path / 'results'}" in result.stderr
+    names = ["evaluation.json", "figures.json", "heads.parquet", "scores.parquet"]
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == names
+    assert read_figures(tmp_path / "results" / "evaluation.json").panels
+
+
+def test_a_folder_without_rows_has_no_figures(tmp_path):
+    result = sigmahat("figures", tmp_path)
+    assert result.exit_code == 1
+    assert "has no rows (*.parquet): is it a folder that" in said(result)
 
 
 def test_every_method_is_scored_at_every_date_of_every_cell(evaluated):
@@ -183,23 +226,26 @@ def test_figures_hold_settings_and_what_the_rows_say(evaluated):
     left_out = content["settings"]["left_out"]  # 420 rows: no window of 400 ends in the period
     assert [reason.split(" ")[0] for reason in left_out] == ["north", "south"]
     assert all("assets of 400 returns" in reason for reason in left_out)
-    figures = content["figures"]
-    cell = figures["panels"]["south"]["N=7, T=60, H=15"]
+    figures = read_figures(evaluated[0] / "figures.json")
+    (cell,) = (cell for cell in figures.panels["south"] if cell.n_obs == 60)
+    assert (cell.n_assets, cell.horizon) == (7, 15)
     scores = pd.read_parquet(evaluated[0] / "scores.parquet").query("panel == 'south' and n_obs == 60")
     by_method = scores.groupby("method")["gmv_variance"].mean()
-    for name, row in cell["methods"].items():
-        assert row["annual_volatility_percent"] == pytest.approx(100 * np.sqrt(252 * by_method[name]), rel=1e-4)
+    for name, row in cell.methods.items():
+        assert row.annual_volatility_percent == pytest.approx(100 * np.sqrt(252 * by_method[name]), rel=1e-4)
         others = {"learned_constants", "tilted_constants", "rienet"} if name in ("sigmahat", "untrained") else set()
-        assert set(row["versus"]) == {"qis_correlation"} | others
-    assert set(figures["heads"]) == {"sigmahat", "untrained"}
-    assert set(figures["pooled"]) == {"all", "north", "south"}
-    assert set(figures["bias"]) == {"all", "north", "south"}
-    assert figures["grid"]["sigmahat"]["rienet"]["cells"] == 4
-    assert figures["prial"]["sigmahat"]["frobenius"]["isotropic"]["shapes"] == 4
-    assert set(figures["simulated"]) == {"isotropic", "sectors", "switching", "missing"}
-    for cells in figures["simulated"].values():
-        assert set(cells) == {f"N={n}, T={t}" for n in (8, 12) for t in (60, 400)}
-        assert {"sigmahat", "untrained", "rienet", "learned_constants", ORACLE} <= set(cells["N=8, T=60"])
+        assert set(row.versus) == {"qis_correlation"} | others
+    assert set(figures.heads) == {"sigmahat", "untrained"}
+    assert set(figures.pooled) == {"all", "north", "south"}
+    assert set(figures.bias) == {"all", "north", "south"}
+    assert figures.every_cell["sigmahat"]["rienet"].cells == 4
+    assert figures.every_shape["sigmahat"]["frobenius"]["isotropic"].shapes == 4
+    assert set(figures.simulated) == {"isotropic", "sectors", "switching", "missing"}
+    for shapes in figures.simulated.values():
+        assert [shape[:2] for shape in shapes] == [(n, t) for n in (8, 12) for t in (60, 400)]
+        assert {"sigmahat", "untrained", "rienet", "learned_constants", ORACLE} <= set(shapes[0].methods)
+    small = read_figures(evaluated[0] / "evaluation.json")
+    assert small == headline(figures, ["sigmahat", "untrained"])
 
 
 def test_refitted_constants_win_over_those_of_the_card(evaluated, fitted, data):
@@ -245,6 +291,10 @@ def test_a_shape_without_an_oracle_is_evaluated_without_it(data, members, fitted
         (["--n", "50,many"], "whole numbers, parted by commas, are wanted; got '50,many'"),
         (["--window", "1"], "numbers from 2 on are wanted, got 1"),
         (["--model-repository", "."], "no member at"),
+        (
+            ["--simulated-draws", "1"],
+            "0 or at least 2 draws of each design are wanted, got 1: standard errors need two",
+        ),
     ],
 )
 def test_what_cannot_be_evaluated_is_said_and_nothing_is_left_behind(data, members, tmp_path, more, message):

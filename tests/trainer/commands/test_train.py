@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +22,13 @@ from sigmahat_kernels.members import MEMBER_FILES, Member
 from sigmahat_kernels.parameters import N_PARAMETERS, split_parameters
 from sigmahat_kernels.pipeline import Pipeline
 from sigmahat_kernels.request import read_request
-from sigmahat_trainer.commands import train as commands
-from sigmahat_trainer.config import NetworkConfig, TrainConfig, from_dict
-from sigmahat_trainer.data import window_cache as shards
-from sigmahat_trainer.data.dataset import WINDOWS
+from sigmahat_trainer.commands.options import DEFAULT_PRESET, PRESETS
+from sigmahat_trainer.config import TrainConfig, from_dict, replace_settings
+from sigmahat_trainer.data import sample_cache
+from sigmahat_trainer.data.dataset import WINDOW_LENGTHS
 from sigmahat_trainer.data.panels import load_panel
-from sigmahat_trainer.export import card
-from sigmahat_trainer.export.onnx import CheckpointError, load_member
+from sigmahat_trainer.export import card, install
+from sigmahat_trainer.model.member_file import CheckpointError, load_member
 from sigmahat_trainer.provenance import provenance
 from sigmahat_trainer.training import run as ensemble
 
@@ -69,7 +68,7 @@ def trained(data, tmp_path_factory):
     """(folder of the run, what the command said)."""
     out = tmp_path_factory.mktemp("train") / "new" / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ensemble, "VALIDATION_WINDOWS", 36)
+        patch.setattr(ensemble, "VALIDATION_SAMPLES", 36)
         arguments = ["--data", data, "--out", out, "--train-until", TRAIN_UNTIL, "--validate-until", VALIDATE_UNTIL]
         result = sigmahat("train", *arguments, *TINY)
     assert result.exit_code == 0, (result.output, result.exception)
@@ -96,6 +95,7 @@ def exported(trained, tmp_path_factory):
     repository = repository_with_old_members(tmp_path_factory.mktemp("export") / "model_repository")
     result = sigmahat("export", trained[0], "--model-repository", repository)
     assert result.exit_code == 0, (result.output, result.exception)
+    assert result.stderr.splitlines()[-1] == f"next: sigmahat serve --model-repository {repository}"
     return repository, result
 
 
@@ -168,21 +168,21 @@ def test_windows_are_drawn_before_and_after_the_training_days(data, tmp_path, mo
         if len(calls) == 2:
             raise Enough
 
-    monkeypatch.setattr(ensemble, "cached_windows", draw)
+    monkeypatch.setattr(ensemble, "cached_samples", draw)
     arguments = ["--data", data, "--out", tmp_path / "run", "--workers", 5]
     arguments += ["--train-until", TRAIN_UNTIL, "--validate-until", VALIDATE_UNTIL]
     assert isinstance(sigmahat("train", *arguments, *TINY, "--seed", 7).exception, Enough)
     (training, train_settings, *places), (validation, validation_settings, *_) = calls
-    assert places == [tmp_path / "windows", 5]
+    assert places == [tmp_path / "samples", 5]
     for panels, last in ((training, TRAIN_UNTIL), (validation, VALIDATE_UNTIL)):
         assert [panel.name for panel in panels] == ["north", "south"]
         assert {str(panel.dates[-1]) for panel in panels} == {last}
         assert {str(panel.dates[0]) for panel in panels} == {str(DATES[0])}
-    assert train_settings["n_windows"] == 60
+    assert train_settings["n_samples"] == 60
     assert train_settings["simulated_share"] == 0.2
     assert train_settings.get("first") is None
     assert train_settings["seed"] == 7
-    assert validation_settings["n_windows"] == ensemble.VALIDATION_WINDOWS
+    assert validation_settings["n_samples"] == ensemble.VALIDATION_SAMPLES
     assert validation_settings["simulated_share"] == 0.0
     assert validation_settings["first"] == str(np.datetime64(TRAIN_UNTIL) + 1)  # not one holding period overlaps
     assert validation_settings["seed"] != 7
@@ -204,7 +204,7 @@ import os, pathlib, signal, time
 from sigmahat_deploy.cli import main
 from sigmahat_trainer.training import run as ensemble
 
-ensemble.VALIDATION_WINDOWS = 36
+ensemble.VALIDATION_SAMPLES = 36
 real = ensemble.train_member
 
 def kill_the_command(*args, member, progress, **settings):
@@ -263,20 +263,48 @@ def test_a_command_that_was_killed_goes_on_when_it_is_given_again(trained, data,
         assert result.exit_code == 1
         return " ".join(result.stderr.split())
 
-    monkeypatch.setattr(ensemble, "VALIDATION_WINDOWS", 36)
+    monkeypatch.setattr(ensemble, "VALIDATION_SAMPLES", 36)
     unchanged = contents(run)
-    monkeypatch.setattr(ensemble, "cached_windows", None)  # said before anything is drawn
+    monkeypatch.setattr(ensemble, "cached_samples", None)  # said before anything is drawn
     assert "config.seed was 0, is 8, training.seed was 0, is 8, validation.seed was 1, is 9" in refused("--seed", 8)
     assert "config.epochs was 1, is 2" in refused("--epochs", 2)
     assert f"validation.first was {np.datetime64(TRAIN_UNTIL) + 1}, is " in refused("--train-until", DATES[140])
     assert contents(run) == unchanged
     monkeypatch.undo()
 
-    monkeypatch.setattr(ensemble, "VALIDATION_WINDOWS", 36)
+    monkeypatch.setattr(ensemble, "VALIDATION_SAMPLES", 36)
     monkeypatch.setattr(ensemble, "fit_constants", None)  # nor is anything repeated
-    monkeypatch.setattr(shards, "draw_dataset", None)
+    monkeypatch.setattr(sample_cache, "draw_dataset", None)
     assert sigmahat("train", *arguments, *TINY).exit_code == 0
     assert settled(run) == settled(trained[0])
+
+
+def test_a_finished_run_is_left_as_it_is_and_says_what_comes_next(trained, data, monkeypatch):
+    run = trained[0]
+    before = {path: path.stat().st_mtime_ns for path in run.iterdir()}
+    arguments = ["--data", data, "--out", run, "--train-until", TRAIN_UNTIL, "--validate-until", VALIDATE_UNTIL]
+    monkeypatch.setattr(ensemble, "VALIDATION_SAMPLES", 36)
+    monkeypatch.setattr(ensemble, "cached_samples", None)  # nothing is drawn, nothing trained
+    again = sigmahat("train", *arguments, *TINY)
+    assert again.exit_code == 0, again.output
+    assert f"{run} holds this run already, finished: nothing to do" in " ".join(again.stderr.split())
+    for result in (trained[1], again):
+        assert result.stderr.splitlines()[-1] == f"next: sigmahat export {run}"
+    other = sigmahat("train", *arguments, *TINY, "--seed", 8)
+    assert other.exit_code == 1
+    said = " ".join(other.stderr.split())
+    assert f"{run} holds a finished run of other settings, data or code; name a new folder: config.seed was 0" in said
+    assert {path: path.stat().st_mtime_ns for path in run.iterdir()} == before
+
+
+def test_a_finished_run_that_does_not_say_what_it_was_is_refused(trained, data, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "run")
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    del metrics["run"]
+    (tmp_path / "run" / "metrics.json").write_text(json.dumps(metrics))
+    result = sigmahat("train", "--data", data, "--out", tmp_path / "run", *TINY)
+    assert result.exit_code == 1
+    assert "config.seed was not there, is 0" in " ".join(result.stderr.split())
 
 
 @pytest.fixture
@@ -294,19 +322,13 @@ def given_config(monkeypatch):
     return configs
 
 
-def with_settings(**settings):
-    """The default configuration with some settings, the network's among them, replaced."""
-    network = {each.name: settings.pop(each.name) for each in fields(NetworkConfig) if each.name in settings}
-    return TrainConfig(**settings, network=NetworkConfig(**network))
-
-
-SMALL, FULL = commands.PRESETS["small"], commands.PRESETS["full"]
+SMALL, FULL = PRESETS["small"], PRESETS["full"]
 
 
 @pytest.mark.parametrize(
     ("options", "settings"),
     [
-        ([], {}),
+        ([], SMALL),
         (["--preset", "full"], FULL),
         (["--preset", "small"], SMALL),
         (["--preset", "small", "--epochs", "3"], {**SMALL, "epochs": 3}),
@@ -319,13 +341,26 @@ def test_preset_sets_what_is_not_given(data, tmp_path, given_config, options, se
     assert result.exit_code == 0, result.output
     ((config, panels),) = given_config
     assert panels == ["north", "south"]
-    assert config == with_settings(**settings)
+    assert config == replace_settings(TrainConfig(), settings)
     assert "-5.0 % volatility" in result.stderr
 
 
 def test_small_preset_is_smaller():
-    small, full = with_settings(**SMALL), with_settings(**FULL)
+    small, full = (replace_settings(TrainConfig(), PRESETS[name]) for name in ("small", "full"))
     assert small.windows * small.epochs <= 0.3 * full.windows * full.epochs
+
+
+def test_every_preset_sets_what_the_default_one_sets():
+    """Else a setting of the default preset would stay beside another one."""
+    assert all(settings.keys() >= PRESETS[DEFAULT_PRESET].keys() for settings in PRESETS.values())
+
+
+@pytest.mark.parametrize("command", ["train", "draw", "search"])
+def test_help_says_what_a_command_without_a_preset_does(command):
+    said = " ".join(sigmahat(command, "--help").stdout.split())
+    assert "full: --windows 108000 --simulated-share 0.35 --epochs 3 --batch-size 128" in said
+    assert "[default: small]" in said
+    assert "passes over the training samples [1..1000, default 6]" in said
 
 
 def test_folder_without_panels_is_an_error_in_plain_words(tmp_path):
@@ -347,7 +382,7 @@ def test_panels_that_end_before_validation_begins_are_an_error_in_plain_words(da
     arguments = ["--data", data, "--out", tmp_path / "run", "--train-until", str(DATES[-3])]
     result = sigmahat("train", *arguments, *TINY)
     assert result.exit_code == 1
-    message = f"Error: no panel has {min(WINDOWS)} days and a holding period of 10 from {DATES[-3] + 1} on"
+    message = f"Error: no panel has {min(WINDOW_LENGTHS)} days and a holding period of 10 from {DATES[-3] + 1} on"
     assert message in " ".join(result.stderr.split())
     assert isinstance(result.exception, SystemExit)
 
@@ -378,7 +413,7 @@ def quick_export(exported, monkeypatch):
         written.append(path)
         shutil.copy(exported[0] / path.parent.name / "1" / path.name, path)
 
-    monkeypatch.setattr(card, "export_onnx", export_onnx)
+    monkeypatch.setattr(install, "export_onnx", export_onnx)
     return written
 
 
@@ -434,10 +469,9 @@ def test_export_leaves_the_rest_of_the_repository_alone(exported):
 def test_card_holds_the_run_and_what_int8_changed(trained, exported):
     metrics = json.loads((trained[0] / "metrics.json").read_text())
     summary = card.read_card(exported[0])
-    assert {name: summary[name] for name in metrics if name != "members"} == {
-        name: value for name, value in metrics.items() if name != "members"
-    }
-    assert "members" not in summary
+    kept = {name: value for name, value in metrics.items() if name not in ("members", "run")}
+    assert {name: summary[name] for name in kept} == kept
+    assert not {"members", "run"} & set(summary)
     assert summary["validation_of_members"] == [
         {name: value for name, value in history[-1].items() if name.startswith("validation_")}
         for history in metrics["members"]
@@ -480,7 +514,7 @@ def test_card_holds_what_int8_does_to_the_ensemble_and_what_the_clip_limits(trai
 
 
 def test_an_ensemble_whose_intensity_int8_changes_too_much_is_refused(trained, tmp_path, monkeypatch, quick_export):
-    monkeypatch.setattr(card, "intensity_difference", lambda *_: {"mean": 0.02, "p99": 0.02})
+    monkeypatch.setattr(install, "intensity_difference", lambda *_: {"mean": 0.02, "p99": 0.02})
     result = sigmahat("export", trained[0], "--model-repository", tmp_path)
     assert result.exit_code == 1
     assert "too much; intensity: mean 0.0200 above 0.01" in result.stderr
@@ -521,7 +555,7 @@ def test_a_member_that_int8_changes_too_much_leaves_the_repository_untouched(
     repository = repository_with_old_members(tmp_path / "model_repository")
     before = contents(repository)
     measured = []
-    real = card.int8_difference
+    real = install.int8_difference
 
     def last_is_bad(network, path, features):
         difference = real(network, path, features)
@@ -530,7 +564,7 @@ def test_a_member_that_int8_changes_too_much_leaves_the_repository_untouched(
             difference = difference | {"memory": {"mean": 0.02, "p99": 0.01}}
         return difference
 
-    monkeypatch.setattr(card, "int8_difference", last_is_bad)
+    monkeypatch.setattr(install, "int8_difference", last_is_bad)
     result = sigmahat("export", trained[0], "--model-repository", repository)
     assert result.exit_code == 1
     assert "Error: int8 changes the answers too much; memory: mean 0.0200 above 0.01" in result.stderr
@@ -543,7 +577,7 @@ def test_gate_measures_on_validation_rows_and_calibration_uses_training_rows(
 ):
     rows = np.load(trained[0] / "features.npz")
     seen = {"calibration": [], "validation": []}
-    real_quantize, real_difference = card.quantize, card.int8_difference
+    real_quantize, real_difference = install.quantize, install.int8_difference
 
     def quantize(network, features):
         seen["calibration"].append(features.numpy())
@@ -553,8 +587,8 @@ def test_gate_measures_on_validation_rows_and_calibration_uses_training_rows(
         seen["validation"].append(features)
         return real_difference(network, path, features)
 
-    monkeypatch.setattr(card, "quantize", quantize)
-    monkeypatch.setattr(card, "int8_difference", difference)
+    monkeypatch.setattr(install, "quantize", quantize)
+    monkeypatch.setattr(install, "int8_difference", difference)
     assert sigmahat("export", trained[0], "--model-repository", tmp_path).exit_code == 0
     for name, given in seen.items():
         assert len(given) == (N_MEMBERS if name == "calibration" else len(MEMBERS))
@@ -587,7 +621,7 @@ def test_a_run_of_another_number_of_members_is_refused_before_anything_is_done(t
     repository = repository_with_old_members(tmp_path / "model_repository")
     shutil.rmtree(repository / "member_3")
     before = contents(repository)
-    monkeypatch.setattr(card, "quantize", None)
+    monkeypatch.setattr(install, "quantize", None)
     result = sigmahat("export", trained[0], "--model-repository", repository)
     assert result.exit_code == 1
     said = result.stderr.replace("\n", " ")
@@ -611,9 +645,9 @@ def test_a_run_whose_file_was_changed_is_refused(trained, tmp_path, quick_export
 
 
 def test_members_of_other_features_are_refused(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(card, "FEATURE_NAMES", (*FEATURE_NAMES[:-1], "another"))
+    monkeypatch.setattr(install, "FEATURE_NAMES", (*FEATURE_NAMES[:-1], "another"))
     with pytest.raises(CheckpointError):
-        card.export_ensemble(trained[0], tmp_path)
+        install.export_ensemble(trained[0], tmp_path)
     result = sigmahat("export", trained[0], "--model-repository", tmp_path)
     assert result.exit_code == 1
     assert "another" in result.stderr

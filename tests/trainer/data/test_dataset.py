@@ -25,7 +25,7 @@ from sigmahat_trainer.data.dataset import (
     MIN_COVERAGE,
     SIZES,
     UNIVERSES_PER_WINDOW,
-    WINDOWS,
+    WINDOW_LENGTHS,
     Dataset,
     Sample,
     draw_dataset,
@@ -76,15 +76,15 @@ def panel():
     return make_panel()
 
 
-def draw(panels, *, n_windows=240, simulated_share=0.0, horizon=HORIZON, seed=1, first=None):
+def draw(panels, *, n_samples=240, simulated_share=0.0, horizon=HORIZON, seed=1, first=None):
     return draw_dataset(
-        panels, n_windows=n_windows, simulated_share=simulated_share, horizon=horizon, seed=seed, first=first
+        panels, n_samples=n_samples, simulated_share=simulated_share, horizon=horizon, seed=seed, first=first
     )
 
 
 @pytest.fixture(scope="module")
 def drawn(panel):
-    return draw([panel], n_windows=480)
+    return draw([panel], n_samples=480)
 
 
 def rows_of(dataset):
@@ -121,7 +121,7 @@ class Detective:
         # A name whose last move is the window's earns nothing ahead: at each date there is at most one.
         (still,) = [column for column, row in DEATHS.items() if row == stop] or [STALE]
         universe = np.array([place[1] if place else still for place in found])
-        for n_obs in sorted({min(n, stop) for n in WINDOWS}):
+        for n_obs in sorted({min(n, stop) for n in WINDOW_LENGTHS}):
             window = prepare_window(without_stale(self.panel.returns[stop - n_obs : stop, universe])[0])
             if np.allclose(np.log(window.volatilities), sample.log_volatility, atol=1e-6):
                 return Origin(stop, n_obs, universe)
@@ -144,7 +144,7 @@ def test_samples_are_what_the_kernels_measure_on_their_window(panel, origins):
         np.testing.assert_allclose(sample.slow, measured.slow[0], atol=1e-6)
         np.testing.assert_allclose(sample.fast, measured.fast[0], atol=1e-6)
         np.testing.assert_allclose(sample.log_volatility, np.log(measured.volatilities[:, 0]), atol=1e-6)
-        np.testing.assert_allclose(sample.assets, asset_statistics(*measured)[0], atol=1e-5)
+        np.testing.assert_allclose(sample.asset_statistics, asset_statistics(*measured)[0], atol=1e-5)
         assert sample.regime == regime_label(past, sample.forward)
         assert sample.period == (panel.dates[stop - 1].astype("datetime64[M]") - np.datetime64("1970-01")).astype(int)
 
@@ -178,14 +178,14 @@ def test_features_are_those_of_a_request_that_ends_with_the_window(panel, origin
 
 def test_windows_have_the_lengths_and_sizes_that_are_published(origins):
     lengths = {origin.n_obs for _, origin in origins if origin.n_obs != origin.stop}
-    assert lengths <= set(WINDOWS)
+    assert lengths <= set(WINDOW_LENGTHS)
     assert len(lengths) >= 4
     sizes = {len(origin.universe) for _, origin in origins}
     assert sizes == {size for size in SIZES if size <= 20}  # 26 columns, of which some never qualify
     for sample, (_, n_obs, universe) in origins:
         assert (np.diff(universe) > 0).all()
         assert sample.forward.shape == (HORIZON, len(universe))
-        assert n_obs >= min(WINDOWS)
+        assert n_obs >= min(WINDOW_LENGTHS)
 
 
 def test_universes_hold_names_that_qualify_by_their_past(panel, origins):
@@ -228,7 +228,7 @@ def test_no_sample_reaches_outside_the_dates_that_it_may_use(panel):
     returns[cut:] = 0.25 * np.sign(np.random.default_rng(0).standard_normal(returns[cut:].shape))
     last, first = str(panel.dates[cut - 1]), str(panel.dates[220])
     usable = panel._replace(returns=returns).between(None, last)
-    dataset = draw([usable], n_windows=300, first=first)
+    dataset = draw([usable], n_samples=300, first=first)
     detective = Detective(panel)
     stops, lengths = [], []
     for sample in rows_of(dataset):
@@ -248,7 +248,7 @@ def test_holding_periods_start_on_the_first_row_from_first_on():
     panel = make_panel(n_rows=120)
     saturday = "2010-06-05"
     rows = np.flatnonzero(panel.dates >= np.datetime64(saturday))
-    dataset = draw([panel], n_windows=200, first=saturday, horizon=6)
+    dataset = draw([panel], n_samples=200, first=saturday, horizon=6)
     stops = {Detective(panel, horizon=6).find(sample).stop for sample in rows_of(dataset)}
     assert min(stops) == rows[0]
     assert panel.dates[min(stops)] == np.datetime64("2010-06-07")
@@ -262,11 +262,11 @@ def test_future_rows_do_not_change_what_is_known():
     changed.returns[61:] *= -2.0
     changed.market[61:] += 5.0
     first = str(panel.dates[60])  # so that windows end before row 60 or 61
-    here, there = (list(rows_of(draw([p], n_windows=60, first=first, horizon=9))) for p in (panel, changed))
+    here, there = (list(rows_of(draw([p], n_samples=60, first=first, horizon=9))) for p in (panel, changed))
     assert len(here) == len(there) > 0
     for a, b in zip(here, there, strict=True):
         assert (a.forward != b.forward).any()
-        for name in ("slow", "fast", "log_volatility", "assets", "features", "period"):
+        for name in ("slow", "fast", "log_volatility", "asset_statistics", "features", "period"):
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
 
 
@@ -281,7 +281,7 @@ def test_funds_hold_the_same_assets_in_the_window_and_ahead(monkeypatch):
     returns = (two @ rng.dirichlet([1.0, 1.0], 30).T).astype(np.float32)
     dates = np.busday_offset(np.datetime64("2010-01-04"), np.arange(300))
     panel = ReturnPanel("two", returns, dates, np.full((300, 4), np.nan, np.float32))
-    samples = list(rows_of(draw([panel], n_windows=60)))
+    samples = list(rows_of(draw([panel], n_samples=60)))
     assert len(samples) > 40
     for sample in samples:
         misfits = {}
@@ -290,7 +290,7 @@ def test_funds_hold_the_same_assets_in_the_window_and_ahead(monkeypatch):
             misfits[misfit.sum()] = stop, held
         assert min(misfits) < 1e-10
         stop, held = misfits[min(misfits)]
-        expected = [(two[max(stop - n, 0) : stop] @ held).std(axis=0, ddof=1) for n in WINDOWS]
+        expected = [(two[max(stop - n, 0) : stop] @ held).std(axis=0, ddof=1) for n in WINDOW_LENGTHS]
         measured = np.exp(sample.log_volatility[0])
         assert min(np.abs(volatility / measured - 1).max() for volatility in expected) < 1e-4
     own = {column.tobytes() for stop in range(291) for column in returns[stop : stop + HORIZON].T}
@@ -315,8 +315,8 @@ def test_weights_of_baskets(n_assets):
 
 
 def test_same_seed_same_samples(panel):
-    here, there = (draw([panel], simulated_share=0.3, n_windows=48, seed=5) for _ in range(2))
-    other = draw([panel], simulated_share=0.3, n_windows=48, seed=6)
+    here, there = (draw([panel], simulated_share=0.3, n_samples=48, seed=5) for _ in range(2))
+    other = draw([panel], simulated_share=0.3, n_samples=48, seed=6)
     assert list(here.by_size) == list(there.by_size)
     for size, stack in here.by_size.items():
         for a, b in zip(stack, there.by_size[size], strict=True):
@@ -325,10 +325,10 @@ def test_same_seed_same_samples(panel):
 
 
 def test_nothing_simulated_at_share_0_and_nothing_real_at_share_1(panel):
-    real = draw([panel], n_windows=120, simulated_share=0.0)
+    real = draw([panel], n_samples=120, simulated_share=0.0)
     assert real.periods().min() >= 480  # January 2010
     assert max(real.by_size) <= N_ASSETS
-    simulated = draw([panel], n_windows=120, simulated_share=1.0)
+    simulated = draw([panel], n_samples=120, simulated_share=1.0)
     assert simulated.periods().max() < 0
     assert len(simulated) == 120
     columns = {name: k for k, name in enumerate(FEATURE_NAMES)}
@@ -337,7 +337,7 @@ def test_nothing_simulated_at_share_0_and_nothing_real_at_share_1(panel):
 
 
 def test_share_of_simulated_windows(panel):
-    mixed = draw([panel], n_windows=480, simulated_share=0.4)
+    mixed = draw([panel], n_samples=480, simulated_share=0.4)
     assert (np.concatenate([s.period for s in mixed.by_size.values()]) < 0).mean() == pytest.approx(0.4, abs=0.15)
 
 
@@ -350,9 +350,9 @@ def test_simulated_holding_period_follows_its_window(monkeypatch):
         noise = 0.01 * rng.standard_normal((n_obs, n_assets))
         return noise + np.where(np.arange(n_obs) < n_obs - HORIZON, 0.0, 0.2)[:, None]  # the holding period is marked
 
-    monkeypatch.setattr(module, "DESIGNS", (counting_design,))
-    dataset = draw([], n_windows=60, simulated_share=1.0)
-    assert {n - HORIZON for n in n_rows} <= set(WINDOWS)
+    monkeypatch.setattr(module, "TRAINING_DESIGNS", (counting_design,))
+    dataset = draw([], n_samples=60, simulated_share=1.0)
+    assert {n - HORIZON for n in n_rows} <= set(WINDOW_LENGTHS)
     for sample in rows_of(dataset):
         assert (sample.forward > 0.1).all()
         assert sample.forward.shape[0] == HORIZON
@@ -360,16 +360,16 @@ def test_simulated_holding_period_follows_its_window(monkeypatch):
 
 
 def test_number_of_windows_asked_for(panel):
-    assert len(draw([], n_windows=60, simulated_share=1.0)) == 60
-    assert len(draw([], n_windows=61, simulated_share=1.0)) == 60 + UNIVERSES_PER_WINDOW
-    assert 200 < len(draw([panel], n_windows=240)) <= 240  # a date at which too few names qualify gives fewer
+    assert len(draw([], n_samples=60, simulated_share=1.0)) == 60
+    assert len(draw([], n_samples=61, simulated_share=1.0)) == 60 + UNIVERSES_PER_WINDOW
+    assert 200 < len(draw([panel], n_samples=240)) <= 240  # a date at which too few names qualify gives fewer
 
 
 def test_large_panels_count_by_the_root_of_their_size():
     small, large = make_panel(name="small", n_rows=200), make_panel(seed=9, name="large", n_rows=450)
     wide = np.concatenate([large.returns] * 4, axis=1) + 1e-4 * np.random.default_rng(0).standard_normal((450, 104))
     large = shifted(large._replace(returns=wide.astype(np.float32)))
-    dataset = draw([small, large], n_windows=900)
+    dataset = draw([small, large], n_samples=900)
     periods = np.concatenate([stack.period for stack in dataset.by_size.values()])
     # sqrt(450 x 104 / (200 x 26)) = 3
     assert (periods >= 600).mean() == pytest.approx(0.75, abs=0.1)
@@ -380,23 +380,23 @@ def shifted(panel, years=10):
 
 
 def test_panels_too_short_for_a_window_and_a_holding_period_are_left_out(panel):
-    shortest = min(WINDOWS) + HORIZON
+    shortest = min(WINDOW_LENGTHS) + HORIZON
     short = shifted(make_panel(seed=3, n_rows=shortest - 1))
-    assert draw([short, panel], n_windows=60).periods().max() < 600
+    assert draw([short, panel], n_samples=60).periods().max() < 600
     enough = shifted(make_panel(seed=3, n_rows=shortest))
-    dataset = draw([enough], n_windows=12)
+    dataset = draw([enough], n_samples=12)
     assert dataset.periods().tolist() == [int((enough.dates[29].astype("datetime64[M]")).astype(int))]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.9])
 def test_no_panel_with_enough_rows_is_an_error(panel, share):
     """Simulated windows must not take the place of real ones in silence."""
-    short = make_panel(n_rows=min(WINDOWS) + HORIZON - 1)
+    short = make_panel(n_rows=min(WINDOW_LENGTHS) + HORIZON - 1)
     with pytest.raises(ValueError, match="no panel has 30 days and a holding period of 10 from its start on"):
-        draw([short], n_windows=12, simulated_share=share)
+        draw([short], n_samples=12, simulated_share=share)
     with pytest.raises(ValueError, match="a holding period of 10 from 2030-01-01 on"):
-        draw([panel], n_windows=12, simulated_share=share, first="2030-01-01")
-    assert draw([short], n_windows=12, simulated_share=1.0).periods().max() < 0
+        draw([panel], n_samples=12, simulated_share=share, first="2030-01-01")
+    assert draw([short], n_samples=12, simulated_share=1.0).periods().max() < 0
 
 
 # --------------------------------------------------------------------------------------------------- universe, pieces

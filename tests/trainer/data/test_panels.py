@@ -235,13 +235,25 @@ def test_between_keeps_both_bounds(first, last, rows):
 # ------------------------------------------------------------------------------------------------------- real panels
 
 
+PANELS_OF_STUDY = (
+    "uk_ftse64_2000_2023",
+    "us_broad_2005_2017",
+    "us_etf18_2006_2022",
+    "us_etf_2005_2017",
+    "us_factors_1963_2022",
+    "us_long_1985_2005",
+    "us_sp500_1999_2021",
+)
+"""Those that the members are trained and judged on; what else lies beside them may look as it likes."""
+
+
 @pytest.mark.data
 def test_real_panels_load():
     """Trains nothing: every panel is one of returns, in order of time, with indicators of a sane size."""
-    if not REAL_PANELS.is_dir():
-        pytest.skip(f"the shared return panels are not at {REAL_PANELS}")
-    panels = {panel.name: panel for panel in load_panels(REAL_PANELS)}
-    assert len(panels) >= 7
+    missing = [name for name in PANELS_OF_STUDY if not (REAL_PANELS / f"{name}.npz").is_file()]
+    if missing:
+        pytest.skip(f"{REAL_PANELS} lacks {', '.join(missing)}")
+    panels = {name: load_panel(REAL_PANELS / f"{name}.npz") for name in PANELS_OF_STUDY}
     for name, panel in panels.items():
         n_rows, n_assets = panel.returns.shape
         assert len(panel.dates) == len(panel.market) == n_rows > 1_000, name

@@ -9,7 +9,7 @@ from scipy import stats
 
 from sigmahat_trainer.data.simulate import (
     DAILY_VOLATILITY,
-    DESIGNS,
+    TRAINING_DESIGNS,
     drifting_design,
     isotropic_design,
     sector_design,
@@ -30,7 +30,7 @@ def eigenvalues(matrix):
     return np.linalg.eigvalsh(matrix)[::-1]
 
 
-@pytest.mark.parametrize("design", DESIGNS)
+@pytest.mark.parametrize("design", TRAINING_DESIGNS)
 @pytest.mark.parametrize("shape", [(63, 5), (42, 150)])
 def test_returns_are_finite_daily_returns_fixed_by_the_seed(design, shape):
     returns = draw(design, *shape, seed=1)
@@ -43,7 +43,7 @@ def test_returns_are_finite_daily_returns_fixed_by_the_seed(design, shape):
     assert (other != returns).all()
 
 
-@pytest.mark.parametrize("design", DESIGNS)
+@pytest.mark.parametrize("design", TRAINING_DESIGNS)
 def test_each_draw_has_its_own_population(design):
     """Two long draws differ by more than sampling noise, and the generator goes on from the first."""
     rng = np.random.default_rng(3)
@@ -233,5 +233,5 @@ def test_little_shrinkage_is_right_where_it_is_said_to_be():
 
 def test_designs_lists_each_once():
     designs = {isotropic_design, spectrum_design, sector_design, structured_design, drifting_design, switching_design}
-    assert set(DESIGNS) == designs
-    assert len(DESIGNS) == 6
+    assert set(TRAINING_DESIGNS) == designs
+    assert len(TRAINING_DESIGNS) == 6

@@ -51,60 +51,60 @@ def made_rows(n=6_000, *, seed=0):
 def test_answers_that_are_right_look_right():
     rows = made_rows()
     found = calibrate(rows)
-    assert found["n_universes"] == len(rows)
-    assert found["condition"]["root_mean_square_error"] == pytest.approx(math.hypot(0.05, 0.1), rel=0.05)
-    assert found["condition"]["mean_error"] == pytest.approx(-0.05, abs=0.01)
-    assert found["expected_error"]["decile_gap"] < 0.03
-    assert found["uncertainty"]["coverage_50"] == pytest.approx(0.5, abs=0.03)
-    assert found["uncertainty"]["coverage_90"] == pytest.approx(0.9, abs=0.02)
-    assert found["uncertainty"]["t"] < -3
-    assert found["regime"]["t"] < -3
-    for figures in found["confidence"].values():
-        assert figures["log_score"] < figures["log_score_of_base_rate"]
-        assert figures["loss_without_lowest_decile"] < figures["loss"]
+    assert found.n_universes == len(rows)
+    assert found.condition.root_mean_square_error == pytest.approx(math.hypot(0.05, 0.1), rel=0.05)
+    assert found.condition.mean_error == pytest.approx(-0.05, abs=0.01)
+    assert found.expected_error.decile_gap < 0.03
+    assert found.uncertainty.coverage_50 == pytest.approx(0.5, abs=0.03)
+    assert found.uncertainty.coverage_90 == pytest.approx(0.9, abs=0.02)
+    assert found.uncertainty.t < -3
+    assert found.regime.t < -3
+    for figures in found.confidence.values():
+        assert figures.log_score < figures.log_score_of_base_rate
+        assert figures.loss_without_lowest_decile < figures.loss
 
 
 def test_scores_equal_those_of_scikit_learn_and_scipy():
     rows = made_rows(500)
     found = calibrate(rows)
     probabilities = rows[[f"regime_{name}" for name in REGIMES]].to_numpy()
-    assert found["regime"]["log_score"] == pytest.approx(log_loss(rows["regime"], probabilities, labels=range(4)))
+    assert found.regime.log_score == pytest.approx(log_loss(rows["regime"], probabilities, labels=range(4)))
     brier = sum(brier_score_loss(rows["regime"] == k, probabilities[:, k]) for k in range(4))
-    assert found["regime"]["brier"] == pytest.approx(brier)
+    assert found.regime.brier == pytest.approx(brier)
     rates = rows["regime"].value_counts(normalize=True)
-    assert found["regime"]["log_score_of_base_rates"] == pytest.approx(stats.entropy(rates))
+    assert found.regime.log_score_of_base_rates == pytest.approx(stats.entropy(rates))
     rank_correlation = stats.spearmanr(rows["expected_error"], rows["error"])[0]
-    assert found["expected_error"]["spearman"] == pytest.approx(rank_correlation)
+    assert found.expected_error.spearman == pytest.approx(rank_correlation)
     good = rows["alone_identity"] <= 0
-    assert found["confidence"]["identity"]["log_score"] == pytest.approx(log_loss(good, rows["confidence_identity"]))
+    assert found.confidence["identity"].log_score == pytest.approx(log_loss(good, rows["confidence_identity"]))
     deviation = np.hypot(rows["aleatoric"], rows["epistemic"])
     likelihood = stats.norm(rows["expected_error"], deviation).logpdf(rows["error"]).mean()
-    assert found["uncertainty"]["negative_log_likelihood"] == pytest.approx(-likelihood)
+    assert found.uncertainty.negative_log_likelihood == pytest.approx(-likelihood)
 
 
 def test_overconfidence_and_ignorance_are_seen():
     rows = made_rows()
     rows["aleatoric"] *= 0.4
     rows["epistemic"] *= 0.4
-    assert calibrate(rows)["uncertainty"]["coverage_90"] < 0.6
-    assert calibrate(rows)["uncertainty"]["t"] > 3
+    assert calibrate(rows).uncertainty.coverage_90 < 0.6
+    assert calibrate(rows).uncertainty.t > 3
     shuffled = made_rows()
     shuffled["expected_error"] = np.random.default_rng(1).permutation(shuffled["expected_error"])
-    assert abs(calibrate(shuffled)["expected_error"]["spearman"]) < 0.05
-    assert calibrate(shuffled)["expected_error"]["r_squared"] < 0
+    assert abs(calibrate(shuffled).expected_error.spearman) < 0.05
+    assert calibrate(shuffled).expected_error.r_squared < 0
 
 
 def test_rows_without_an_estimate_are_left_out():
     rows = made_rows(300)
     rows.loc[:9, "condition"] = np.nan
-    assert calibrate(rows)["n_universes"] == 290
+    assert calibrate(rows).n_universes == 290
 
 
 def test_dropping_a_decile_drops_the_tenth_that_is_least_trusted():
     rows = pd.DataFrame({"confidence_identity": np.arange(20) / 20, "alone_identity": [1.0, 1.0, *[0.0] * 18]})
     figures = confidence(rows, "identity")
-    assert figures["loss"] == pytest.approx(0.1)
-    assert figures["loss_without_lowest_decile"] == 0.0
+    assert figures.loss == pytest.approx(0.1)
+    assert figures.loss_without_lowest_decile == 0.0
 
 
 def test_reliability_bins_hold_equal_shares_in_order():

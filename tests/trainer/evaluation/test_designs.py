@@ -22,7 +22,8 @@ from sigmahat_trainer.evaluation.designs import (
     sectors,
     switching,
 )
-from sigmahat_trainer.evaluation.figures import prial_of, summarise_designs
+from sigmahat_trainer.evaluation.figures import design_figures, every_shape
+from sigmahat_trainer.evaluation.results import Compared, DesignLosses, ShapeDifference, ShapeFigures
 
 
 @pytest.mark.parametrize("design", [isotropic, sectors])
@@ -125,25 +126,26 @@ def test_figures_of_a_design_by_hand():
         for k in range(3)
         for name, losses in three.items()
     )
-    simulated = summarise_designs(rows)
-    mine = simulated["isotropic"]["N=5, T=4"]["mine"]
+    ((shape,),) = design_figures(rows).values()
+    assert (shape.n_assets, shape.n_obs) == (5, 4)
+    mine = shape.methods["mine"]
     spread = 12.5 * np.sqrt(4 / 3)
-    prial_frobenius = {"mean": 50.0, "standard_error": spread, "difference": 25.0, "difference_error": spread}
-    assert mine["prial_frobenius"] == pytest.approx(prial_frobenius)
-    assert "prial_minimum_variance" not in mine  # the sample has none
-    condition = {"mean": 1.0, "standard_error": 1 / np.sqrt(3), "difference": 0.0, "difference_error": 1.0}
-    assert mine["condition_error"] == pytest.approx(condition)
-    assert (mine["gmv_ratio"]["mean"], mine["gmv_ratio"]["difference"]) == (1.5, 0.0)
+    assert mine.prial_frobenius == pytest.approx((50.0, spread, 25.0, spread))
+    assert mine.prial_minimum_variance is None  # the sample has none
+    assert mine.condition_error == pytest.approx((1.0, 1 / np.sqrt(3), 0.0, 1.0))
+    assert (mine.gmv_ratio.mean, mine.gmv_ratio.difference) == (1.5, 0.0)
 
-    worse = {"difference": -3, "difference_error": 1}
-    shapes = simulated["isotropic"] | {"N=9, T=4": {"mine": {"prial_frobenius": worse}}}
-    found = prial_of({"isotropic": shapes, "missing": {"N=5, T=4": {}}}, "mine")
+    worse = ShapeFigures(9, 4, {"mine": DesignLosses(Compared(40.0, 1.0, difference=-3.0, difference_error=1.0))})
+    found = every_shape({"isotropic": [shape, worse], "missing": [ShapeFigures(5, 4, {})]}, "mine")
     assert set(found) == {"frobenius"}
     assert set(found["frobenius"]) == {"isotropic"}
     answer = found["frobenius"]["isotropic"]
-    assert (answer["shapes"], answer["not_below"], answer["below_by_two_errors"]) == (2, 1, 1)
-    assert answer["worst"] == {"shape": "N=9, T=4", **worse}
-    assert set(answer["table"]) == {"N=5, T=4", "N=9, T=4"}
+    assert (answer.shapes, answer.not_below, answer.below_by_two_errors) == (2, 1, 1)
+    assert answer.worst == ShapeDifference(9, 4, -3.0, 1.0) == answer.table[1]
+    assert answer.table[0].difference == pytest.approx(25.0)
+
+    with pytest.raises(ValueError, match=r"isotropic \(5, 4\) has one draw: a standard error needs two"):
+        design_figures(rows[rows["draw"] == 0])
 
 
 def test_published_prial():
@@ -153,14 +155,14 @@ def test_published_prial():
     """
     chosen = {name: closed_form(BASELINES[name]) for name in ("sample", "ledoit_wolf_identity", "qis", "analytical")}
     rows = evaluate_design("isotropic", 200, 601, chosen, draws=4, seed=0)
-    (figures,) = summarise_designs(rows)["isotropic"].values()
+    (figures,) = design_figures(rows)["isotropic"]
     expected = {"analytical": (97.9, 97.2), "qis": (97.2, 96.1), "ledoit_wolf_identity": (68.3, 51.2)}
     for name, (frobenius, minimum_variance) in expected.items():
-        assert figures[name]["prial_frobenius"]["mean"] == pytest.approx(frobenius, abs=0.7)
-        assert figures[name]["prial_minimum_variance"]["mean"] == pytest.approx(minimum_variance, abs=1.5)
-        assert figures[name]["prial_frobenius"]["standard_error"] < 1
+        assert figures.methods[name].prial_frobenius.mean == pytest.approx(frobenius, abs=0.7)
+        assert figures.methods[name].prial_minimum_variance.mean == pytest.approx(minimum_variance, abs=1.5)
+        assert figures.methods[name].prial_frobenius.standard_error < 1
     for name, value in (("sample", 0), (ORACLE, 100)):
-        assert figures[name]["prial_frobenius"]["mean"] == value
+        assert figures.methods[name].prial_frobenius.mean == value
 
 
 def test_all_methods_see_the_same_draws_and_what_does_not_exist_is_left_out():
@@ -176,10 +178,10 @@ def test_all_methods_see_the_same_draws_and_what_does_not_exist_is_left_out():
     estimators = {"sample": recorder("one"), "same": recorder("two"), "lis": closed_form(BASELINES["lis"])}
     for design in DESIGNS:
         rows = evaluate_design(design, 12, 10, estimators, draws=2, seed=3)
-        (figures,) = summarise_designs(rows)[design].values()
-        assert set(figures) == {"sample", "same", ORACLE}  # 12 assets, 9 degrees of freedom: no LIS
-        assert figures["same"] == figures["sample"]
-        assert set(figures["sample"]) == {"prial_frobenius"}  # a singular matrix has no other loss
-        assert figures[ORACLE]["gmv_ratio"]["mean"] > 1
+        (figures,) = design_figures(rows)[design]
+        assert set(figures.methods) == {"sample", "same", ORACLE}  # 12 assets, 9 degrees of freedom: no LIS
+        assert figures.methods["same"] == figures.methods["sample"]
+        assert figures.methods["sample"][1:] == (None,) * 4  # a singular matrix has the Frobenius loss alone
+        assert figures.methods[ORACLE].gmv_ratio.mean > 1
     np.testing.assert_array_equal(np.stack(seen["one"]), np.stack(seen["two"]))
     assert len({panel.tobytes() for panel in seen["one"]}) == 8

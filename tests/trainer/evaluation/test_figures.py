@@ -11,15 +11,15 @@ import pandas as pd
 import pytest
 
 from sigmahat_trainer.evaluation.figures import (
-    BIASES,
-    grid_of,
+    SQUARES,
+    cell_figures,
+    every_cell,
+    make_figures,
     pool,
     pool_bias,
     pool_confidence,
-    rounded,
-    summarise,
-    summarise_cell,
 )
+from sigmahat_trainer.evaluation.results import Biases, Figures, cell_name, to_json
 from sigmahat_trainer.evaluation.scores import PORTFOLIOS, Score
 from sigmahat_trainer.evaluation.significance import moments_of, newey_west_t, variance_test
 
@@ -68,39 +68,40 @@ def test_a_cell_by_hand():
     rows.loc[rows["method"] == "better", "random_long_only_qlike"] = 0.75
     rows["random_long_short_square"] = 1.44
     rows.loc[rows["method"] == "better", ["tracking_variance", "tracking_log_variance"]] = [4e-6, 0.5]
-    cell = summarise_cell(rows, [], resamples=0)
-    assert (cell["n_assets"], cell["n_dates"], cell["first"], cell["last"]) == (50, 36, "2013-01-02", "2015-12-23")
-    better = cell["methods"]["better"]
+    cell = cell_figures(rows, [], resamples=0)
+    assert (cell.n_assets, cell.n_dates, cell.first, cell.last) == (50, 36, "2013-01-02", "2015-12-23")
+    assert (cell.n_obs, cell.horizon) == (252, 21)
+    better = cell.methods["better"]
     variance = 1e-4 * np.exp(values["better"])
-    assert better["annual_volatility_percent"] == pytest.approx(100 * math.sqrt(252 * variance.mean()))
-    assert better["mean_window_volatility_percent"] == pytest.approx(100 * np.sqrt(252 * variance).mean())
-    assert better["turnover_per_year"] == pytest.approx(0.25 * 12)
-    assert better["milliseconds_per_universe"] == 2.0
-    assert better["random_long_short_bias"] == pytest.approx(1.2)
-    assert better["random_long_short_bias_error"] == pytest.approx(0.0, abs=1e-12)
-    assert better["annual_tracking_error_percent"] == pytest.approx(0.2 * math.sqrt(252))
-    assert better["tracking_bias"] == 1.0
-    versus = better["versus"]["qis_correlation"]
-    assert versus["tracking"]["difference"] == pytest.approx(50 * (0.5 - 1.0))
+    assert better.annual_volatility_percent == pytest.approx(100 * math.sqrt(252 * variance.mean()))
+    assert better.levels.mean_window_volatility_percent == pytest.approx(100 * np.sqrt(252 * variance).mean())
+    assert better.levels.turnover_per_year == pytest.approx(0.25 * 12)
+    assert better.levels.milliseconds_per_universe == 2.0
+    assert better.bias.random_long_short.value == pytest.approx(1.2)
+    assert better.bias.random_long_short.standard_error == pytest.approx(0.0, abs=1e-12)
+    assert better.levels.annual_tracking_error_percent == pytest.approx(0.2 * math.sqrt(252))
+    assert better.bias.tracking.value == 1.0
+    versus = better.versus["qis_correlation"]
+    assert versus.tracking.difference == pytest.approx(50 * (0.5 - 1.0))
     difference = values["better"] - values["qis_correlation"]
-    assert versus["gmv"]["difference"] == pytest.approx(50 * difference.mean())
-    assert versus["gmv"]["t"] == pytest.approx(newey_west_t(difference))
-    assert versus["random_long_only_qlike"]["difference"] == pytest.approx(-0.25)
+    assert versus.gmv.difference == pytest.approx(50 * difference.mean())
+    assert versus.gmv.t == pytest.approx(newey_west_t(difference))
+    assert versus.random_long_only_qlike.difference == pytest.approx(-0.25)
     days = [
         [np.concatenate(rows.loc[rows["method"] == name, f"gmv_{what}"].to_list()) for what in ("returns", "squares")]
         for name in ("better", "qis_correlation")
     ]
-    assert versus["gmv"]["p"] == pytest.approx(variance_test(moments_of(*days)).p_value)
-    assert "bootstrap_p" not in versus["gmv"]
-    assert better["confidence_set_p"] == 1.0
-    assert cell["methods"]["qis_correlation"]["versus"]["qis_correlation"]["gmv"]["difference"] == 0.0
+    assert versus.gmv.p == pytest.approx(variance_test(moments_of(*days)).p_value)
+    assert versus.gmv.bootstrap_p is None
+    assert better.confidence_set_p == 1.0
+    assert cell.methods["qis_correlation"].versus["qis_correlation"].gmv.difference == 0.0
 
 
 def test_pipelines_get_a_bootstrap_and_others_do_not():
-    cell = summarise_cell(made_scores(series()), ["better"], resamples=49)
-    versus = {name: row["versus"]["qis_correlation"]["gmv"] for name, row in cell["methods"].items()}
-    assert 0 < versus["better"]["bootstrap_p"] <= 1
-    assert "bootstrap_p" not in versus["qis_correlation"]
+    cell = cell_figures(made_scores(series()), ["better"], resamples=49)
+    versus = {name: row.versus["qis_correlation"].gmv for name, row in cell.methods.items()}
+    assert 0 < versus["better"].bootstrap_p <= 1
+    assert versus["qis_correlation"].bootstrap_p is None
 
 
 def test_pipelines_are_compared_with_all_references_and_the_bound_is_in_no_contest():
@@ -108,11 +109,11 @@ def test_pipelines_are_compared_with_all_references_and_the_bound_is_in_no_conte
     values["learned_constants"] = values["qis_correlation"] + 0.05
     values["hindsight_constants"] = values["better"] - 1
     rows = made_scores(values)
-    methods = summarise_cell(rows, ["better"], resamples=0)["methods"]
-    assert set(methods["better"]["versus"]) == {"qis_correlation", "learned_constants"}
-    assert set(methods["learned_constants"]["versus"]) == {"qis_correlation"}
-    assert methods["better"]["confidence_set_p"] == 1.0  # the best of those that may be compared
-    assert "confidence_set_p" not in methods["hindsight_constants"]
+    methods = cell_figures(rows, ["better"], resamples=0).methods
+    assert set(methods["better"].versus) == {"qis_correlation", "learned_constants"}
+    assert set(methods["learned_constants"].versus) == {"qis_correlation"}
+    assert methods["better"].confidence_set_p == 1.0  # the best of those that may be compared
+    assert methods["hindsight_constants"].confidence_set_p is None
     pooled = pool(rows, ["better"])
     assert set(pooled["better"]) == {"qis_correlation", "learned_constants"}
     assert set(pooled["hindsight_constants"]) == {"qis_correlation"}
@@ -123,9 +124,9 @@ def test_a_method_without_a_portfolio_at_one_date_is_named_and_has_no_figures():
     values["sample"] = values["better"].copy()
     rows = made_scores(values)
     rows.loc[rows[rows["method"] == "sample"].index[3], "gmv_log_variance"] = np.nan
-    cell = summarise_cell(rows, [], resamples=0)
-    assert cell["without_portfolio"] == ["sample"]
-    assert set(cell["methods"]) == {"qis_correlation", "better"}
+    cell = cell_figures(rows, [], resamples=0)
+    assert cell.without_portfolio == ["sample"]
+    assert set(cell.methods) == {"qis_correlation", "better"}
 
 
 def test_pooling_averages_cells_then_panels_of_a_step():
@@ -139,17 +140,17 @@ def test_pooling_averages_cells_then_panels_of_a_step():
     rows.loc[rows["method"] == "m", "gmv_log_variance"] += np.tile(np.linspace(-1, 1, 24), 3)
     pooled = pool(rows, [])
     versus = pooled["m"]["qis_correlation"]
-    assert versus["gmv"]["difference"] == pytest.approx(50 * ((0.02 + 0.06) / 2 + 0.08) / 2)
-    assert versus["n_steps"] == 24
+    assert versus.differences.gmv.difference == pytest.approx(50 * ((0.02 + 0.06) / 2 + 0.08) / 2)
+    assert versus.n_steps == 24
     expected = np.linspace(-1, 1, 24) + 0.06
-    assert versus["gmv"]["t"] == pytest.approx(newey_west_t(expected))
-    splits = versus["gmv_splits"]
-    assert splits["first_third"]["difference"] == pytest.approx(50 * expected[:8].mean())
-    assert splits["last_third"]["difference"] == pytest.approx(50 * expected[16:].mean())
+    assert versus.differences.gmv.t == pytest.approx(newey_west_t(expected))
+    splits = versus.gmv_splits
+    assert splits.first_third.difference == pytest.approx(50 * expected[:8].mean())
+    assert splits.last_third.difference == pytest.approx(50 * expected[16:].mean())
     small = rows[rows["n_assets"] == 50]
     often = pd.concat([small, small.assign(n_assets=60)])
-    once, twice = (pool(part, [])["m"]["qis_correlation"]["gmv"] for part in (small, often))
-    assert twice["t"] == pytest.approx(once["t"])
+    once, twice = (pool(part, [])["m"]["qis_correlation"].differences.gmv for part in (small, often))
+    assert twice.t == pytest.approx(once.t)
 
 
 def test_times_are_called_turbulent_by_the_market_and_not_by_a_method_that_is_compared():
@@ -157,17 +158,15 @@ def test_times_are_called_turbulent_by_the_market_and_not_by_a_method_that_is_co
     rng = np.random.default_rng(3)
     market = rng.standard_normal(2_000)
     luck = {name: market + rng.standard_normal(2_000) for name in ("qis_correlation", "m")}
-    splits = pool(made_scores({"equal_weight": market, **luck}), [])["m"]["qis_correlation"]["gmv_splits"]
+    splits = pool(made_scores({"equal_weight": market, **luck}), [])["m"]["qis_correlation"].gmv_splits
     difference = luck["m"] - luck["qis_correlation"]
     high = market > np.median(market)
-    assert splits["turbulent"]["difference"] == pytest.approx(50 * difference[high].mean())
-    assert splits["calm"]["difference"] == pytest.approx(50 * difference[~high].mean())
-    assert max(abs(splits[name]["t"]) for name in ("calm", "turbulent")) < 2.5
-    assert set(pool(made_scores(luck), [])["m"]["qis_correlation"]["gmv_splits"]) == {
-        "first_third",
-        "second_third",
-        "last_third",
-    }
+    assert splits.turbulent.difference == pytest.approx(50 * difference[high].mean())
+    assert splits.calm.difference == pytest.approx(50 * difference[~high].mean())
+    assert max(abs(splits.calm.t), abs(splits.turbulent.t)) < 2.5
+    without = pool(made_scores(luck), [])["m"]["qis_correlation"].gmv_splits
+    assert (without.calm, without.turbulent) == (None, None)
+    assert without.second_third is not None
 
 
 def test_bias_statistics_and_their_errors_over_cells_and_panels():
@@ -178,16 +177,16 @@ def test_bias_statistics_and_their_errors_over_cells_and_panels():
     for (panel, size), values in zip((("north", 50), ("north", 100), ("south", 50)), squares, strict=True):
         part = made_scores({"m": np.zeros(24), "none": np.zeros(24)}, panel=panel, n_assets=size)
         part.loc[part["method"] == "m", "random_long_only_square"] = values
-        part.loc[part["method"] == "none", list(BIASES.values())] = np.nan
+        part.loc[part["method"] == "none", list(SQUARES.values())] = np.nan
         parts.append(part)
     bias = pool_bias(pd.concat(parts))
     assert set(bias) == {"m"}
-    assert set(bias["m"]) == set(BIASES)
+    assert isinstance(bias["m"], Biases)
     means = (squares[:2].mean(axis=0) + squares[2]) / 2
-    found = bias["m"]["random_long_only_bias"]
-    assert found["value"] == pytest.approx(math.sqrt(means.mean()))
-    assert found["standard_error"] == pytest.approx(means.mean() / newey_west_t(means) / 2 / math.sqrt(means.mean()))
-    assert bias["m"]["tracking_bias"]["value"] == 1.0
+    found = bias["m"].random_long_only
+    assert found.value == pytest.approx(math.sqrt(means.mean()))
+    assert found.standard_error == pytest.approx(means.mean() / newey_west_t(means) / 2 / math.sqrt(means.mean()))
+    assert bias["m"].tracking.value == 1.0
 
 
 def test_the_confidence_set_over_cells_and_panels():
@@ -214,22 +213,18 @@ def test_one_table_says_where_a_pipeline_is_better():
         parts.append(made_scores(values, panel=panel, n_assets=size))
     rows = pd.concat(parts)
     panels = {
-        panel: {f"N={size}": summarise_cell(cell, ["mine"], resamples=0) for size, cell in part.groupby("n_assets")}
+        panel: [cell_figures(cell, ["mine"], resamples=0) for _, cell in part.groupby("n_assets")]
         for panel, part in rows.groupby("panel")
     }
-    grid = grid_of(panels, "mine")
-    assert set(grid) == {"qis_correlation"}
-    found = grid["qis_correlation"]
-    assert (found["cells"], found["better"], found["better_with_t_below_minus_2"]) == (3, 2, 1)
-    assert {panel: set(cells) for panel, cells in found["table"].items()} == {
-        "north": {"N=50", "N=100"},
-        "south": {"N=50"},
-    }
-    assert found["table"]["north"]["N=50"]["difference"] == pytest.approx(-10)
-    assert found["table"]["north"]["N=50"]["t"] < -2
-    assert found["worst"]["panel"] == "north"
-    assert found["worst"]["cell"] == "N=100"
-    assert found["worst"]["difference"] == pytest.approx(5)
+    answers = every_cell(panels, "mine")
+    assert set(answers) == {"qis_correlation"}
+    found = answers["qis_correlation"]
+    assert (found.cells, found.better, found.better_with_t_below_minus_2) == (3, 2, 1)
+    assert [(cell.panel, cell.n_assets) for cell in found.table] == [("north", 50), ("north", 100), ("south", 50)]
+    assert found.table[0].difference == pytest.approx(-10)
+    assert found.table[0].t < -2
+    assert found.worst == found.table[1]
+    assert found.worst.difference == pytest.approx(5)
 
 
 def test_pooling_leaves_out_cells_that_a_method_does_not_exist_in():
@@ -237,13 +232,13 @@ def test_pooling_leaves_out_cells_that_a_method_does_not_exist_in():
     rows = pd.concat(
         [made_scores({"qis_correlation": zero, "m": zero + k}, n_assets=size) for size, k in ((50, 0.1), (100, np.nan))]
     )
-    assert pool(rows, [])["m"]["qis_correlation"]["gmv"]["difference"] == pytest.approx(5.0)
+    assert pool(rows, [])["m"]["qis_correlation"].differences.gmv.difference == pytest.approx(5.0)
 
 
-def test_figures_are_json():
-    figures = summarise(made_scores(series()), pd.DataFrame(), pd.DataFrame())
-    assert set(figures) == {"panels", "grid", "pooled", "confidence_set", "bias", "heads", "simulated", "prial"}
-    assert list(figures["panels"]["north"]) == ["N=50, T=252, H=21"]
-    assert set(figures["pooled"]) == {"all", "north"}
-    json.dumps(figures, allow_nan=False)
-    assert rounded({"a": 1.23456789, 2: np.float64("nan"), "n": 123456}) == {"a": 1.2346, "2": None, "n": 123456}
+def test_figures_are_all_there_is_for_the_rows_that_there_are():
+    figures = make_figures(made_scores(series()), pd.DataFrame(), pd.DataFrame())
+    assert isinstance(figures, Figures)
+    assert [cell_name(cell) for cell in figures.panels["north"]] == ["N=50, T=252, H=21"]
+    assert set(figures.pooled) == set(figures.confidence_set) == set(figures.bias) == {"all", "north"}
+    assert figures.every_cell == figures.heads == figures.simulated == figures.every_shape == {}
+    json.dumps(to_json(figures), allow_nan=False)

@@ -14,8 +14,9 @@ from sigmahat_trainer.baselines.adapters import closed_form, learned_constants
 from sigmahat_trainer.baselines.closed_form import qis_correlation, sample
 from sigmahat_trainer.data.dataset import MIN_COVERAGE, eligible_assets
 from sigmahat_trainer.data.panels import ReturnPanel
+from sigmahat_trainer.evaluation.methods import HINDSIGHT, Methods
 from sigmahat_trainer.evaluation.portfolios import gmv_weights
-from sigmahat_trainer.evaluation.rolling import HINDSIGHT, Cell, Methods, Period, evaluate, plan, request_of
+from sigmahat_trainer.evaluation.rolling import Cell, Period, evaluate, plan, request_of
 
 REFERENCE = "qis_correlation"
 CONSTANTS = {

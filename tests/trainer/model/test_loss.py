@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -15,18 +16,16 @@ from sigmahat_kernels.parameters import HEADS, N_PARAMETERS, Parameters, split_p
 from sigmahat_kernels.request import read_request
 from sigmahat_trainer.data.dataset import estimate_inputs
 from sigmahat_trainer.model import loss
+from sigmahat_trainer.model.estimate import Estimate, EstimateInputs, estimate, shrink_correlation
 from sigmahat_trainer.model.loss import (
     DECISION_HEADS,
     PORTFOLIOS,
-    Batch,
-    Estimate,
-    estimate,
+    HoldingPeriod,
     log10_condition,
     member_losses,
     minimum_variance,
     qlike,
     random_portfolios,
-    shrink_correlation,
 )
 from sigmahat_trainer.model.network import activate
 
@@ -43,20 +42,37 @@ def make_returns(n_obs, n_assets, *, seed):
     return returns.astype(np.float32)
 
 
+class Batch(NamedTuple):
+    inputs: EstimateInputs
+    after: HoldingPeriod
+
+
+def in_double(batch):
+    return Batch(
+        EstimateInputs(*(field.double() for field in batch.inputs)),
+        batch.after._replace(forward=batch.after.forward.double()),
+    )
+
+
+def row_of(batch, k):
+    return Batch(*(type(part)(*(field[k : k + 1] for field in part)) for part in batch))
+
+
 def make_batch(n_universes, n_assets, *, seed=0, dtype=torch.float64, scale=1.0):
     """A batch, and the windows that it was measured on."""
-    pasts, fields = [], {name: [] for name in ("slow", "fast", "log_volatility", "assets", "forward")}
+    pasts, inputs, forwards = [], [], []
     for k in range(n_universes):
         returns = scale * make_returns(N_OBS + HORIZON, n_assets, seed=1000 * seed + k)
-        past, forward = returns[:N_OBS], np.nan_to_num(returns[N_OBS:])
-        pasts.append(past)
-        for name, values in zip(fields, estimate_inputs(past), strict=False):
-            fields[name].append(values)
-        fields["forward"].append(forward)
-    tensors = {name: torch.from_numpy(np.stack(values)).to(dtype) for name, values in fields.items()}
+        pasts.append(returns[:N_OBS])
+        inputs.append(estimate_inputs(pasts[-1]))
+        forwards.append(np.nan_to_num(returns[N_OBS:]))
+
+    def stack(arrays):
+        return torch.from_numpy(np.stack(arrays)).to(dtype)
+
     regime = torch.from_numpy(np.random.default_rng(seed).integers(4, size=n_universes))
-    features = torch.zeros(n_universes, 1, dtype=dtype)
-    return Batch(features=features, regime=regime, period=torch.zeros(n_universes), **tensors), pasts
+    read = EstimateInputs(*map(stack, zip(*inputs, strict=True)))
+    return Batch(read, HoldingPeriod(stack(forwards), regime)), pasts
 
 
 def random_logits(n, *, seed=0, dtype=torch.float32):
@@ -86,7 +102,7 @@ def losses_of(logits, batch, *, target=0, qlike_weight=0.1, auxiliary_weight=0.1
         activate(logits),
         logits,
         constants,
-        batch,
+        *batch,
         target=target,
         qlike_weight=qlike_weight,
         auxiliary_weight=auxiliary_weight,
@@ -103,7 +119,7 @@ def test_estimate_is_the_matrix_that_is_served(shape):
     n_universes, n_assets = shape
     batch, pasts = make_batch(*shape, dtype=torch.float32)
     parameters = activate(random_logits(n_universes))
-    covariance = covariance_of(estimate(batch, split_parameters(parameters)))
+    covariance = covariance_of(estimate(batch.inputs, split_parameters(parameters)))
     for k, past in enumerate(pasts):
         request = read_request(past, np.arange(n_assets, dtype=np.int32)[None])
         served = assemble(request, numpy_heads(parameters[k : k + 1]), np.zeros(1, int))[0]
@@ -113,7 +129,7 @@ def test_estimate_is_the_matrix_that_is_served(shape):
 def test_estimate_equals_loops():
     batch, pasts = make_batch(3, 5)
     heads = split_parameters(activate(random_logits(3, seed=2, dtype=torch.float64)))
-    covariance = covariance_of(estimate(batch, heads))
+    covariance = covariance_of(estimate(batch.inputs, heads))
     for k, past in enumerate(pasts):
         expected = reference.estimate(
             past,
@@ -134,12 +150,12 @@ def test_corners_of_the_parameters():
     heads = Parameters(*(torch.zeros_like(head) for head in split_parameters(torch.zeros(4, N_PARAMETERS).double())))
     fast = heads._replace(memory=torch.ones(4, 1).double())
     near = {"rtol": 0.0, "atol": 2e-5}  # the loss keeps intensities 1e-5 away from 0 and 1
-    torch.testing.assert_close(shrink_correlation(batch, heads), batch.slow, **near)
-    torch.testing.assert_close(shrink_correlation(batch, fast), batch.fast, **near)
+    torch.testing.assert_close(shrink_correlation(batch.inputs, heads), batch.inputs.slow, **near)
+    torch.testing.assert_close(shrink_correlation(batch.inputs, fast), batch.inputs.fast, **near)
 
     def toward(target):
         weights = torch.eye(3).double()[target].expand(4, 3)
-        return shrink_correlation(batch, fast._replace(target_weights=weights, target_intensity=weights))
+        return shrink_correlation(batch.inputs, fast._replace(target_weights=weights, target_intensity=weights))
 
     torch.testing.assert_close(toward(0), torch.eye(6).double().expand(4, 6, 6), **near)
     off_diagonal = toward(1)[:, ~torch.eye(6, dtype=torch.bool)]
@@ -153,8 +169,8 @@ def test_corners_of_the_parameters():
 def test_minimum_variance_equals_an_explicit_inverse_and_loops(shape, monkeypatch):
     monkeypatch.setattr(loss, "_RIDGE", 0.0)
     batch, _ = make_batch(*shape)
-    whole = estimate(batch, split_parameters(activate(random_logits(shape[0]).double())))
-    portfolio = minimum_variance(whole, batch.forward)
+    whole = estimate(batch.inputs, split_parameters(activate(random_logits(shape[0]).double())))
+    portfolio = minimum_variance(whole, batch.after.forward)
     covariances = covariance_of(whole)
     for k, covariance in enumerate(covariances):
         n_assets = len(covariance)
@@ -162,7 +178,7 @@ def test_minimum_variance_equals_an_explicit_inverse_and_loops(shape, monkeypatc
         total = sum(inverse[i, j] for i in range(n_assets) for j in range(n_assets))
         weights = [sum(inverse[i, j] for j in range(n_assets)) / total for i in range(n_assets)]
         squares = 0.0
-        for day in batch.forward[k].numpy():
+        for day in batch.after.forward[k].numpy():
             squares += sum(weights[i] * day[i] for i in range(n_assets)) ** 2
         forecast = sum(weights[i] * covariance[i, j] * weights[j] for i in range(n_assets) for j in range(n_assets))
         assert portfolio.log_realised[k].item() == pytest.approx(math.log(squares / HORIZON), abs=1e-9)
@@ -173,14 +189,14 @@ def test_forecast_is_that_of_the_served_matrix():
     """In float32 and with the ridge, which is too small to matter for an estimate that was shrunk."""
     batch, pasts = make_batch(3, 12, dtype=torch.float32)
     parameters = activate(random_logits(3))
-    portfolio = minimum_variance(estimate(batch, split_parameters(parameters)), batch.forward)
+    portfolio = minimum_variance(estimate(batch.inputs, split_parameters(parameters)), batch.after.forward)
     for k, past in enumerate(pasts):
         request = read_request(past, np.arange(12, dtype=np.int32)[None])
         served = assemble(request, numpy_heads(parameters[k : k + 1]), np.zeros(1, int))[0].astype(float)
         solution = np.linalg.solve(served, np.ones(12))
         weights = solution / solution.sum()
         assert portfolio.log_forecast[k].item() == pytest.approx(math.log(weights @ served @ weights), abs=2e-4)
-        realised = ((batch.forward[k].double().numpy() @ weights) ** 2).mean()
+        realised = ((batch.after.forward[k].double().numpy() @ weights) ** 2).mean()
         assert portfolio.log_realised[k].item() == pytest.approx(math.log(realised), abs=2e-4)
 
 
@@ -218,7 +234,7 @@ def test_decision_gradient_equals_finite_differences():
     logits = random_logits(2, seed=5, dtype=torch.float64).requires_grad_()
 
     def decision(logits):
-        portfolio = minimum_variance(estimate(batch, split_parameters(activate(logits))), batch.forward)
+        portfolio = minimum_variance(estimate(batch.inputs, split_parameters(activate(logits))), batch.after.forward)
         return portfolio.log_realised.mean()
 
     assert torch.autograd.gradcheck(decision, (logits,))
@@ -242,17 +258,20 @@ def test_scale_of_returns_shifts_the_decision_loss_alone(factor):
 def test_order_of_assets_is_irrelevant():
     batch, _ = make_batch(4, 6)
     order = torch.tensor([3, 0, 5, 1, 4, 2])
-    turned = batch._replace(
-        slow=batch.slow[:, order][:, :, order],
-        fast=batch.fast[:, order][:, :, order],
-        log_volatility=batch.log_volatility[:, :, order],
-        assets=batch.assets[:, order],
-        forward=batch.forward[:, :, order],
+    inputs = batch.inputs
+    turned = Batch(
+        EstimateInputs(
+            slow=inputs.slow[:, order][:, :, order],
+            fast=inputs.fast[:, order][:, :, order],
+            log_volatility=inputs.log_volatility[:, :, order],
+            asset_statistics=inputs.asset_statistics[:, order],
+        ),
+        batch.after._replace(forward=batch.after.forward[:, :, order]),
     )
     heads = split_parameters(activate(random_logits(4).double()))
     for here, there in zip(
-        minimum_variance(estimate(batch, heads), batch.forward)._replace(weights=torch.zeros(0)),
-        minimum_variance(estimate(turned, heads), turned.forward)._replace(weights=torch.zeros(0)),
+        minimum_variance(estimate(batch.inputs, heads), batch.after.forward)._replace(weights=torch.zeros(0)),
+        minimum_variance(estimate(turned.inputs, heads), turned.after.forward)._replace(weights=torch.zeros(0)),
         strict=True,
     ):
         torch.testing.assert_close(here, there, rtol=1e-9, atol=1e-9)
@@ -298,9 +317,9 @@ def test_alone_is_the_loss_of_an_estimate_with_that_target_only(target):
     logits = random_logits(6, seed=7)
     parameters = activate(logits)
     heads = split_parameters(parameters.double())
-    wide = Batch(*(field.double() for field in batch))
-    alone = estimate(wide, heads._replace(target_weights=torch.eye(3).double()[target].expand(6, 3)))
-    expected = minimum_variance(alone, wide.forward).log_realised.mean()
+    wide = in_double(batch)
+    alone = estimate(wide.inputs, heads._replace(target_weights=torch.eye(3).double()[target].expand(6, 3)))
+    expected = minimum_variance(alone, wide.after.forward).log_realised.mean()
     assert losses_of(logits, batch, target=target).alone.item() == pytest.approx(expected.item(), abs=1e-4)
 
 
@@ -337,14 +356,14 @@ def test_random_portfolios_move_the_level_and_nothing_else():
 
 def test_qlike_equals_loops():
     batch, _ = make_batch(3, 5)
-    whole = estimate(batch, split_parameters(activate(random_logits(3, seed=4).double())))
+    whole = estimate(batch.inputs, split_parameters(activate(random_logits(3, seed=4).double())))
     weights = random_portfolios(3, 5).double()
-    scores = qlike(whole, batch.forward, weights)
+    scores = qlike(whole, batch.after.forward, weights)
     assert scores.shape == (3, 2 * PORTFOLIOS)
     for k, covariance in enumerate(covariance_of(whole)):
         for p, held in enumerate(weights[k].numpy()):
             forecast = sum(held[i] * covariance[i, j] * held[j] for i in range(5) for j in range(5))
-            daily = [sum(held[i] * day[i] for i in range(5)) for day in batch.forward[k].numpy()]
+            daily = [sum(held[i] * day[i] for i in range(5)) for day in batch.after.forward[k].numpy()]
             realised = sum(value**2 for value in daily) / HORIZON
             assert realised / forecast < loss.LARGEST_RATIO
             assert scores[k, p].item() == pytest.approx(math.log(forecast) + realised / forecast, rel=1e-9)
@@ -352,9 +371,9 @@ def test_qlike_equals_loops():
 
 def test_a_crash_counts_up_to_a_limit():
     batch, _ = make_batch(2, 5)
-    whole = estimate(batch, split_parameters(activate(random_logits(2, seed=4).double())))
+    whole = estimate(batch.inputs, split_parameters(activate(random_logits(2, seed=4).double())))
     weights = random_portfolios(2, 5).double()
-    crash, worse = (qlike(whole, batch.forward * factor, weights) for factor in (1e3, 1e6))
+    crash, worse = (qlike(whole, batch.after.forward * factor, weights) for factor in (1e3, 1e6))
     torch.testing.assert_close(crash, worse)
     forecast = np.einsum("bpi,bij,bpj->bp", weights.numpy(), covariance_of(whole), weights.numpy())
     np.testing.assert_allclose(crash.detach().numpy(), np.log(forecast) + loss.LARGEST_RATIO, rtol=1e-9)
@@ -363,21 +382,21 @@ def test_a_crash_counts_up_to_a_limit():
 def test_qlike_is_least_at_the_realised_level():
     """The best factor makes realised over forecast variance one on average: the bias statistic."""
     batch, _ = make_batch(8, 5)
-    whole = estimate(batch, split_parameters(activate(random_logits(8, seed=4).double())))
+    whole = estimate(batch.inputs, split_parameters(activate(random_logits(8, seed=4).double())))
     weights = random_portfolios(8, 5).double()
     log_factor = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.LBFGS([log_factor], max_iter=50, line_search_fn="strong_wolfe")
 
     def closure():
         optimiser.zero_grad()
-        score = qlike(whole._replace(log_factor=log_factor.expand(8)), batch.forward, weights).mean()
+        score = qlike(whole._replace(log_factor=log_factor.expand(8)), batch.after.forward, weights).mean()
         score.backward()
         return score
 
     optimiser.step(closure)
     covariances = np.exp(2 * log_factor.item()) * covariance_of(whole._replace(log_factor=torch.zeros(8)))
     forecast = np.einsum("bpi,bij,bpj->bp", weights.numpy(), covariances, weights.numpy())
-    realised = (np.einsum("bhi,bpi->bph", batch.forward.numpy(), weights.numpy()) ** 2).mean(axis=2)
+    realised = (np.einsum("bhi,bpi->bph", batch.after.forward.numpy(), weights.numpy()) ** 2).mean(axis=2)
     assert (realised / forecast).max() < loss.LARGEST_RATIO
     assert (realised / forecast).mean() == pytest.approx(1.0, abs=1e-4)
 
@@ -406,8 +425,8 @@ def with_head(logits, name, values):
 
 def error_of(logits, batch):
     """ln(realised / forecast volatility) of each universe's portfolio, in float64."""
-    wide = Batch(*(field.double() for field in batch))
-    portfolio = minimum_variance(estimate(wide, split_parameters(activate(logits.double()))), wide.forward)
+    wide = in_double(batch)
+    portfolio = minimum_variance(estimate(wide.inputs, split_parameters(activate(logits.double()))), wide.after.forward)
     realised, forecast = portfolio.log_realised.exp().sqrt(), portfolio.log_forecast.exp().sqrt()
     return (realised / forecast).log()
 
@@ -444,8 +463,8 @@ def test_condition_is_least_at_the_measured_condition_number():
     n = loss.CONDITION_ROWS
     batch, _ = make_batch(n + 3, 5, dtype=torch.float32)
     logits = random_logits(n + 3)
-    wide = Batch(*(field.double() for field in batch))
-    covariance = covariance_of(estimate(wide, split_parameters(activate(logits.double()))))
+    wide = in_double(batch)
+    covariance = covariance_of(estimate(wide.inputs, split_parameters(activate(logits.double()))))
     measured = torch.tensor([np.log10(np.linalg.cond(matrix)) for matrix in covariance]).float()
     inverse_softplus = measured + torch.log(-torch.expm1(-measured))
     right = with_head(logits, "condition", inverse_softplus[:, None])
@@ -461,7 +480,9 @@ def test_condition_is_least_at_the_measured_condition_number():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_log10_condition_equals_numpy(dtype):
     batch, _ = make_batch(5, 8)
-    whole = plain(batch.slow, batch.log_volatility[:, 0])._replace(common_variance=torch.full((5,), 1e-4).double())
+    whole = plain(batch.inputs.slow, batch.inputs.log_volatility[:, 0])._replace(
+        common_variance=torch.full((5,), 1e-4).double()
+    )
     expected = [np.log10(np.linalg.cond(matrix)) for matrix in covariance_of(whole)]
     assert min(expected) > 1.5  # volatilities differ tenfold
     measured = log10_condition(Estimate(*(values.to(dtype) for values in whole)))
@@ -472,11 +493,11 @@ def test_log10_condition_equals_numpy(dtype):
 def test_confidence_is_the_cross_entropy_of_the_target_doing_as_well_alone(target):
     batch, _ = make_batch(12, 5, dtype=torch.float32)
     logits = random_logits(12, seed=11)
-    wide = Batch(*(field.double() for field in batch))
+    wide = in_double(batch)
     heads = split_parameters(activate(logits.double()))
-    together = minimum_variance(estimate(wide, heads), wide.forward).log_realised
+    together = minimum_variance(estimate(wide.inputs, heads), wide.after.forward).log_realised
     only = heads._replace(target_weights=torch.eye(3).double()[target].expand(12, 3))
-    alone = minimum_variance(estimate(wide, only), wide.forward).log_realised
+    alone = minimum_variance(estimate(wide.inputs, only), wide.after.forward).log_realised
     as_good = alone <= together
     assert 0 < as_good.sum() < 12
     confidence = heads.target_confidence[:, target]
@@ -492,9 +513,9 @@ def test_regime_is_the_cross_entropy_of_its_label():
     batch, _ = make_batch(6, 5, dtype=torch.float32)
     logits = random_logits(6, seed=13)
     probability = split_parameters(activate(logits)).regime
-    expected = -sum(math.log(probability[k, label].item()) for k, label in enumerate(batch.regime)) / 6
+    expected = -sum(math.log(probability[k, label].item()) for k, label in enumerate(batch.after.regime)) / 6
     assert losses_of(logits, batch).regime.item() == pytest.approx(expected, abs=1e-5)
-    right = with_head(logits, "regime", 20.0 * torch.nn.functional.one_hot(batch.regime, 4))
+    right = with_head(logits, "regime", 20.0 * torch.nn.functional.one_hot(batch.after.regime, 4))
     assert losses_of(right, batch).regime.item() == pytest.approx(0.0, abs=1e-5)
 
 
@@ -516,7 +537,7 @@ def test_one_good_universe_does_not_hide_what_another_costs():
     batch, _ = make_batch(6, 5, dtype=torch.float32)
     logits = random_logits(6)
     together = losses_of(logits, batch, target=2)
-    single = [losses_of(logits[k : k + 1], Batch(*(f[k : k + 1] for f in batch)), target=2) for k in range(6)]
+    single = [losses_of(logits[k : k + 1], row_of(batch, k), target=2) for k in range(6)]
     for name in ("decision", "alone", "confidence", "expected_error", "regime", "residual"):
         mean = np.mean([getattr(each, name).item() for each in single])
         assert getattr(together, name).item() == pytest.approx(mean, abs=1e-5), name

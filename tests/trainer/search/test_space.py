@@ -9,8 +9,8 @@ from typing import Any
 import optuna
 import pytest
 
-from sigmahat_trainer.config import NetworkConfig, TrainConfig
-from sigmahat_trainer.search.space import SEARCHED, Vary, replace_settings, search_space, settings_of
+from sigmahat_trainer.config import NetworkConfig, TrainConfig, replace_settings, settings_of
+from sigmahat_trainer.search.space import SEARCHED, Vary, search_space
 
 
 def test_ranges_are_those_of_the_configuration():

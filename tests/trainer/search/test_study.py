@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -17,17 +16,20 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from filelock import FileLock
 from rich.console import Console
 
 from sigmahat_deploy.cli import main
 from sigmahat_trainer.config import NetworkConfig, TrainConfig, from_dict
 from sigmahat_trainer.data.dataset import Dataset, Sample, draw_dataset, open_dataset, save_dataset
-from sigmahat_trainer.data.window_sets import ALL, open_drawn, pool
+from sigmahat_trainer.data.sample_sets import ALL, open_sample_sets, pool
 from sigmahat_trainer.search import study as module
 from sigmahat_trainer.search.plots import draw_search
 from sigmahat_trainer.search.space import Vary
 from sigmahat_trainer.search.study import RESULT, search
-from sigmahat_trainer.training.member import evaluate_losses, fit_constants, train_member
+from sigmahat_trainer.training.constants import fit_constants
+from sigmahat_trainer.training.member import train_member
+from sigmahat_trainer.training.shared_losses import evaluate_losses
 
 SMALL = NetworkConfig(
     extraction_units=(64, 64), tokens=2, attention_dimension=16, residual_units=32, head_units=(16, 16)
@@ -50,13 +52,13 @@ def dataset(tmp_path_factory):
     """Simulated windows, small universes: 120 to train with, two panels of unequal size to judge by."""
     folder = tmp_path_factory.mktemp("dataset")
 
-    def save(where, *, n_windows, seed):
-        drawn = draw_dataset([], n_windows=n_windows, simulated_share=1.0, horizon=10, seed=seed)
+    def save(where, *, n_samples, seed):
+        drawn = draw_dataset([], n_samples=n_samples, simulated_share=1.0, horizon=10, seed=seed)
         save_dataset(Dataset({n: stack for n, stack in drawn.by_size.items() if n <= 50}), folder / where)
 
-    save("training", n_windows=160, seed=0)
-    save("validation/north", n_windows=60, seed=1)
-    save("validation/south", n_windows=30, seed=2)
+    save("training", n_samples=160, seed=0)
+    save("validation/north", n_samples=60, seed=1)
+    save("validation/south", n_samples=30, seed=2)
     return folder
 
 
@@ -83,7 +85,7 @@ def test_the_record_is_what_training_gives(dataset, found):
     assert len({trial["settings"]["learning_rate"] for trial in trials}) == 3
     assert figures["best"] == min(trials, key=lambda trial: trial["loss"])
 
-    drawn = open_drawn(dataset)
+    drawn = open_sample_sets(dataset)
     constants = fit_constants(drawn.training, CONFIG)
     baseline = {n: evaluate_losses(constants, d, CONFIG)["decision"] for n, d in drawn.validation.items()}
     assert figures["constants"]["validation"] == pytest.approx(baseline, abs=1e-6)
@@ -108,6 +110,7 @@ def test_a_killed_search_goes_on_as_if_it_had_not_been(dataset, found, tmp_path)
     (tmp_path / "run.py").write_text(f"if __name__ == '__main__':\n    {program}\n")
     options = ["--extraction-units", "64,64", "--tokens", "2", "--attention-dimension", "16", "--residual-units", "32"]
     options += ["--head-units", "16,16", "--batch-size", "32", "--epochs", "2", "--seed", "5"]
+    options += ["--windows", str(CONFIG.windows)]
     options += [word for each in VARY for word in ("--vary", each.name)]
     command = [sys.executable, tmp_path / "run.py", "search", dataset, "--out", folder, "--trials", "3", *options]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -156,7 +159,7 @@ def test_settings_that_are_none_are_a_failed_trial_with_its_reason(dataset, tmp_
 
 def test_windows_that_spoil_the_loss_fail_and_do_not_stop_the_search(dataset, tmp_path):
     """Two at a time; validation returns are not numbers, so every loss is NaN."""
-    drawn = open_drawn(dataset)
+    drawn = open_sample_sets(dataset)
     save_dataset(drawn.training, tmp_path / "training")
     spoiled = {
         n: stack._replace(forward=np.full_like(stack.forward, np.nan))
@@ -199,17 +202,15 @@ def test_another_search_is_refused(dataset, found, tmp_path):
     _, folder = found
     with pytest.raises(ValueError, match=r"holds a search with another config and space: name a new folder"):
         search(dataset, TrainConfig(network=SMALL, epochs=3), folder, trials=4, console=QUIET)
-    with (tmp_path / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(ValueError, match="another search is running"):
-            search(dataset, CONFIG, tmp_path, trials=1, console=QUIET)
+    with FileLock(tmp_path / ".lock"), pytest.raises(ValueError, match="another search is running"):
+        search(dataset, CONFIG, tmp_path, trials=1, console=QUIET)
     shutil.copytree(dataset, tmp_path / "other")
     path = next((tmp_path / "other" / "validation" / "south").glob("*-features.npy"))
     np.save(path, np.load(path) + 1)  # as many windows, but others
     with pytest.raises(ValueError, match=r"holds a search with another dataset: name a new folder"):
         search(tmp_path / "other", CONFIG, folder, trials=4, vary=VARY, console=QUIET)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="no windows for training"):
+    with pytest.raises(FileNotFoundError, match="no samples for training"):
         search(tmp_path / "empty", CONFIG, tmp_path / "out", trials=1, console=QUIET)
 
 
@@ -252,14 +253,15 @@ def test_drawing_and_searching_by_command(tmp_path):
     command += ["--train-until", dates[150], "--validate-until", dates[219]]
     done = CliRunner().invoke(main, [*map(str, command)])
     assert done.exit_code == 0, done.output
-    drawn = open_drawn(out)
+    assert done.stderr.splitlines()[-1] == f"next: sigmahat search {out} --out {out}-search"
+    drawn = open_sample_sets(out)
     assert set(drawn.validation) == {"north"}
     assert 40 <= len(drawn.training) <= 66
     assert CliRunner().invoke(main, [*map(str, command)]).exit_code == 1  # it is there already
 
     save_dataset(drawn.validation["north"], tmp_path / "plain" / "validation")
     save_dataset(drawn.training, tmp_path / "plain" / "training")
-    assert set(open_drawn(tmp_path / "plain").validation) == {ALL}
+    assert set(open_sample_sets(tmp_path / "plain").validation) == {ALL}
     assert len(open_dataset(out / "training")) == len(drawn.training)
 
     command = ["search", out, "--out", tmp_path / "search", "--trials", 1, "--preset", "full", "--epochs", 1]
@@ -268,6 +270,9 @@ def test_drawing_and_searching_by_command(tmp_path):
     assert done.exit_code == 0, done.output
     assert "1 complete" in done.stderr
     assert "--dropout 0.3" in done.stderr
+    best = "--learning-rate 0.001 --weight-decay 0.001 --batch-size 16 --epochs 1"
+    others = "--windows 108000 --simulated-share 0.35 --residual-weight 0.005"
+    assert done.stderr.splitlines()[-1] == f"next: sigmahat train --data PANELS --out RUN {best} {others}"
     config = json.loads((tmp_path / "search" / RESULT).read_text())["config"]
     assert (config["learning_rate"], config["epochs"]) == (1e-3, 1)  # of the preset; and what was given beside it
     done = CliRunner().invoke(main, [*map(str, command), "--vary", "dropout=a"])

@@ -16,9 +16,10 @@ from trainer.training.test_member import SMALL, independent_returns, one_thread,
 from sigmahat_trainer.config import TrainConfig
 from sigmahat_trainer.data.dataset import Dataset
 from sigmahat_trainer.model.network import constant_logits
-from sigmahat_trainer.training import distributed
-from sigmahat_trainer.training import member as train
-from sigmahat_trainer.training.member import STARTING_CONSTANTS, fit_constants, train_member
+from sigmahat_trainer.training import distributed, shared_losses
+from sigmahat_trainer.training.batches import BatchPart, batch_part
+from sigmahat_trainer.training.constants import STARTING_CONSTANTS, fit_constants
+from sigmahat_trainer.training.member import train_member
 
 CONFIG = TrainConfig(network=SMALL, batch_size=32, epochs=2, learning_rate=5e-3)
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
@@ -29,13 +30,15 @@ def train_toy():
     designs = [independent_returns, structured_returns]
     parts = [toy_dataset(designs, n_samples=n, n_assets=size) for size, n in ((8, 70), (20, 50))]
     dataset = Dataset({size: stack for part in parts for size, stack in part.by_size.items()})
-    taken, real = [], train.member_losses
-    train.member_losses = lambda *args, **kwargs: taken.append(train._cost(args[3])) or real(*args, **kwargs)
+    taken, real = [], shared_losses.member_losses
+    shared_losses.member_losses = lambda *args, **kwargs: (
+        taken.append(shared_losses.cost(BatchPart(args[0], *args[3:5]))) or real(*args, **kwargs)
+    )
     try:
         constants = fit_constants(dataset, CONFIG, epochs=1)
         trained = train_member(dataset, dataset, constants, CONFIG, member=0)
     finally:
-        train.member_losses = real
+        shared_losses.member_losses = real
     return {
         "constants": constants,
         "history": trained.history,
@@ -49,10 +52,10 @@ import sys
 sys.path.insert(0, {tests!r})
 import torch
 from sigmahat_trainer.training import distributed
-from sigmahat_trainer.training import member as train
+from sigmahat_trainer.training import shared_losses
 from trainer.training.test_distributed import train_toy
 torch.set_num_threads(1)
-train.PIECE = {piece}
+shared_losses.PIECE = {piece}
 with distributed.group():
     rank = torch.distributed.get_rank()
     assert distributed.is_first() == (rank == 0)
@@ -64,7 +67,7 @@ with distributed.group():
     ("processes", "piece"), [(2, 4e4), (3, 1e9)], ids=["two share pieces", "three, one of whom has nothing"]
 )
 def test_processes_that_train_together_find_what_one_finds_to_the_bit(tmp_path, monkeypatch, processes, piece):
-    monkeypatch.setattr(train, "PIECE", piece)
+    monkeypatch.setattr(shared_losses, "PIECE", piece)
     alone = train_toy()
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(tests=str(Path(__file__).parents[2]), piece=piece, out=tmp_path))
@@ -106,16 +109,16 @@ def test_alone_a_process_does_everything():
 
 
 def test_pieces_make_up_the_batch_and_are_shared_by_their_cost(monkeypatch):
-    monkeypatch.setattr(train, "PIECE", 1e4)
+    monkeypatch.setattr(shared_losses, "PIECE", 1e4)
     parts = [toy_dataset([independent_returns], n_samples=n, n_assets=size) for size, n in ((5, 9), (10, 25), (30, 3))]
-    batch = [train.Batch(*map(torch.from_numpy, stack)) for part in parts for stack in part.by_size.values()]
-    pieces = list(train._pieces(batch))
+    batch = [batch_part(stack, np.arange(len(stack.features))) for part in parts for stack in part.by_size.values()]
+    pieces = list(shared_losses.pieces_of(batch))
     assert [len(piece.features) for piece in pieces] == [9, 9, 8, 8, 1, 1, 1]  # of 125, 1000 and 27000 a window
-    for name in train.Batch._fields:
-        whole = [getattr(part, name) for part in batch]
-        for k, part in zip((slice(0, 1), slice(1, 4), slice(4, 7)), whole, strict=True):
-            assert torch.equal(torch.cat([getattr(piece, name) for piece in pieces[k]]), part)
+    for fields in (lambda part: [part.features], lambda part: part.inputs, lambda part: part.after):
+        for k, part in zip((slice(0, 1), slice(1, 4), slice(4, 7)), batch, strict=True):
+            for whole, *cuts in zip(fields(part), *map(fields, pieces[k]), strict=True):
+                assert torch.equal(torch.cat(cuts), whole)
     shared, constants = [], constant_logits(STARTING_CONSTANTS)
-    monkeypatch.setattr(train, "own_share", lambda costs: shared.append(costs) or {*range(len(costs))})
-    train._losses(constants.expand(37, -1), constants, batch, CONFIG, np.random.default_rng(0))
+    monkeypatch.setattr(shared_losses, "own_share", lambda costs: shared.append(costs) or {*range(len(costs))})
+    shared_losses.batch_losses(constants.expand(37, -1), constants, batch, CONFIG, np.random.default_rng(0))
     assert shared == [[9 * 125, 9_000, 8_000, 8_000, 27_000, 27_000, 27_000]]

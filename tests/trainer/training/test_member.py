@@ -15,19 +15,12 @@ from sigmahat_trainer.config import NetworkConfig, TrainConfig
 from sigmahat_trainer.data.dataset import Dataset, Sample, estimate_inputs
 from sigmahat_trainer.model.loss import Losses
 from sigmahat_trainer.model.network import HEAD_COLUMNS, MemberNetwork, activate, constant_logits
-from sigmahat_trainer.training import member as train
-from sigmahat_trainer.training.member import (
-    STARTING_CONSTANTS,
-    batches,
-    bootstrap_months,
-    evaluate_losses,
-    features_of,
-    fit_constants,
-    learning_rate_schedule,
-    robust_scaling,
-    train_member,
-    windows_in,
-)
+from sigmahat_trainer.training import constants as constants_module
+from sigmahat_trainer.training import member as module
+from sigmahat_trainer.training.batches import batches, bootstrap_months, features_of, samples_in
+from sigmahat_trainer.training.constants import STARTING_CONSTANTS, fit_constants
+from sigmahat_trainer.training.member import learning_rate_schedule, robust_scaling, train_member
+from sigmahat_trainer.training.shared_losses import batch_losses, evaluate_losses
 
 SMALL = NetworkConfig(
     extraction_units=(64, 64), tokens=2, attention_dimension=16, residual_units=32, head_units=(16, 16)
@@ -50,8 +43,11 @@ def stack(samples):
 
 
 def sample_of(past, forward, features, *, period=0):
-    fields = (features, *estimate_inputs(past), forward)
-    return Sample(*(np.asarray(field, np.float32) for field in fields), np.array(period % 4), np.array(period))
+    slow, fast, log_volatility, statistics = estimate_inputs(past)
+    read = {"features": features, "slow": slow, "fast": fast, "log_volatility": log_volatility}
+    read |= {"asset_statistics": statistics, "forward": forward}
+    floats = {name: np.asarray(values, np.float32) for name, values in read.items()}
+    return Sample(**floats, regime=np.array(period % 4), period=np.array(period))
 
 
 def independent_returns(rng, n_rows, n_assets):
@@ -109,7 +105,7 @@ def test_an_epoch_covers_every_sample_once_in_batches_of_mixed_sizes():
         sizes = [{owner[int(n)] for n in part.features[:, 0]} for part in batch]
         assert all(len(size) == 1 for size in sizes)
         assert len(set.union(*sizes)) == len(batch)  # one part a size
-    assert [windows_in(batch) for batch in drawn] == [16] * 8 + [11]
+    assert [samples_in(batch) for batch in drawn] == [16] * 8 + [11]
 
 
 def test_batch_normalisation_sees_in_training_what_it_will_be_served():
@@ -125,18 +121,20 @@ def test_fields_of_a_batch_belong_together():
     dataset = toy_dataset([independent_returns], n_samples=40)
     (each,) = dataset.by_size.values()
     row = {features.tobytes(): k for k, features in enumerate(each.features)}
-    for (batch,) in batches(dataset, 16, np.random.default_rng(0)):
-        rows = [row[features.numpy().tobytes()] for features in batch.features]
-        for field, values in zip(each, batch, strict=True):
-            np.testing.assert_array_equal(values.numpy(), field[rows])
-        assert batch.regime.dtype == torch.int64
-        assert batch.slow.dtype == torch.float32
+    for (part,) in batches(dataset, 16, np.random.default_rng(0)):
+        rows = [row[features.numpy().tobytes()] for features in part.features]
+        read = {**part.inputs._asdict(), **part.after._asdict()}
+        assert set(read) == {*Sample._fields} - {"features", "period"}
+        for name, values in read.items():
+            np.testing.assert_array_equal(values.numpy(), getattr(each, name)[rows])
+        assert part.after.regime.dtype == torch.int64
+        assert part.inputs.slow.dtype == torch.float32
 
 
 def test_a_single_sample_is_no_batch():
     dataset = numbered_dataset({5: 32, 10: 1})
     drawn = list(batches(dataset, 16, np.random.default_rng(0)))
-    assert [windows_in(batch) for batch in drawn] == [16, 16]
+    assert [samples_in(batch) for batch in drawn] == [16, 16]
 
 
 def test_batches_are_others_each_epoch():
@@ -154,10 +152,10 @@ def test_losses_of_a_batch_are_averages_over_its_windows():
     (batch,) = batches(Dataset({**parts[0].by_size, **parts[1].by_size}), 60, np.random.default_rng(0))
     constants = constant_logits(STARTING_CONSTANTS)
     logits = constants + 0.3 * torch.randn(60, len(constants), generator=torch.Generator().manual_seed(0))
-    together = train._losses(logits, constants, batch, CONFIG, np.random.default_rng(1))
+    together = batch_losses(logits, constants, batch, CONFIG, np.random.default_rng(1))
     cuts = logits.split([len(part.features) for part in batch])
     each = [
-        train._losses(rows, constants, [part], CONFIG, np.random.default_rng(1))
+        batch_losses(rows, constants, [part], CONFIG, np.random.default_rng(1))
         for part, rows in zip(batch, cuts, strict=True)
     ]
     assert [len(rows) for rows in cuts] == [20, 40]
@@ -338,7 +336,7 @@ def test_constants_shrink_what_is_noise_and_leave_what_is_structure():
 def test_constants_start_at_the_published_ones_and_report_each_epoch(monkeypatch):
     dataset = toy_dataset([independent_returns], n_samples=64)
     seen, reports = [], []
-    real = train._losses
+    real = batch_losses
 
     def spy(logits, constants, batch, config, rng):
         seen.append(logits.detach()[0].clone())
@@ -346,7 +344,7 @@ def test_constants_start_at_the_published_ones_and_report_each_epoch(monkeypatch
         assert losses.residual.item() == 0.0  # nothing to be pulled to yet
         return losses
 
-    monkeypatch.setattr(train, "_losses", spy)
+    monkeypatch.setattr(constants_module, "batch_losses", spy)
     fit_constants(dataset, CONFIG, epochs=3, progress=lambda *report: reports.append(report))
     torch.testing.assert_close(seen[0], constant_logits(STARTING_CONSTANTS))
     assert len(seen) == 3 * 2
@@ -432,7 +430,7 @@ def standstill(optimiser, config, steps_per_epoch):
 
 def test_member_starts_at_the_constants(mixed, constants, monkeypatch):
     """At a learning rate of zero only the running means of BatchNorm move, and the answers stay near the constants."""
-    monkeypatch.setattr(train, "learning_rate_schedule", standstill)
+    monkeypatch.setattr(module, "learning_rate_schedule", standstill)
     trained = train_member(mixed, mixed, constants, CONFIG, member=0)
     biases = torch.zeros_like(constants)
     for name, layer in trained.network.output_layers().items():
@@ -450,8 +448,8 @@ def test_member_starts_at_the_constants(mixed, constants, monkeypatch):
 
 def test_member_sees_scaled_features_and_a_bootstrap_of_the_months(mixed, constants, monkeypatch):
     seen = []
-    real = train.bootstrap_months
-    monkeypatch.setattr(train, "bootstrap_months", lambda *args: seen.append(real(*args)) or seen[-1])
+    real = module.bootstrap_months
+    monkeypatch.setattr(module, "bootstrap_months", lambda *args: seen.append(real(*args)) or seen[-1])
     trained = [train_member(mixed, mixed, constants, CONFIG, member=member) for member in (0, 1)]
     counts = [np.bincount(taken(mixed, each).by_size[8].period, minlength=80) for each in seen]
     assert (counts[0] == 0).any()
@@ -464,14 +462,14 @@ def test_member_sees_scaled_features_and_a_bootstrap_of_the_months(mixed, consta
 
 def test_learning_rate_follows_its_schedule_to_the_end(mixed, constants, monkeypatch):
     seen = []
-    real = train.learning_rate_schedule
+    real = module.learning_rate_schedule
 
     def spy(optimiser, config, steps_per_epoch):
         seen.append(optimiser)
         assert optimiser.param_groups[0]["weight_decay"] == 2e-4
         return real(optimiser, config, steps_per_epoch)
 
-    monkeypatch.setattr(train, "learning_rate_schedule", spy)
+    monkeypatch.setattr(module, "learning_rate_schedule", spy)
     for schedule, last in (("cosine", 0.0), ("exponential", 1e-5)):
         config = TrainConfig(
             network=SMALL, batch_size=32, epochs=2, schedule=schedule, learning_rate=1e-3, weight_decay=2e-4
@@ -494,7 +492,7 @@ def test_gradients_are_cut(mixed, constants, monkeypatch):
     config = TrainConfig(network=SMALL, batch_size=32, epochs=1, auxiliary_weight=100.0)
     train_member(mixed, mixed, constants, config, member=0)
     assert len(norms) >= 8
-    assert max(norms) == pytest.approx(train.GRADIENT_LIMIT, rel=1e-4)
+    assert max(norms) == pytest.approx(module.GRADIENT_LIMIT, rel=1e-4)
 
 
 def test_gradients_of_a_batch_do_not_reach_the_next(mixed, constants, monkeypatch):
@@ -507,7 +505,7 @@ def test_gradients_of_a_batch_do_not_reach_the_next(mixed, constants, monkeypatc
             p.grad.fill_(1e9)
 
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", leave_huge_gradients)
-    monkeypatch.setattr(train, "learning_rate_schedule", standstill)
+    monkeypatch.setattr(module, "learning_rate_schedule", standstill)
     train_member(mixed, mixed, constants, CONFIG, member=0)
     assert len(norms) >= 8
     assert max(norms) < 1e3
@@ -533,6 +531,6 @@ def test_evaluation_changes_nothing_and_averages_over_batches(mixed, constants):
     rng = np.random.default_rng(0)
     expected = []
     for batch in batches(mixed, CONFIG.batch_size, rng):
-        n = windows_in(batch)
-        expected += n * [train._losses(constants.expand(n, -1), constants, batch, CONFIG, rng).decision.item()]
+        n = samples_in(batch)
+        expected += n * [batch_losses(constants.expand(n, -1), constants, batch, CONFIG, rng).decision.item()]
     assert evaluate_losses(constants, mixed, CONFIG)["decision"] == pytest.approx(np.mean(expected), abs=1e-5)

@@ -14,8 +14,9 @@ from trainer.training.test_member import SMALL, independent_returns, one_thread,
 
 from sigmahat_trainer.config import TrainConfig
 from sigmahat_trainer.model.network import constant_logits
-from sigmahat_trainer.training import member as train
-from sigmahat_trainer.training.member import STARTING_CONSTANTS, train_member
+from sigmahat_trainer.training import member as module
+from sigmahat_trainer.training.constants import STARTING_CONSTANTS
+from sigmahat_trainer.training.member import train_member
 from sigmahat_trainer.training.resume import Checkpoint, OtherRunError
 
 CONFIG = TrainConfig(network=SMALL, batch_size=32, epochs=3, learning_rate=5e-3)
@@ -65,8 +66,8 @@ def test_a_killed_training_goes_on_to_the_same_bits(
     tests = str(Path(__file__).parents[2])
     script = KILLED.format(tests=tests, path=str(path), kill_after=kill_after, kill_before=kill_before)
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
-    validated, real = [], train.evaluate_losses
-    monkeypatch.setattr(train, "evaluate_losses", lambda *args: validated.append(1) or real(*args))
+    validated, real = [], module.evaluate_losses
+    monkeypatch.setattr(module, "evaluate_losses", lambda *args: validated.append(1) or real(*args))
     torch.manual_seed(999)  # what this process drew before does not matter
     resumed = train_toy(path)
     assert len(validated) == epochs_left
@@ -79,7 +80,7 @@ def test_a_killed_training_goes_on_to_the_same_bits(
 
 def test_a_finished_training_is_not_repeated(tmp_path, monkeypatch, uninterrupted):
     train_toy(tmp_path / "member.pt")
-    monkeypatch.setattr(train, "batches", None)
+    monkeypatch.setattr(module, "batches", None)
     reports = []
     trained = train_member(
         toy_dataset([independent_returns, structured_returns], n_samples=96),

@@ -15,6 +15,7 @@ from sigmahat_kernels.parameters import HEADS, Parameters
 from sigmahat_kernels.pipeline import Pipeline
 from sigmahat_kernels.request import PADDING, Request
 from sigmahat_trainer.baselines.closed_form import Baseline
+from sigmahat_trainer.data.panels import fill_missing
 
 Estimator = Callable[[Request], Sequence[np.ndarray]]
 """Covariances of all universes of a request, each (N, N) without padding, NaN where the estimator does not exist."""
@@ -43,22 +44,6 @@ def universe_returns(request: Request) -> list[np.ndarray]:
     ]
 
 
-def fill_missing(returns: np.ndarray) -> np.ndarray:
-    """Put the mean in the place of missing returns, and widen the others so that the sample variance stays.
-
-    A pair's covariance is then that of the days on which both are known, times sqrt(days of both / days of each):
-    a little too small, but positive semi-definite, as the kernels treat missing returns.
-    """
-    missing = np.isnan(returns)
-    if not missing.any():
-        return returns
-    known = (~missing).sum(axis=0)
-    mean = np.nanmean(returns, axis=0)
-    widen = np.sqrt((len(returns) - 1) / np.maximum(known - 1, 1))
-    filled: np.ndarray = mean + np.where(missing, 0.0, (returns - mean) * widen)
-    return filled
-
-
 def served(pipeline: Pipeline) -> Estimator:
     """The ensemble as it is served, in process."""
     return lambda request: unpadded(request, pipeline.estimate(request).covariance)
@@ -85,7 +70,7 @@ def checkpoint_pipeline(run: Path) -> Pipeline:
     """
     import torch
 
-    from sigmahat_trainer.export.onnx import checkpoints, load_member
+    from sigmahat_trainer.model.member_file import checkpoints, load_member
 
     def member(path: Path) -> Callable[[np.ndarray], np.ndarray]:
         network = load_member(path, feature_names=FEATURE_NAMES).network

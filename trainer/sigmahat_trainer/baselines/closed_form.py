@@ -10,7 +10,7 @@ Every estimator of `BASELINES` maps returns to a covariance under one convention
 - the answer, shape (n_assets, n_assets), is float64, exactly symmetric, in squared returns per period;
 - `numpy.linalg.LinAlgError` says that an estimator does not exist for these returns (more assets than observations).
 
-The formulas are in `baselines_linear` and `baselines_spectral`; those that are fitted to earlier data, in `fitted`.
+The formulas are in `linear` and `spectral`; what is fitted to earlier data, in `learned`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from sigmahat_trainer.baselines.linear import (
     shrink_oas,
     single_factor,
 )
-from sigmahat_trainer.baselines.linear import Moments as Moments
 from sigmahat_trainer.baselines.spectral import (
     Rule,
     analytical,

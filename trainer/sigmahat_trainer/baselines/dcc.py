@@ -21,9 +21,10 @@ from scipy.optimize import minimize
 from scipy.signal import lfilter
 
 from sigmahat_kernels.request import PADDING, Request
-from sigmahat_trainer.baselines.adapters import Estimator, fill_missing
+from sigmahat_trainer.baselines.adapters import Estimator
 from sigmahat_trainer.baselines.closed_form import qis_correlation
 from sigmahat_trainer.baselines.linear import demean
+from sigmahat_trainer.data.panels import fill_missing
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from sigmahat_kernels.parameters import split_parameters
 from sigmahat_trainer.data.dataset import estimate_inputs
-from sigmahat_trainer.model.loss import Batch, estimate, minimum_variance
+from sigmahat_trainer.model.estimate import EstimateInputs, estimate
+from sigmahat_trainer.model.loss import minimum_variance
 from sigmahat_trainer.model.network import activate, constant_logits
 
 ITERATIONS = 12
@@ -40,13 +41,14 @@ def hindsight_constants(outcomes: Sequence[Outcome], start: Mapping[str, Sequenc
     dict
         As `start`; heads that no covariance depends on are left as they are.
     """
-    batch = _batch(outcomes)
+    inputs = _estimate_inputs(outcomes)
+    forward = torch.from_numpy(np.stack([outcome.forward for outcome in outcomes])).float()
     logits = constant_logits(start).requires_grad_()
     optimiser = torch.optim.LBFGS([logits], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        loss = _mean_log_variance(logits, batch)
+        loss = _mean_log_variance(logits, inputs, forward)
         loss.backward()
         return loss
 
@@ -55,17 +57,11 @@ def hindsight_constants(outcomes: Sequence[Outcome], start: Mapping[str, Sequenc
     return {name: values.tolist() for name, values in answers.items()}
 
 
-def _mean_log_variance(logits: Tensor, batch: Batch) -> Tensor:
-    heads = split_parameters(activate(logits.expand(len(batch.slow), -1)))
-    return minimum_variance(estimate(batch, heads), batch.forward).log_realised.mean()
+def _mean_log_variance(logits: Tensor, inputs: EstimateInputs, forward: Tensor) -> Tensor:
+    heads = split_parameters(activate(logits.expand(len(forward), -1)))
+    return minimum_variance(estimate(inputs, heads), forward).log_realised.mean()
 
 
-def _batch(outcomes: Sequence[Outcome]) -> Batch:
-    def stack(arrays: Iterable[np.ndarray]) -> Tensor:
-        return torch.from_numpy(np.stack(list(arrays))).float()
-
-    inputs = zip(*(estimate_inputs(outcome.past.astype(np.float32)) for outcome in outcomes), strict=True)
-    slow, fast, log_volatility, assets = map(stack, inputs)
-    forward = stack(outcome.forward for outcome in outcomes)
-    unused = torch.zeros(len(outcomes))
-    return Batch(unused[:, None], slow, fast, log_volatility, assets, forward, unused, unused)
+def _estimate_inputs(outcomes: Sequence[Outcome]) -> EstimateInputs:
+    fields = zip(*(estimate_inputs(outcome.past.astype(np.float32)) for outcome in outcomes), strict=True)
+    return EstimateInputs(*(torch.from_numpy(np.stack(field)).float() for field in fields))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,14 +15,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sigmahat_kernels.parameters import split_parameters
 from sigmahat_trainer.baselines.average_oracle import OracleKey, fit_oracle, load_oracles, save_oracles
-from sigmahat_trainer.baselines.rienet import draw_windows, load_rienet, save_rienet, train_rienet
+from sigmahat_trainer.baselines.rienet import draw_episodes, load_rienet, save_rienet, train_rienet
 from sigmahat_trainer.config import TrainConfig
 from sigmahat_trainer.data.dataset import draw_dataset
+from sigmahat_trainer.data.episodes import sizes_of
 from sigmahat_trainer.data.panels import ReturnPanel
-from sigmahat_trainer.data.windows import sizes_of
 from sigmahat_trainer.model.network import activate
 from sigmahat_trainer.provenance import provenance
-from sigmahat_trainer.training.member import fit_constants
+from sigmahat_trainer.training.constants import fit_constants
 
 BEYOND_LINEAR = ("intensity_tilt", "volatility_tilt", "level")
 """Heads that one linear shrinkage for all assets does without."""
@@ -29,7 +30,7 @@ BEYOND_LINEAR = ("intensity_tilt", "volatility_tilt", "level")
 CONSTANTS, ORACLES, RIENET = "constants.json", "average_oracle.npz", "rienet.safetensors"
 
 
-class Fitted(NamedTuple):
+class LearnedBaselines(NamedTuple):
     """What `fit_baselines` wrote; a part whose file is not there is empty."""
 
     constants: dict[str, dict[str, list[float]]]  # learned_constants, and tilted_constants with tilts and levels
@@ -60,13 +61,13 @@ def fit_baselines(
         An empty folder, which receives ``constants.json``, ``average_oracle.npz`` and ``rienet.safetensors``.
     sizes, lengths : sequences of int
         Shapes (n_assets, n_obs) for which every panel gets an oracle.
-    windows : int
-        For the constants and for RIEnet; all of real returns.
-    oracle_windows : int
-        For each oracle.
+    windows, oracle_windows : int
+        How many for the constants and for RIEnet each, all of real returns; and for each oracle.
     """
+    if epochs:
+        import_module("rienet_torch")  # that it is missing is said before the work, not after the constants
     torch.set_num_threads(1)
-    dataset = draw_dataset(panels, n_windows=windows, simulated_share=0.0, horizon=horizon, seed=seed, progress=True)
+    dataset = draw_dataset(panels, n_samples=windows, simulated_share=0.0, horizon=horizon, seed=seed, progress=True)
     config = TrainConfig(horizon=horizon, seed=seed)
     with console.status("fitting the constants"):
         constants = {
@@ -80,14 +81,14 @@ def fit_baselines(
     oracles: dict[OracleKey, Any] = {}
     shapes = [(panel, size, length) for panel in panels for size in sizes_of(panel, sizes) for length in lengths]
     for panel, size, length in track(shapes, "Average Oracle", console=console, transient=True):
-        settings = {"n_assets": size, "n_obs": length, "horizon": horizon, "n_windows": oracle_windows, "seed": seed}
+        settings = {"n_assets": size, "n_obs": length, "horizon": horizon, "n_episodes": oracle_windows, "seed": seed}
         eigenvalues = fit_oracle(panel, **settings)
         if eigenvalues is not None:
             oracles[panel.name, size, length] = eigenvalues
     save_oracles(oracles, folder / ORACLES)
 
     if epochs:
-        drawn = draw_windows(panels, n_windows=windows, horizon=horizon, seed=seed)
+        episodes = draw_episodes(panels, n_episodes=windows, horizon=horizon, seed=seed)
         columns = (TextColumn("RIEnet"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, TextColumn("{task.fields[loss]}"), console=console, transient=True) as progress:
             task = progress.add_task("", total=None, loss="")
@@ -95,11 +96,11 @@ def fit_baselines(
             def report(step: int, steps: int, loss: float) -> None:
                 progress.update(task, completed=step, total=steps, loss=f"ln variance {loss:.4f}")
 
-            network = train_rienet(drawn, horizon=horizon, epochs=epochs, seed=seed, progress=report)
+            network = train_rienet(episodes, horizon=horizon, epochs=epochs, seed=seed, progress=report)
         save_rienet(network, folder / RIENET)
 
 
-def load_fitted(folder: Path) -> Fitted:
+def load_learned(folder: Path) -> LearnedBaselines:
     """Read what `fit_baselines` wrote.
 
     Raises
@@ -112,7 +113,7 @@ def load_fitted(folder: Path) -> Fitted:
     constants = json.loads((folder / CONSTANTS).read_text())["constants"]
     oracles = load_oracles(folder / ORACLES) if (folder / ORACLES).is_file() else {}
     network = load_rienet(folder / RIENET) if (folder / RIENET).is_file() else None
-    return Fitted(constants, oracles, network)
+    return LearnedBaselines(constants, oracles, network)
 
 
 def _by_head(logits: torch.Tensor, *, without: Sequence[str] = ()) -> dict[str, list[float]]:

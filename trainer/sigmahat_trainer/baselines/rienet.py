@@ -3,7 +3,7 @@
 
 Bongiorno, Manolakis, Mantegna (2026), J. Finance and Data Science 12, 100179; their package ``rienet-torch``, which has
 no weights. Its layer, its sizes and its portfolio are theirs; the loss is the logarithm of theirs, averaged over
-windows, as that is what an evaluation here reports, and otherwise a few crises would drown the rest.
+episodes, as that is what an evaluation here reports, and otherwise a few crises would drown the rest.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import torch
 from torch import nn
 
 from sigmahat_kernels.request import Request
-from sigmahat_trainer.baselines.adapters import Estimator, fill_missing, universe_returns
-from sigmahat_trainer.data.dataset import SIZE_WEIGHTS, SIZES, WINDOWS
-from sigmahat_trainer.data.panels import ReturnPanel
-from sigmahat_trainer.data.windows import Window, draw_window
+from sigmahat_trainer.baselines.adapters import Estimator, universe_returns
+from sigmahat_trainer.data.dataset import SIZE_WEIGHTS, SIZES, WINDOW_LENGTHS
+from sigmahat_trainer.data.episodes import Episode, draw_episode
+from sigmahat_trainer.data.panels import PERIODS_PER_YEAR, ReturnPanel, fill_missing
 
 BATCH_SIZE = 16
 LEARNING_RATE = 2e-3
 GRADIENT_LIMIT = 1.0
-UNIVERSES_PER_WINDOW = 4
+UNIVERSES_PER_DATE = 4
 
 
 def build_rienet(output: str | Sequence[str] = "covariance") -> nn.Module:
@@ -37,31 +37,31 @@ def build_rienet(output: str | Sequence[str] = "covariance") -> nn.Module:
     return layer
 
 
-def draw_windows(panels: Sequence[ReturnPanel], *, n_windows: int, horizon: int, seed: int) -> list[Window]:
-    """Draw windows as `dataset.draw_dataset` draws the real ones: sizes, lengths and weights of panels are the same."""
+def draw_episodes(panels: Sequence[ReturnPanel], *, n_episodes: int, horizon: int, seed: int) -> list[Episode]:
+    """Draw episodes as `dataset.draw_dataset` draws real windows: sizes, lengths and weights of panels are the same."""
     rng = np.random.default_rng(seed)
     weight = np.sqrt([panel.returns.size for panel in panels])
-    windows: list[Window] = []
+    episodes: list[Episode] = []
     attempts = 0
-    while len(windows) < n_windows:
+    while len(episodes) < n_episodes:
         attempts += 1
-        if attempts > 100 * n_windows:
-            raise ValueError(f"no windows with a holding period of {horizon} rows in {[p.name for p in panels]}")
+        if attempts > 100 * n_episodes:
+            raise ValueError(f"no episode with a holding period of {horizon} rows in {[p.name for p in panels]}")
         panel = panels[rng.choice(len(panels), p=weight / weight.sum())]
-        n_obs = int(rng.choice(WINDOWS))
+        n_obs = int(rng.choice(WINDOW_LENGTHS))
         possible = SIZE_WEIGHTS * (np.array(SIZES) <= panel.returns.shape[1])
         if not possible.any() or len(panel.dates) < n_obs + horizon:
             continue
         n_assets = int(rng.choice(SIZES, p=possible / possible.sum()))
-        for _ in range(UNIVERSES_PER_WINDOW):
-            window = draw_window(rng, panel, n_assets=n_assets, n_obs=n_obs, horizon=horizon)
-            if window is not None and window.forward(horizon).any():
-                windows.append(window)
-    return windows[:n_windows]
+        for _ in range(UNIVERSES_PER_DATE):
+            episode = draw_episode(rng, panel, n_assets=n_assets, n_obs=n_obs, horizon=horizon)
+            if episode is not None and episode.forward(horizon).any():
+                episodes.append(episode)
+    return episodes[:n_episodes]
 
 
 def train_rienet(
-    windows: Sequence[Window],
+    episodes: Sequence[Episode],
     *,
     horizon: int,
     epochs: int,
@@ -78,16 +78,16 @@ def train_rienet(
     rng = np.random.default_rng(seed)
     network = build_rienet("weights")
     optimiser = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
-    steps_per_epoch = sum(1 for _ in _batches(windows, np.random.default_rng(seed)))
+    steps_per_epoch = sum(1 for _ in _batches(episodes, np.random.default_rng(seed)))
     total = epochs * steps_per_epoch
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: 0.5 * (1 + math.cos(math.pi * min(k / total, 1))))
     step = 0
     for _ in range(epochs):
         losses: list[float] = []
-        for batch in _batches(windows, rng):
-            past = np.stack([window.past().T for window in batch])
-            forward = torch.from_numpy(np.stack([window.forward(horizon) for window in batch])).float()
-            realised = forward.transpose(1, 2) @ forward * (252 / horizon)
+        for batch in _batches(episodes, rng):
+            past = np.stack([episode.past().T for episode in batch])
+            forward = torch.from_numpy(np.stack([episode.forward(horizon) for episode in batch])).float()
+            realised = forward.transpose(1, 2) @ forward * (PERIODS_PER_YEAR / horizon)
             variance = variance_loss_function(realised, network(torch.from_numpy(past).float()))
             loss = variance.clamp_min(1e-10).log().mean()
             optimiser.zero_grad()
@@ -139,11 +139,11 @@ def load_rienet(path: Path) -> nn.Module:
     return network.eval()
 
 
-def _batches(windows: Sequence[Window], rng: np.random.Generator) -> Iterator[list[Window]]:
-    """Windows of one shape each, in random order."""
+def _batches(episodes: Sequence[Episode], rng: np.random.Generator) -> Iterator[list[Episode]]:
+    """Episodes of one shape each, in random order."""
     by_shape: dict[tuple[int, int], list[int]] = {}
-    for k in rng.permutation(len(windows)):
-        by_shape.setdefault((len(windows[k].universe), windows[k].n_obs), []).append(int(k))
+    for k in rng.permutation(len(episodes)):
+        by_shape.setdefault((len(episodes[k].universe), episodes[k].n_obs), []).append(int(k))
     pieces = [rows[i : i + BATCH_SIZE] for rows in by_shape.values() for i in range(0, len(rows), BATCH_SIZE)]
     for k in rng.permutation(len(pieces)):
-        yield [windows[row] for row in pieces[k]]
+        yield [episodes[row] for row in pieces[k]]

@@ -1,23 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``sigmahat evaluate`` and ``fit-baselines``."""
+"""``sigmahat evaluate``, ``figures`` and ``fit-baselines``."""
 
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import click
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
-from sigmahat_kernels.files import new_folder
+from sigmahat_kernels.files import new_folder, write_whole
+from sigmahat_trainer.commands.options import TRAIN_UNTIL, VALIDATE_UNTIL
 
-TRAIN_UNTIL = "2012-12-31"
-PERIODS = {"validation": ("2013-01-01", "2015-12-31"), "test": ("2016-01-01", None)}
+HEADLINE, EVERYTHING = "evaluation.json", "figures.json"
+"""Files of figures: those that tables and pictures read, and all of them."""
+
+PERIODS = {"validation": ("2013-01-01", VALIDATE_UNTIL), "test": ("2016-01-01", None)}
 
 _folder = click.Path(exists=True, file_okay=False, path_type=Path)
 _panels = click.argument(
@@ -37,6 +41,12 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str) -> t
 
 def _numbers_if_any(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, ...] | None:
     return None if text is None else _numbers(context, parameter, text)
+
+
+def _none_or_several(context: click.Context, parameter: click.Parameter, draws: int) -> int:
+    if draws == 1:
+        raise click.BadParameter("0 or at least 2 draws of each design are wanted, got 1: standard errors need two")
+    return draws
 
 
 def _period(context: click.Context, parameter: click.Parameter, text: str) -> tuple[str, str | None]:
@@ -79,6 +89,9 @@ _out = click.option(
     required=True,
     help="Folder that is made for the results; it must not exist.",
 )
+_resamples = click.option(
+    "--resamples", default=4_999, show_default=True, type=click.IntRange(0), help="Of the bootstrap test of variances."
+)
 
 
 @click.command("fit-baselines")
@@ -112,6 +125,7 @@ def fit_baselines(
     from sigmahat_trainer.baselines.learned import fit_baselines as fit
     from sigmahat_trainer.data.panels import load_panel
 
+    console = Console(stderr=True)
     with _plain_errors(), new_folder(out) as folder:
         fit(
             [panel for panel in (load_panel(path).between(None, train_until) for path in panels) if len(panel.dates)],
@@ -123,8 +137,9 @@ def fit_baselines(
             oracle_windows=oracle_windows,
             epochs=rienet_epochs,
             seed=seed,
-            console=Console(stderr=True),
+            console=console,
         )
+    _say(console, f"next: sigmahat evaluate {shlex.join(map(str, panels))} --baselines {out} --out {out}-validation")
 
 
 @click.command()
@@ -142,7 +157,7 @@ def fit_baselines(
     type=_folder,
     help="Folder of `sigmahat train`: its float32 members; may be repeated.",
 )
-@click.option("--baselines", "fitted", type=_folder, default=None, help="Folder of `sigmahat fit-baselines`.")
+@click.option("--baselines", type=_folder, default=None, help="Folder of `sigmahat fit-baselines`.")
 @_sizes
 @_lengths
 @_horizon
@@ -159,7 +174,8 @@ def fit_baselines(
     default=20,
     show_default=True,
     type=click.IntRange(0),
-    help="Of each design with known truth; 0 for none.",
+    callback=_none_or_several,
+    help="Of each design with known truth, 2 at least; 0 for none.",
 )
 @click.option(
     "--simulated-n",
@@ -185,9 +201,7 @@ def fit_baselines(
     show_default=True,
     help="Compare with DCC-NL too, on PANELS: about 10 ms for each asset at each date.",
 )
-@click.option(
-    "--resamples", default=4_999, show_default=True, type=click.IntRange(0), help="Of the bootstrap test of variances."
-)
+@_resamples
 @click.option("--processes", default=None, type=click.IntRange(1), help="Side by side.  [default: one a core]")
 @click.option("--seed", default=0, show_default=True)
 @_out
@@ -195,7 +209,7 @@ def evaluate(
     panels: tuple[Path, ...],
     model_repository: Path | None,
     runs: tuple[Path, ...],
-    fitted: Path | None,
+    baselines: Path | None,
     sizes: tuple[int, ...],
     lengths: tuple[int, ...],
     horizon: int,
@@ -216,119 +230,83 @@ def evaluate(
     Portfolios are of minimum variance (with short sales and without), trackers of all assets by a random half of them,
     and random ones.
 
-    OUT receives evaluation.json, scores.parquet (a row a panel, cell, date and method), heads.parquet (a row a
-    universe: what the auxiliary heads said and what came of it), simulated.parquet and pictures.
+    OUT receives first scores.parquet (a row a panel, cell, date and method), heads.parquet (a row a universe: what the
+    auxiliary heads said and what came of it) and simulated.parquet (a row a draw of a design); then evaluation.json
+    (the figures that tables and pictures read), figures.json (all of them) and pictures. `sigmahat figures OUT` makes
+    the latter three of the rows again.
     """
     from sigmahat_kernels.parallel import available_threads
     from sigmahat_trainer.evaluation.designs import DESIGNS
-    from sigmahat_trainer.evaluation.figures import summarise
-    from sigmahat_trainer.evaluation.jobs import Settings, Sources, plan_jobs, run_grid
-    from sigmahat_trainer.evaluation.plots import draw_plots
+    from sigmahat_trainer.evaluation.jobs import Extent, plan_jobs, run_jobs, save_rows
+    from sigmahat_trainer.evaluation.methods import Sources
     from sigmahat_trainer.evaluation.rolling import Period
     from sigmahat_trainer.provenance import provenance
 
     if model_repository is None and not runs:
         model_repository = Path("model_repository")
     console = Console(stderr=True)
-    sources = Sources(model_repository, runs, fitted, hindsight, dcc)
-    settings = Settings(
-        sizes,
-        lengths,
-        horizon,
-        Period(*period),
-        draws,
-        simulated_draws,
-        simulated_sizes or sizes,
-        simulated_lengths or lengths,
-        seed,
-    )
+    sources = Sources(model_repository, runs, baselines, hindsight, dcc)
+    shapes = sizes, lengths, horizon, Period(*period), draws
+    extent = Extent(*shapes, simulated_draws, simulated_sizes or sizes, simulated_lengths or lengths, seed)
     with _plain_errors(), new_folder(out) as folder:
-        jobs, left_out = plan_jobs(panels, list(DESIGNS), settings)
+        jobs, left_out = plan_jobs(panels, list(DESIGNS), extent)
         for reason in left_out:
             console.print(f"left out: {reason}")
-        rows = run_grid(jobs, sources, settings, processes=processes or available_threads(), console=console)
-        for name, table in rows._asdict().items():
-            if not table.empty:
-                table.to_parquet(folder / f"{name}.parquet", index=False, compression="zstd")
-        with console.status("testing the differences"):
-            figures = summarise(*rows, resamples=resamples)
-        described = {"panels": [path.stem for path in panels], **settings._asdict(), "period": list(period)}
-        described |= {"runs": [run.name for run in runs], "fitted": fitted is not None, "hindsight": hindsight}
+        rows = run_jobs(jobs, sources, extent, processes=processes or available_threads(), console=console)
+        save_rows(rows, folder)
+        described = {"panels": [path.stem for path in panels], **extent._asdict(), "period": list(period)}
+        described |= {"runs": [run.name for run in runs], "fitted": baselines is not None, "hindsight": hindsight}
         described |= {"dcc": dcc, "left_out": left_out}
-        content = {**provenance(), "settings": described, "figures": figures}
-        (folder / "evaluation.json").write_text(json.dumps(content, indent=1) + "\n")
-        with console.status("drawing"):
-            draw_plots(rows.scores, rows.heads, figures, folder)
-    _show(figures, console)
+        (folder / HEADLINE).write_text(json.dumps({**provenance(), "settings": described}, indent=1) + "\n")
+    _say(console, f"rows are in {out}; to make figures and pictures of them again: sigmahat figures {out}")
+    with _plain_errors():
+        _make_figures(out, resamples=resamples, console=console)
+    _say(console, f"next: sigmahat export {runs[0]}" if runs else "next: sigmahat serve")
 
 
-def _show(figures: dict[str, Any], console: Console) -> None:
-    """A row a method, a column a panel: minimum-variance volatility against the reference over all its cells.
-
-    Then of each pipeline in how many cells it is better than its references, and how it does where the truth is known.
-    """
-    pooled = figures["pooled"]
-    table = Table("estimator", *pooled, title="volatility against QIS (correlation), % (t)")
-    for method in pooled["all"]:
-        versus = [panel.get(method, {}).get("qis_correlation", {}).get("gmv") for panel in pooled.values()]
-        if any(versus):
-            table.add_row(method, *(f"{v['difference']:+.2f} ({v['t']:+.1f})" if v else "" for v in versus))
-    console.print(table)
-    for method, answers in figures["grid"].items():
-        console.print(_scorecard(figures, method))
-        for reference, answer in answers.items():
-            worst = answer["worst"]
-            console.print(
-                f"{method} against {reference}: better in {answer['better']} of {answer['cells']} cells; worst "
-                f"{worst['difference']:+.2f} % ({worst['t']:+.1f}) in {worst['panel']}, {worst['cell']}"
-            )
-    for method in figures["grid"]:
-        for loss, answers in figures["prial"].get(method, {}).items():
-            for design, answer in answers.items():
-                worst = answer["worst"]
-                console.print(
-                    f"{method}, PRIAL ({loss}) of {design}: not below multi-target Ledoit-Wolf in "
-                    f"{answer['not_below']} of {answer['shapes']} shapes; worst {worst['difference']:+.1f} "
-                    f"(± {worst['difference_error']:.1f}) at {worst['shape']}"
-                )
+@click.command()
+@click.argument("folder", type=_folder)
+@_resamples
+def figures(folder: Path, resamples: int) -> None:
+    """Make figures and pictures again of the rows that `sigmahat evaluate` wrote into FOLDER."""
+    with _plain_errors():
+        _make_figures(folder, resamples=resamples, console=Console(stderr=True))
 
 
-SCORES = {
-    # column of a scorecard -> (reference, kind of difference)
-    "GMV, QIS": ("qis_correlation", "gmv"),
-    "GMV, constants": ("learned_constants", "gmv"),
-    "GMV, tilted constants": ("tilted_constants", "gmv"),
-    "GMV, RIEnet": ("rienet", "gmv"),
-    "long-only, QIS": ("qis_correlation", "long_only"),
-    "tracking, QIS": ("qis_correlation", "tracking"),
-    "QLIKE long-only, QIS": ("qis_correlation", "random_long_only_qlike"),
-    "QLIKE long-short, QIS": ("qis_correlation", "random_long_short_qlike"),
-}
+def _make_figures(folder: Path, *, resamples: int, console: Console) -> None:
+    """What there is stays until something takes its place: a file is written as soon as it can be."""
+    from sigmahat_trainer.evaluation.figures import make_figures
+    from sigmahat_trainer.evaluation.jobs import load_rows
+    from sigmahat_trainer.evaluation.plots import draw_plots
+    from sigmahat_trainer.evaluation.results import headline, in_few_lines, to_json
+    from sigmahat_trainer.evaluation.tables import show
+
+    rows = load_rows(folder)
+    described = json.loads((folder / HEADLINE).read_text())
+    with console.status("testing the differences"):
+        found = make_figures(*rows, resamples=resamples)
+    for name, part in ((EVERYTHING, found), (HEADLINE, headline(found, list(found.heads)))):
+        text = in_few_lines({**described, "figures": to_json(part)}) + "\n"
+        write_whole(folder / name, partial(_write, text=text))
+    show(found, console)
+    with console.status("drawing"):
+        draw_plots(rows.scores, rows.heads, found, folder)
 
 
-def _scorecard(figures: dict[str, Any], method: str) -> Table:
-    """A row a panel: differences with their t, then the bias statistics of random portfolios with their errors."""
-    title = (
-        f"{method}: volatility, % (t), and QLIKE, of what against whom; bias statistics of random portfolios (± error)"
-    )
-    table = Table("panel", *SCORES, "bias long-only", "bias long-short", title=title)
-    for scope, pooled in figures["pooled"].items():
-        differences = [pooled[method].get(reference, {}).get(kind) for reference, kind in SCORES.values()]
-        own = figures["bias"][scope].get(method, {})
-        biases = [own.get(f"random_{kind}_bias") for kind in ("long_only", "long_short")]
-        table.add_row(
-            scope,
-            *(f"{found['difference']:+.3g} ({found['t']:+.1f})" if found else "" for found in differences),
-            *(f"{found['value']:.3f} (± {found['standard_error']:.3f})" if found else "" for found in biases),
-        )
-    return table
+def _write(file: IO[bytes], *, text: str) -> None:
+    file.write(text.encode())
+
+
+def _say(console: Console, text: str) -> None:
+    """Say a command in one line of text, whatever the width: it is there to be copied."""
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
     from sigmahat_kernels.manifest import ManifestError
     from sigmahat_kernels.members import MemberError
-    from sigmahat_trainer.export.onnx import CheckpointError
+    from sigmahat_trainer.model.member_file import CheckpointError
 
     try:
         yield

@@ -3,51 +3,65 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
-from sigmahat_trainer.commands.train import PRESETS, TRAIN_UNTIL, VALIDATE_UNTIL, apply_preset
-from sigmahat_trainer.config import TrainConfig, click_options
+from sigmahat_trainer.commands.options import (
+    DEFAULT_PRESET,
+    PRESETS,
+    as_options,
+    existing_folder,
+    folder,
+    panel_folder,
+    plain_errors,
+    train_until,
+    training_settings,
+    validate_until,
+)
+from sigmahat_trainer.config import TrainConfig, replace_settings, settings_of
 
 if TYPE_CHECKING:
     from sigmahat_trainer.search.space import Vary
 
-_folder = click.Path(exists=True, file_okay=False, path_type=Path)
-
 
 @click.command()
-@click.option("--data", type=_folder, required=True, help="Folder with return panels (*.npz).")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder that is made for the windows.")
-@click.option("--train-until", default=TRAIN_UNTIL, show_default=True, help="Last day of the training data.")
-@click.option("--validate-until", default=VALIDATE_UNTIL, show_default=True, help="Last day of the validation data.")
+@panel_folder
+@click.option("--out", type=folder, required=True, help="Folder that is made for the samples.")
+@train_until
+@validate_until
 @click.option(
-    "--validation-windows", default=600, show_default=True, type=click.IntRange(2), help="Of each panel with such days."
+    "--validation-windows",
+    "validation_samples",
+    default=600,
+    show_default=True,
+    type=click.IntRange(2),
+    help="Samples of each panel with such days.",
 )
-@click_options(TrainConfig)
+@training_settings
 def draw(
-    data: Path, out: Path, train_until: str, validate_until: str, validation_windows: int, config: TrainConfig
+    data: Path, out: Path, train_until: str, validate_until: str, validation_samples: int, config: TrainConfig
 ) -> None:
-    """Draw training and validation windows once, for `sigmahat search`.
+    """Draw training and validation samples once, for `sigmahat search`.
 
     Of the settings, only windows, simulated-share, horizon and seed matter here.
     """
     from sigmahat_trainer.data.panels import load_panels
-    from sigmahat_trainer.data.window_sets import draw as draw_windows
+    from sigmahat_trainer.data.sample_sets import draw_sample_sets
 
-    try:
-        draw_windows(
+    with plain_errors():
+        draw_sample_sets(
             load_panels(data),
             config,
             out,
             train_until=train_until,
             validate_until=validate_until,
-            validation_windows=validation_windows,
+            validation_samples=validation_samples,
         )
-    except (OSError, ValueError) as error:
-        raise click.ClickException(str(error)) from error
+    _say_next(f"sigmahat search {shlex.quote(str(out))} --out {shlex.quote(f'{out}-search')}", Console(stderr=True))
 
 
 def _ranges(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> list[Vary] | None:
@@ -65,10 +79,10 @@ def _ranges(context: click.Context, parameter: click.Parameter, texts: tuple[str
 
 
 @click.command()
-@click.argument("dataset", type=_folder)
+@click.argument("dataset", type=existing_folder)
 @click.option(
     "--out",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=folder,
     required=True,
     help="Folder for search.json and pictures; with a search that was cut off in it, that one goes on.",
 )
@@ -83,15 +97,7 @@ def _ranges(context: click.Context, parameter: click.Parameter, texts: tuple[str
     help="Search this setting, in its own range or within this one; may be repeated.  [default: all of the network, "
     "learning-rate, weight-decay, batch-size, schedule]",
 )
-@click.option(
-    "--preset",
-    type=click.Choice(sorted(PRESETS)),
-    is_eager=True,
-    expose_value=False,
-    callback=apply_preset,
-    help="Settings that are not searched, as `sigmahat train` takes them. Options given beside it win.",
-)
-@click_options(TrainConfig)
+@training_settings
 def search(
     dataset: Path,
     out: Path,
@@ -110,7 +116,7 @@ def search(
 
     keep_freed_memory()
     console = Console(stderr=True)
-    try:
+    with plain_errors():
         result = run(
             dataset,
             config,
@@ -121,9 +127,20 @@ def search(
             vary=vary,
             console=console,
         )
-    except (OSError, ValueError) as error:
-        raise click.ClickException(str(error)) from error
     _show(result["figures"], console)
+    settings = _best_settings(config, result["figures"]["best"]["settings"])
+    _say_next(f"sigmahat train --data PANELS --out RUN {settings}", console)
+
+
+def _best_settings(config: TrainConfig, found: dict[str, Any]) -> str:
+    """All settings with which the best trial trained, as far as `sigmahat train` would not take them anyway."""
+    usual = settings_of(replace_settings(TrainConfig(), PRESETS[DEFAULT_PRESET]))
+    best = settings_of(config) | found
+    return as_options({name: value for name, value in best.items() if value != usual[name]})
+
+
+def _say_next(command: str, console: Console) -> None:
+    console.print(f"next: {command}", highlight=False, soft_wrap=True)
 
 
 def _show(figures: dict[str, Any], console: Console) -> None:
@@ -135,5 +152,4 @@ def _show(figures: dict[str, Any], console: Console) -> None:
     against = best["volatility_against_constants_percent"]
     console.print(f"best: trial {best['trial']}, {best['loss']:.4f}, {against:+.2f} % volatility against the constants")
     for name, value in best["settings"].items():
-        text = ",".join(map(str, value)) if isinstance(value, tuple | list) else f"{value}"
-        console.print(f"  --{name.replace('_', '-')} {text}", highlight=False)
+        console.print(f"  {as_options({name: value})}", highlight=False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training windows: features, correlations and volatilities of a universe, and the returns that followed."""
+"""Training samples: features, correlations and volatilities of a universe, and the returns that followed."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from sigmahat_kernels.stale import without_stale
 from sigmahat_kernels.status import Status
 from sigmahat_trainer.data.baskets import LEAST_ASSETS, draw_baskets
 from sigmahat_trainer.data.panels import ReturnPanel
-from sigmahat_trainer.data.simulate import DESIGNS
+from sigmahat_trainer.data.simulate import TRAINING_DESIGNS
 
 SIZES = (5, 10, 20, 35, 50, 75, 100, 150, 200, 300, 500)
 SIZE_WEIGHTS = np.array([1, 2, 3, 3, 4, 4, 5, 2, 1, 0.25, 0.08])
 """Large universes are rare here because each costs as much as hundreds of small ones."""
 
-WINDOWS = (30, 42, 63, 126, 189, 252, 252, 252, 378, 504, 756, 1000)
+WINDOW_LENGTHS = (30, 42, 63, 126, 189, 252, 252, 252, 378, 504, 756, 1000)
 UNIVERSES_PER_WINDOW = 6
 BASKET_SHARE = 0.15
 """Share of the draws of real returns whose universes are funds made of the panel's assets."""
@@ -37,13 +37,13 @@ LOOSE_COVERAGE = 0.4
 
 
 class Sample(NamedTuple):
-    """One universe at one date; `N` assets, `H` periods ahead. Stacked along a new first axis in a batch."""
+    """What training learns from: one universe in one window, and the `H` periods after it; `N` assets."""
 
     features: np.ndarray  # (F,) float32
     slow: np.ndarray  # (N, N) float32, equal-weighted correlation
     fast: np.ndarray  # (N, N) float32, exponentially weighted
     log_volatility: np.ndarray  # (3, N) float32, in the order of `parameters.VOLATILITY_BASES`
-    assets: np.ndarray  # (N, N_ASSET_STATISTICS) float32, `asset_statistics`
+    asset_statistics: np.ndarray  # (N, N_ASSET_STATISTICS) float32, `asset_statistics`
     forward: np.ndarray  # (H, N) float32, simple returns of the holding period; after an asset's last trade 0
     regime: np.ndarray  # () int64, `regime_label` of the holding period
     period: np.ndarray  # () int64, months since 1970 of the window's end: the unit that the bootstrap draws
@@ -89,7 +89,7 @@ REGIME_EDGES = (0.7, 1.0, 1.5)
 
 
 def estimate_inputs(past: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """What an estimate is made of: the fields slow, fast, log_volatility and assets of a `Sample`, in float64.
+    """What an estimate reads: slow, fast, log_volatility and asset_statistics of a `Sample`, in float64.
 
     Parameters
     ----------
@@ -139,20 +139,20 @@ def holding_returns(panel: np.ndarray, stop: int, horizon: int) -> np.ndarray:
 def draw_dataset(
     panels: Sequence[ReturnPanel],
     *,
-    n_windows: int,
+    n_samples: int,
     simulated_share: float,
     horizon: int,
     seed: int,
     first: str | None = None,
     progress: bool = False,
 ) -> Dataset:
-    """Draw training windows from real panels and simulated designs.
+    """Draw samples from real panels and simulated designs.
 
     Parameters
     ----------
     panels : sequence of ReturnPanel
         Already cut to the dates that may be used: the holding period lies within them too.
-    n_windows : int
+    n_samples : int
         Samples wanted.
     simulated_share : float
         Share of them that is simulated.
@@ -167,10 +167,10 @@ def draw_dataset(
     """
     rng = np.random.default_rng(seed)
     collected: dict[int, list[Sample]] = {}
-    n_draws = -(-n_windows // UNIVERSES_PER_WINDOW)
+    n_draws = -(-n_samples // UNIVERSES_PER_WINDOW)
     # Panels count by the root of their size: thousands of stocks must not drown out the funds and other countries.
     earliest = [
-        max(min(WINDOWS), 0 if first is None else int(np.searchsorted(panel.dates, np.datetime64(first, "D"))))
+        max(min(WINDOW_LENGTHS), 0 if first is None else int(np.searchsorted(panel.dates, np.datetime64(first, "D"))))
         for panel in panels
     ]
     usable = [
@@ -178,12 +178,12 @@ def draw_dataset(
     ]
     if not usable and simulated_share < 1:
         raise ValueError(
-            f"no panel has {min(WINDOWS)} days and a holding period of {horizon} from {first or 'its start'} on"
+            f"no panel has {min(WINDOW_LENGTHS)} days and a holding period of {horizon} from {first or 'its start'} on"
         )
     weight = np.sqrt([panel.returns.shape[0] * panel.returns.shape[1] for panel, _ in usable])
     weight /= weight.sum()
     console = Console(stderr=True)
-    for _ in track(range(n_draws), "windows", console=console, disable=not progress, transient=True):
+    for _ in track(range(n_draws), "samples", console=console, disable=not progress, transient=True):
         if rng.random() < simulated_share:
             samples = _simulated_samples(rng, horizon)
         else:
@@ -197,7 +197,7 @@ def draw_dataset(
 
 def _real_samples(rng: np.random.Generator, panel: ReturnPanel, earliest: int, horizon: int) -> Iterator[Sample]:
     stop = int(rng.integers(earliest, len(panel.dates) - horizon + 1))
-    n_obs = min(int(rng.choice(WINDOWS)), stop)
+    n_obs = min(int(rng.choice(WINDOW_LENGTHS)), stop)
     past = panel.returns[stop - n_obs : stop]
     loose = rng.random() < 0.1
     candidates = eligible_assets(past, LOOSE_COVERAGE if loose else MIN_COVERAGE)
@@ -221,9 +221,9 @@ def _real_samples(rng: np.random.Generator, panel: ReturnPanel, earliest: int, h
 
 
 def _simulated_samples(rng: np.random.Generator, horizon: int) -> Iterator[Sample]:
-    n_obs = int(rng.choice(WINDOWS))
+    n_obs = int(rng.choice(WINDOW_LENGTHS))
     n_assets = int(max(_sizes(rng, max(SIZES))))
-    design = DESIGNS[rng.integers(len(DESIGNS))]
+    design = TRAINING_DESIGNS[rng.integers(len(TRAINING_DESIGNS))]
     returns = design(rng, n_obs + horizon, n_assets).astype(np.float32)
     universes = [np.sort(rng.choice(n_assets, size, replace=False)) for size in _sizes(rng, n_assets)]
     # Simulated months stand outside the calendar, so that the bootstrap of dates draws them one by one.
@@ -268,17 +268,17 @@ def _samples(
         if status != Status.GOOD:
             continue
         past = returns[stop - n_obs :, universe]
-        slow, fast, log_volatility, assets = (values.astype(np.float32) for values in estimate_inputs(past))
-        ahead = forward[:, universe]
-        if not ahead.any():
+        slow, fast, log_volatility, statistics = (values.astype(np.float32) for values in estimate_inputs(past))
+        after = forward[:, universe]
+        if not after.any():
             continue
         yield Sample(
-            features,
-            slow,
-            fast,
-            log_volatility,
-            assets,
-            ahead.astype(np.float32),
-            np.array(regime_label(past, ahead), np.int64),
-            np.array(month, np.int64),
+            features=features,
+            slow=slow,
+            fast=fast,
+            log_volatility=log_volatility,
+            asset_statistics=statistics,
+            forward=after.astype(np.float32),
+            regime=np.array(regime_label(past, after), np.int64),
+            period=np.array(month, np.int64),
         )

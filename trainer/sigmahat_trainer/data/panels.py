@@ -11,6 +11,9 @@ import numpy as np
 
 from sigmahat_kernels.request import MARKET_COLUMNS
 
+PERIODS_PER_YEAR = 252
+"""Rows of a daily panel in a year: whatever is annualised, is annualised by this."""
+
 
 class ReturnPanel(NamedTuple):
     """One market's history."""
@@ -89,6 +92,22 @@ def market_indicators(
             market[:, 2] = np.nanmedian(np.abs(returns) / traded, axis=1)
     market[:, 3] = np.busday_count(dates, _next_expiry(dates))
     return market
+
+
+def fill_missing(returns: np.ndarray) -> np.ndarray:
+    """Put the mean in the place of missing returns, and widen the others so that the sample variance stays.
+
+    A pair's covariance is then that of the days on which both are known, times sqrt(days of both / days of each):
+    a little too small, but positive semi-definite, as the kernels treat missing returns.
+    """
+    missing = np.isnan(returns)
+    if not missing.any():
+        return returns
+    known = (~missing).sum(axis=0)
+    mean = np.nanmean(returns, axis=0)
+    widen = np.sqrt((len(returns) - 1) / np.maximum(known - 1, 1))
+    filled: np.ndarray = mean + np.where(missing, 0.0, (returns - mean) * widen)
+    return filled
 
 
 def _next_expiry(dates: np.ndarray) -> np.ndarray:

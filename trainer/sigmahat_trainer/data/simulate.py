@@ -7,7 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from sigmahat_trainer.data.panels import PERIODS_PER_YEAR
+
 DAILY_VOLATILITY = 0.01
+ISOTROPIC_MEAN = 6.0
 
 
 def isotropic_design(rng: np.random.Generator, n_obs: int, n_assets: int) -> np.ndarray:
@@ -15,9 +18,15 @@ def isotropic_design(rng: np.random.Generator, n_obs: int, n_assets: int) -> np.
 
     Ledoit and Wolf's baseline design (2012, Annals of Statistics 40).
     """
+    eigenvalues, vectors = isotropic_population(rng, n_assets)
+    return rng.standard_normal((n_obs, n_assets)) * np.sqrt(eigenvalues / ISOTROPIC_MEAN) @ vectors.T * DAILY_VOLATILITY
+
+
+def isotropic_population(rng: np.random.Generator, n_assets: int) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues of 1, 3 and 10, shape (n_assets,), about `ISOTROPIC_MEAN` on average, and random eigenvectors."""
     eigenvalues = np.repeat([1.0, 3.0, 10.0], [n_assets // 5, (2 * n_assets) // 5, n_assets])[:n_assets]
     vectors, _ = np.linalg.qr(rng.standard_normal((n_assets, n_assets)))
-    return rng.standard_normal((n_obs, n_assets)) * np.sqrt(eigenvalues / 6.0) @ vectors.T * DAILY_VOLATILITY
+    return eigenvalues, vectors
 
 
 def sector_design(rng: np.random.Generator, n_obs: int, n_assets: int) -> np.ndarray:
@@ -35,7 +44,7 @@ def sector_design(rng: np.random.Generator, n_obs: int, n_assets: int) -> np.nda
 def drifting_design(rng: np.random.Generator, n_obs: int, n_assets: int) -> np.ndarray:
     """Three factors whose loadings follow random walks, and a volatility that moves with them."""
     loadings = rng.standard_normal((3, n_assets)) * np.array([[0.3], [0.5], [0.5]]) + np.array([[1.0], [0.0], [0.0]])
-    steps = rng.standard_normal((n_obs, 3, n_assets)) * (0.5 / np.sqrt(252.0))
+    steps = rng.standard_normal((n_obs, 3, n_assets)) * (0.5 / np.sqrt(PERIODS_PER_YEAR))
     path = loadings + np.cumsum(steps, axis=0)
     factors = rng.standard_normal((n_obs, 3))
     log_volatility = np.cumsum(rng.standard_normal(n_obs)) * 0.04
@@ -75,7 +84,7 @@ def switching_design(rng: np.random.Generator, n_obs: int, n_assets: int) -> np.
 
 
 Design = Callable[[np.random.Generator, int, int], np.ndarray]
-DESIGNS: tuple[Design, ...] = (
+TRAINING_DESIGNS: tuple[Design, ...] = (
     isotropic_design,
     spectrum_design,
     sector_design,

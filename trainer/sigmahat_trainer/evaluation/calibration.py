@@ -17,10 +17,17 @@ from sigmahat_kernels.request import Request
 from sigmahat_trainer.baselines.adapters import unpadded
 from sigmahat_trainer.data.dataset import regime_label
 from sigmahat_trainer.evaluation.portfolios import gmv_weights
+from sigmahat_trainer.evaluation.results import (
+    Calibration,
+    ConditionCalibration,
+    ConfidenceCalibration,
+    ErrorCalibration,
+    RegimeCalibration,
+    UncertaintyCalibration,
+)
 from sigmahat_trainer.evaluation.scores import SMALLEST_VARIANCE
 from sigmahat_trainer.evaluation.significance import newey_west_t
 
-COVERAGES = (0.5, 0.9)
 SMALLEST_PROBABILITY = 1e-6
 ROWS_PER_BIN = 20
 """At least, in a picture or figure by decile."""
@@ -100,60 +107,64 @@ def _log10_condition(covariance: np.ndarray) -> float:
     return float(np.log10(eigenvalues[-1] / eigenvalues[0])) if eigenvalues[0] > 0 else float("nan")
 
 
-# ---------------------------------------------------------------------------------------------------------- summary
+# ---------------------------------------------------------------------------------------------------------- figures
 
 
-def calibrate(rows: pd.DataFrame) -> dict[str, Any]:
+def calibrate(rows: pd.DataFrame) -> Calibration:
     """All figures of one pipeline's rows; a "constant" is the best constant in hindsight, so a hard one to beat."""
     rows = rows.dropna()
-    return {
-        "n_universes": len(rows),
-        "condition": condition_error(rows),
-        "expected_error": expected_error(rows),
-        "uncertainty": uncertainty(rows),
-        "regime": regime(rows),
-        "confidence": {name: confidence(rows, name) for name in TARGETS},
-    }
+    return Calibration(
+        n_universes=len(rows),
+        condition=condition_error(rows),
+        expected_error=expected_error(rows),
+        uncertainty=uncertainty(rows),
+        regime=regime(rows),
+        confidence={name: confidence(rows, name) for name in TARGETS},
+    )
 
 
-def condition_error(rows: pd.DataFrame) -> dict[str, float]:
+def condition_error(rows: pd.DataFrame) -> ConditionCalibration:
     """Error of the log10 condition number: its root mean square and mean, and the spread of what was to be said."""
     error = rows["condition"] - rows["condition_measured"]
-    return {
-        "root_mean_square_error": float(np.sqrt((error**2).mean())),
-        "mean_error": float(error.mean()),
-        "standard_deviation_of_truth": float(rows["condition_measured"].std(ddof=0)),
-    }
+    return ConditionCalibration(
+        root_mean_square_error=float(np.sqrt((error**2).mean())),
+        mean_error=float(error.mean()),
+        standard_deviation_of_truth=float(rows["condition_measured"].std(ddof=0)),
+    )
 
 
-def expected_error(rows: pd.DataFrame) -> dict[str, float]:
+def expected_error(rows: pd.DataFrame) -> ErrorCalibration:
     """Rank correlation of expected with realised error, and how far the deciles of the former lie from the latter."""
     bins = reliability(rows["expected_error"].to_numpy(), rows["error"].to_numpy())
     error = rows["error"] - rows["expected_error"]
-    return {
-        "spearman": spearman(rows["expected_error"].to_numpy(), rows["error"].to_numpy()),
-        "r_squared": 1 - float((error**2).mean() / rows["error"].var(ddof=0)),
-        "decile_gap": float(np.abs(bins["expected"] - bins["realised"]).mean()),
-        "mean_error": float(error.mean()),
-    }
+    return ErrorCalibration(
+        spearman=spearman(rows["expected_error"].to_numpy(), rows["error"].to_numpy()),
+        r_squared=1 - float((error**2).mean() / rows["error"].var(ddof=0)),
+        decile_gap=float(np.abs(bins["expected"] - bins["realised"]).mean()),
+        mean_error=float(error.mean()),
+    )
 
 
-def uncertainty(rows: pd.DataFrame) -> dict[str, float]:
+def uncertainty(rows: pd.DataFrame) -> UncertaintyCalibration:
     """Coverage of Gaussian intervals and negative log likelihood, with aleatoric and epistemic variance added."""
     deviation = np.sqrt(rows["aleatoric"] ** 2 + rows["epistemic"] ** 2)
     z = ((rows["error"] - rows["expected_error"]) / deviation).to_numpy()
     log_likelihood = norm.logpdf(z) - np.log(deviation)
     constant = norm.logpdf(rows["error"], rows["error"].mean(), rows["error"].std(ddof=0))
-    figures = {f"coverage_{100 * p:.0f}": float((np.abs(z) < norm.ppf(0.5 + p / 2)).mean()) for p in COVERAGES}
-    return {
-        **figures,
-        "negative_log_likelihood": -float(log_likelihood.mean()),
-        "negative_log_likelihood_of_constant": -float(constant.mean()),
-        "t": _t_by_date(rows, constant - log_likelihood),
-    }
+
+    def coverage(probability: float) -> float:
+        return float((np.abs(z) < norm.ppf(0.5 + probability / 2)).mean())
+
+    return UncertaintyCalibration(
+        coverage_50=coverage(0.5),
+        coverage_90=coverage(0.9),
+        negative_log_likelihood=-float(log_likelihood.mean()),
+        negative_log_likelihood_of_constant=-float(constant.mean()),
+        t=_t_by_date(rows, constant - log_likelihood),
+    )
 
 
-def regime(rows: pd.DataFrame) -> dict[str, float]:
+def regime(rows: pd.DataFrame) -> RegimeCalibration:
     """Log score and Brier score of the regime probabilities, against the base rates of these very rows."""
     probabilities = rows[[f"regime_{name}" for name in REGIMES]].to_numpy()
     came = np.eye(len(REGIMES))[rows["regime"].to_numpy(int)]
@@ -162,16 +173,16 @@ def regime(rows: pd.DataFrame) -> dict[str, float]:
     def log_score(p: np.ndarray) -> np.ndarray:
         return -np.log(np.maximum((p * came).sum(axis=1), SMALLEST_PROBABILITY))
 
-    return {
-        "log_score": float(log_score(probabilities).mean()),
-        "log_score_of_base_rates": float(log_score(base).mean()),
-        "brier": float(((probabilities - came) ** 2).sum(axis=1).mean()),
-        "brier_of_base_rates": float(((base - came) ** 2).sum(axis=1).mean()),
-        "t": _t_by_date(rows, log_score(probabilities) - log_score(base)),
-    }
+    return RegimeCalibration(
+        log_score=float(log_score(probabilities).mean()),
+        log_score_of_base_rates=float(log_score(base).mean()),
+        brier=float(((probabilities - came) ** 2).sum(axis=1).mean()),
+        brier_of_base_rates=float(((base - came) ** 2).sum(axis=1).mean()),
+        t=_t_by_date(rows, log_score(probabilities) - log_score(base)),
+    )
 
 
-def confidence(rows: pd.DataFrame, target: str) -> dict[str, float]:
+def confidence(rows: pd.DataFrame, target: str) -> ConfidenceCalibration:
     """Log score of a confidence against its base rate, and what dropping its lowest decile does to the loss.
 
     The loss is ln(realised volatility of this target alone / of the mixture); the difference should be negative.
@@ -184,12 +195,12 @@ def confidence(rows: pd.DataFrame, target: str) -> dict[str, float]:
         return -float(np.log(kept).mean())
 
     kept = rankdata(p, method="ordinal") > len(p) // 10
-    return {
-        "log_score": log_score(p),
-        "log_score_of_base_rate": log_score(good.mean()),
-        "loss": float(loss.mean()),
-        "loss_without_lowest_decile": float(loss[kept].mean()),
-    }
+    return ConfidenceCalibration(
+        log_score=log_score(p),
+        log_score_of_base_rate=log_score(good.mean()),
+        loss=float(loss.mean()),
+        loss_without_lowest_decile=float(loss[kept].mean()),
+    )
 
 
 def reliability(expected: np.ndarray, realised: np.ndarray, n_bins: int = 10) -> pd.DataFrame:

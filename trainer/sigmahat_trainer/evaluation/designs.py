@@ -10,58 +10,59 @@ import numpy as np
 import pandas as pd
 
 from sigmahat_kernels.request import read_request
-from sigmahat_trainer.baselines.adapters import Estimator, fill_missing
+from sigmahat_trainer.baselines.adapters import Estimator
 from sigmahat_trainer.baselines.closed_form import sample
 from sigmahat_trainer.baselines.spectral import with_eigenvalues
+from sigmahat_trainer.data.panels import fill_missing
+from sigmahat_trainer.data.simulate import ISOTROPIC_MEAN, isotropic_population
 
 DAILY_VARIANCE = 1e-4
 ORACLE = "oracle"
 """The sample's eigenvectors with the eigenvalues u_i' Sigma u_i that are best for them: PRIAL 100."""
 
 
-class Drawn(NamedTuple):
-    """One draw of a design."""
+class KnownDraw(NamedTuple):
+    """One draw of a design, and its truth."""
 
     returns: np.ndarray  # (n_obs, n_assets), NaN = missing
     covariance: np.ndarray  # (n_assets, n_assets), of the period that the estimate is for
 
 
-Design = Callable[[np.random.Generator, int, int], Drawn]
+Design = Callable[[np.random.Generator, int, int], KnownDraw]
 
 
-def isotropic(rng: np.random.Generator, n_obs: int, n_assets: int) -> Drawn:
+def isotropic(rng: np.random.Generator, n_obs: int, n_assets: int) -> KnownDraw:
     """Gaussian, population eigenvalues 20 % = 1, 40 % = 3, 40 % = 10, random eigenvectors.
 
     The baseline of Ledoit, Wolf (2012), Annals of Statistics 40(2).
     """
-    eigenvalues = np.repeat([1.0, 3.0, 10.0], [n_assets // 5, (2 * n_assets) // 5, n_assets])[:n_assets]
-    vectors, _ = np.linalg.qr(rng.standard_normal((n_assets, n_assets)))
-    covariance = with_eigenvalues(vectors, eigenvalues * DAILY_VARIANCE / 6)
-    return Drawn(_gaussian(rng, covariance, n_obs), covariance)
+    eigenvalues, vectors = isotropic_population(rng, n_assets)
+    covariance = with_eigenvalues(vectors, eigenvalues * DAILY_VARIANCE / ISOTROPIC_MEAN)
+    return KnownDraw(_gaussian(rng, covariance, n_obs), covariance)
 
 
-def sectors(rng: np.random.Generator, n_obs: int, n_assets: int) -> Drawn:
+def sectors(rng: np.random.Generator, n_obs: int, n_assets: int) -> KnownDraw:
     """A market, eight sectors, idiosyncratic risk with log-normal volatilities; Student-t(5) with common mixing."""
     covariance = _sector_covariance(rng, rng.integers(8, size=n_assets))
     mixing = np.sqrt(3 / rng.chisquare(5, (n_obs, 1)))  # E[3 / chi2(5)] = 1: the covariance stays
-    return Drawn(_gaussian(rng, covariance, n_obs) * mixing, covariance)
+    return KnownDraw(_gaussian(rng, covariance, n_obs) * mixing, covariance)
 
 
-def switching(rng: np.random.Generator, n_obs: int, n_assets: int) -> Drawn:
+def switching(rng: np.random.Generator, n_obs: int, n_assets: int) -> KnownDraw:
     """Loadings and volatilities change once, in the second or third quarter of the window; the last regime counts."""
     sector = rng.integers(8, size=n_assets)
     before, after = _sector_covariance(rng, sector), _sector_covariance(rng, sector, stress=2.0)
     change = int(rng.integers(n_obs // 4, 3 * n_obs // 4 + 1))
     returns = np.concatenate([_gaussian(rng, before, change), _gaussian(rng, after, n_obs - change)])
-    return Drawn(returns, after)
+    return KnownDraw(returns, after)
 
 
-def missing(rng: np.random.Generator, n_obs: int, n_assets: int) -> Drawn:
+def missing(rng: np.random.Generator, n_obs: int, n_assets: int) -> KnownDraw:
     """`sectors` with 5 % of the cells missing at random, and the first half of a third of the assets."""
     returns, covariance = sectors(rng, n_obs, n_assets)
     returns[rng.random(returns.shape) < 0.05] = np.nan
     returns[: n_obs // 2, rng.permutation(n_assets)[: n_assets // 3]] = np.nan
-    return Drawn(returns, covariance)
+    return KnownDraw(returns, covariance)
 
 
 INDEPENDENT = ("isotropic", "sectors", "missing")

@@ -4,15 +4,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from sigmahat_trainer.data.panels import PERIODS_PER_YEAR
 from sigmahat_trainer.evaluation.calibration import calibrate
 from sigmahat_trainer.evaluation.designs import ORACLE, prial
-from sigmahat_trainer.evaluation.rolling import HINDSIGHT
+from sigmahat_trainer.evaluation.methods import HINDSIGHT
+from sigmahat_trainer.evaluation.results import (
+    REFERENCES,
+    Biases,
+    CellDifference,
+    CellFigures,
+    Compared,
+    DesignLosses,
+    Difference,
+    Differences,
+    EveryCell,
+    EveryShape,
+    Figures,
+    Levels,
+    MethodFigures,
+    Pooled,
+    ShapeDifference,
+    ShapeFigures,
+    Splits,
+    WithError,
+)
 from sigmahat_trainer.evaluation.scores import PORTFOLIOS
 from sigmahat_trainer.evaluation.significance import (
     bootstrap_variance_test,
@@ -23,192 +44,199 @@ from sigmahat_trainer.evaluation.significance import (
     variance_test,
 )
 
-PERIODS_PER_YEAR = 252
-MARKET = "equal_weight"
+ONE_OVER_N = "equal_weight"
 """The method whose minimum-variance portfolio is 1/N: how turbulent a time was."""
 
-REFERENCES = ("qis_correlation", "learned_constants", "tilted_constants", "rienet")
-"""The first is what every method is compared with, all are what a pipeline is, as far as they were evaluated."""
-
-DIFFERENCES = {
-    # column -> factor that turns a mean difference into what is reported
-    "gmv_log_variance": 50.0,  # ln variance to ln volatility, in percent
-    "long_only_log_variance": 50.0,
-    "tracking_log_variance": 50.0,
-    "random_long_only_qlike": 1.0,
-    "random_long_short_qlike": 1.0,
-}
 MULTI_TARGET = "multi_target_ledoit_wolf"
 """What every method is compared with where the truth is known: the closed form that has the same targets."""
 
-PRIALS = ("frobenius", "minimum_variance")
+PERCENT = 50.0
+"""Turns a difference of ln variances into one of ln volatilities, in percent."""
 
-BIASES = {
-    # what is reported -> column of squares whose mean it is the root of
-    "bias": "gmv_square",
-    "long_only_bias": "long_only_square",
-    "tracking_bias": "tracking_square",
-    "random_long_only_bias": "random_long_only_square",
-    "random_long_short_bias": "random_long_short_square",
+COMPARED = {
+    # field of Differences -> (column, factor that turns a mean difference into what is reported)
+    "gmv": ("gmv_log_variance", PERCENT),
+    "long_only": ("long_only_log_variance", PERCENT),
+    "tracking": ("tracking_log_variance", PERCENT),
+    "random_long_only_qlike": ("random_long_only_qlike", 1.0),
+    "random_long_short_qlike": ("random_long_short_qlike", 1.0),
 }
+SQUARES = {name: f"{name}_square" for name in Biases._fields}
+"""Field of Biases -> column of squares whose mean it is the root of."""
+
+PRIALS = ("frobenius", "minimum_variance")
 CELL = ["panel", "n_assets", "n_obs", "horizon"]
 
 
-def summarise(
+def make_figures(
     scores: pd.DataFrame, heads: pd.DataFrame, simulated: pd.DataFrame, *, resamples: int = 4_999
-) -> dict[str, Any]:
+) -> Figures:
     """All figures of an evaluation; see the functions that make them, and `calibration.calibrate`.
 
     `resamples` is for the bootstrap p-values, which are given for pipelines alone; 0 leaves them out.
     """
-    pipelines = [] if heads.empty else list(heads["method"].unique())
-    parts = ("panels", "grid", "pooled", "confidence_set", "bias", "heads", "simulated", "prial")
-    figures: dict[str, Any] = {part: {} for part in parts}
-    for (panel, *_), rows in scores.groupby(CELL, sort=True):
-        cells = figures["panels"].setdefault(panel, {})
-        cells[cell_name(rows)] = summarise_cell(rows, pipelines, resamples=resamples)
-    if not scores.empty:
-        figures["grid"] = {name: grid_of(figures["panels"], name) for name in pipelines}
-        scopes = {"all": scores, **{str(panel): rows for panel, rows in scores.groupby("panel")}}
-        figures["pooled"] = {scope: pool(rows, pipelines) for scope, rows in scopes.items()}
-        figures["confidence_set"] = {scope: pool_confidence(rows) for scope, rows in scopes.items()}
-        figures["bias"] = {scope: pool_bias(rows) for scope, rows in scopes.items()}
-    for method, rows in heads.groupby("method") if pipelines else []:
-        by_panel = {str(panel): calibrate(part) for panel, part in rows.groupby("panel")}
-        figures["heads"][method] = {"all": calibrate(rows), **by_panel}
-    if not simulated.empty:
-        figures["simulated"] = summarise_designs(simulated)
-        for method in (*pipelines, *REFERENCES):
-            figures["prial"][method] = prial_of(figures["simulated"], method)
-    return rounded(figures)
+    pipelines = [] if heads.empty else [str(name) for name in heads["method"].unique()]
+    panels: dict[str, list[CellFigures]] = {}
+    for (panel, *_), rows in scores.groupby(CELL, sort=True) if not scores.empty else []:
+        panels.setdefault(str(panel), []).append(cell_figures(rows, pipelines, resamples=resamples))
+    scopes = {} if scores.empty else {"all": scores, **_by(scores, "panel")}
+    calibrations = {
+        method: {"all": calibrate(rows), **{panel: calibrate(part) for panel, part in _by(rows, "panel").items()}}
+        for method, rows in (_by(heads, "method") if pipelines else {}).items()
+    }
+    designs = {} if simulated.empty else design_figures(simulated)
+    return Figures(
+        panels=panels,
+        every_cell={name: every_cell(panels, name) for name in pipelines if panels},
+        pooled={scope: pool(rows, pipelines) for scope, rows in scopes.items()},
+        confidence_set={scope: pool_confidence(rows) for scope, rows in scopes.items()},
+        bias={scope: pool_bias(rows) for scope, rows in scopes.items()},
+        heads=calibrations,
+        simulated=designs,
+        every_shape={name: every_shape(designs, name) for name in (*pipelines, *REFERENCES) if designs},
+    )
 
 
-def cell_name(rows: pd.DataFrame) -> str:
-    """N, T and H of rows that share them.
-
-    >>> cell_name(pd.DataFrame({"n_assets": [100], "n_obs": [252], "horizon": [21]}))
-    'N=100, T=252, H=21'
-    """
-    first = rows.iloc[0]
-    return f"N={first['n_assets']}, T={first['n_obs']}, H={first['horizon']}"
+# ------------------------------------------------------------------------------------------------------ of one cell
 
 
-def summarise_cell(rows: pd.DataFrame, pipelines: Sequence[str], *, resamples: int) -> dict[str, Any]:
+def cell_figures(rows: pd.DataFrame, pipelines: Sequence[str], *, resamples: int) -> CellFigures:
     """Figures of one panel and cell; methods without a portfolio at some date are named, and have no figures."""
-    names = list(rows["method"].unique())
-    lacking = set(rows.loc[rows["gmv_log_variance"].isna(), "method"])
-    table = {str(name): part for name, part in rows.groupby("method") if name not in lacking}
+    lacking = {str(name) for name in rows.loc[rows["gmv_log_variance"].isna(), "method"]}
+    table = {name: part for name, part in _by(rows, "method").items() if name not in lacking}
     losses = {name: part["gmv_log_variance"].to_numpy() for name, part in table.items()}
     p_values = confidence_set({name: values for name, values in losses.items() if name != HINDSIGHT})
     methods = {}
-    for name in names:
-        if name in lacking:
-            continue
+    for name in (str(name) for name in rows["method"].unique() if name not in lacking):
         part = table[name]
         versus = {
             reference: _against(part, table[reference], resamples=resamples if name in pipelines else 0)
             for reference in _references(name, pipelines)
             if reference in table
         }
-        place = {"confidence_set_p": p_values[name]} if name in p_values else {}  # the bound has looked ahead
-        methods[name] = {**_levels(part), **place, "versus": versus}
-    return {
-        "n_assets": int(rows["n_assets"].iloc[0]),
-        "n_dates": int(rows["date"].nunique()),
-        "first": str(rows["date"].min().date()),
-        "last": str(rows["date"].max().date()),
-        "methods": methods,
-        "without_portfolio": sorted(lacking),
-    }
+        methods[name] = MethodFigures(
+            annual_volatility_percent=_volatility(part["gmv_variance"].mean()),
+            bias=Biases(*(_bias(part[column]) for column in SQUARES.values())),
+            versus=versus,
+            confidence_set_p=p_values.get(name),  # the bound has looked ahead
+            levels=_levels(part),
+        )
+    shape = {name: int(rows[name].iloc[0]) for name in ("n_assets", "n_obs", "horizon")}
+    return CellFigures(
+        **shape,
+        n_dates=int(rows["date"].nunique()),
+        first=str(rows["date"].min().date()),
+        last=str(rows["date"].max().date()),
+        methods=methods,
+        without_portfolio=sorted(lacking),
+    )
 
 
 def _references(method: str, pipelines: Sequence[str]) -> Sequence[str]:
     return REFERENCES if method in pipelines else REFERENCES[:1]
 
 
-def _levels(part: pd.DataFrame) -> dict[str, float]:
-    """Volatilities are roots of 252 times a mean square; bias statistics as `_bias` says; time is that of processors.
+def _volatility(variance: float) -> float:
+    """Percent a year, of a mean square a period."""
+    return 100 * math.sqrt(PERIODS_PER_YEAR * variance)
 
-    All universes of a date are estimated together, so that the time of one is lower than if it came alone.
-    """
+
+def _levels(part: pd.DataFrame) -> Levels:
+    """All universes of a date are estimated together, so that the time of one is lower than if it came alone."""
     mean = part.drop(columns=[*CELL, "step", "date", "method"]).select_dtypes("number").mean()
-    per_year = PERIODS_PER_YEAR / part["horizon"].iloc[0]
-    window_volatility = np.sqrt(PERIODS_PER_YEAR * part["gmv_variance"]).mean()
-    return {
-        "annual_volatility_percent": 100 * math.sqrt(PERIODS_PER_YEAR * mean["gmv_variance"]),
-        "mean_window_volatility_percent": 100 * float(window_volatility),
-        "gross_leverage": mean["gmv_gross"],
-        "effective_names": mean["gmv_names"],
-        "turnover_per_year": mean["turnover"] * per_year,
-        "milliseconds_per_universe": float(part["milliseconds"].median()),
-        "long_only_annual_volatility_percent": 100 * math.sqrt(PERIODS_PER_YEAR * mean["long_only_variance"]),
-        "long_only_effective_names": mean["long_only_names"],
-        "annual_tracking_error_percent": 100 * math.sqrt(PERIODS_PER_YEAR * mean["tracking_variance"]),
-        "random_long_only_qlike": mean["random_long_only_qlike"],
-        "random_long_short_qlike": mean["random_long_short_qlike"],
-        **{
-            key: value
-            for name, column in BIASES.items()
-            for key, value in zip((name, f"{name}_error"), _bias(part[column]).values(), strict=True)
-        },
-    }
+    return Levels(
+        mean_window_volatility_percent=100 * float(np.sqrt(PERIODS_PER_YEAR * part["gmv_variance"]).mean()),
+        gross_leverage=mean["gmv_gross"],
+        effective_names=mean["gmv_names"],
+        turnover_per_year=mean["turnover"] * (PERIODS_PER_YEAR / part["horizon"].iloc[0]),
+        milliseconds_per_universe=float(part["milliseconds"].median()),
+        long_only_annual_volatility_percent=_volatility(mean["long_only_variance"]),
+        long_only_effective_names=mean["long_only_names"],
+        annual_tracking_error_percent=_volatility(mean["tracking_variance"]),
+        random_long_only_qlike=mean["random_long_only_qlike"],
+        random_long_short_qlike=mean["random_long_short_qlike"],
+    )
 
 
-def _bias(squares: pd.Series) -> dict[str, float]:
+def _bias(squares: pd.Series) -> WithError:
     """Root of the mean of realised / forecast variance, in order of dates; 1 is right. With its HAC standard error.
 
     It is the standard deviation about zero of daily returns over their forecast volatility, the latter held for a
     period: the bias statistic. Its error is that of the mean by the delta method.
     """
     value = math.sqrt(squares.mean())
-    return {"value": value, "standard_error": newey_west_error(squares.to_numpy()) / (2 * value)}
+    return WithError(value, newey_west_error(squares.to_numpy()) / (2 * value))
 
 
-def _against(part: pd.DataFrame, reference: pd.DataFrame, *, resamples: int) -> dict[str, Any]:
-    figures: dict[str, Any] = {}
-    for column, factor in DIFFERENCES.items():
-        difference = part[column].to_numpy() - reference[column].to_numpy()
-        figures[column.removesuffix("_log_variance")] = _difference(difference, factor)
+def _against(part: pd.DataFrame, reference: pd.DataFrame, *, resamples: int) -> Differences:
+    differences = _differences({c: part[c].to_numpy() - reference[c].to_numpy() for c, _ in COMPARED.values()})
+    tested = {}
     for kind in PORTFOLIOS:
         days = [
             [np.concatenate(rows[f"{kind}_{what}"].to_list()) for what in ("returns", "squares")]
             for rows in (part, reference)
         ]
         moments = moments_of(*days)
-        figures[kind]["p"] = variance_test(moments).p_value
-        if resamples and kind == "gmv":
-            figures[kind]["bootstrap_p"] = bootstrap_variance_test(moments, resamples=resamples)
-    return figures
+        bootstrap = bootstrap_variance_test(moments, resamples=resamples) if resamples and kind == "gmv" else None
+        found = getattr(differences, kind)
+        tested[kind] = found._replace(p=variance_test(moments).p_value, bootstrap_p=bootstrap)
+    return differences._replace(**tested)
 
 
-def _difference(series: Any, factor: float) -> dict[str, float]:
+def _differences(series: Mapping[str, Any]) -> Differences:
+    """All that is compared, of a series of differences a column."""
+    return Differences(**{kind: _difference(series[column], factor) for kind, (column, factor) in COMPARED.items()})
+
+
+def _difference(series: Any, factor: float) -> Difference:
     values = np.asarray(series)
-    return {"difference": factor * float(values.mean()), "t": newey_west_t(values)}
+    return Difference(factor * float(values.mean()), newey_west_t(values))
 
 
-def pool(rows: pd.DataFrame, pipelines: Sequence[str]) -> dict[str, Any]:
+def every_cell(panels: Mapping[str, Sequence[CellFigures]], method: str) -> dict[str, EveryCell]:
+    """Is a method better everywhere? Its minimum-variance differences in all cells, for each reference."""
+    answers = {}
+    for reference in REFERENCES:
+        table = [
+            CellDifference(panel, cell.n_assets, cell.n_obs, cell.horizon, found.difference, found.t)
+            for panel, cells in panels.items()
+            for cell in cells
+            if method in cell.methods and reference in cell.methods[method].versus
+            for found in (cell.methods[method].versus[reference].gmv,)
+        ]
+        if table:
+            answers[reference] = EveryCell(
+                cells=len(table),
+                better=sum(found.difference < 0 for found in table),
+                better_with_t_below_minus_2=sum(found.t <= -2 and found.difference < 0 for found in table),
+                worst=max(table, key=lambda found: found.difference),
+                table=table,
+            )
+    return answers
+
+
+# ------------------------------------------------------------------------------------- over several cells and panels
+
+
+def pool(rows: pd.DataFrame, pipelines: Sequence[str]) -> dict[str, dict[str, Pooled]]:
     """Differences over several cells and panels: one unit a step, in which first cells, then panels are averaged.
 
     Of each method against its references, `REFERENCES`.
     """
-    one_over_n = rows[rows["method"] == MARKET].set_index([*CELL, "step"])
+    one_over_n = rows[rows["method"] == ONE_OVER_N].set_index([*CELL, "step"])
     market = _by_step(one_over_n[["gmv_log_variance"]])["gmv_log_variance"]
-    wide = {column: rows.pivot(index=[*CELL, "step"], columns="method", values=column) for column in DIFFERENCES}
-    answers: dict[str, Any] = {name: {} for name in rows["method"].unique()}
+    wide = {column: _wide(rows, column) for column, _ in COMPARED.values()}
+    answers: dict[str, dict[str, Pooled]] = {str(name): {} for name in rows["method"].unique()}
     for reference in REFERENCES:
         if reference not in answers:
             continue
         stepwise = {column: _by_step(table.sub(table[reference], axis=0)) for column, table in wide.items()}
         for method, versus in answers.items():
-            steps = stepwise["gmv_log_variance"][method].dropna().index
-            if method == reference or reference not in _references(method, pipelines) or steps.empty:
+            gmv = stepwise["gmv_log_variance"][method].dropna()
+            if method == reference or reference not in _references(method, pipelines) or gmv.empty:
                 continue
-            versus[reference] = {
-                column.removesuffix("_log_variance"): _difference(table.loc[steps, method], DIFFERENCES[column])
-                for column, table in stepwise.items()
-            }
-            gmv = stepwise["gmv_log_variance"].loc[steps, method]
-            versus[reference] |= {"gmv_splits": _splits(gmv, market), "n_steps": len(steps)}
+            differences = _differences({column: table.loc[gmv.index, method] for column, table in stepwise.items()})
+            versus[reference] = Pooled(differences, len(gmv), _splits(gmv, market))
     return answers
 
 
@@ -217,56 +245,32 @@ def pool_confidence(rows: pd.DataFrame) -> dict[str, float]:
 
     Of the methods that have a minimum-variance portfolio at every date of every cell; the bound has looked ahead.
     """
-    wide = rows.pivot(index=[*CELL, "step"], columns="method", values="gmv_log_variance")
+    wide = _wide(rows, "gmv_log_variance")
     losses = _by_step(wide.dropna(axis=1).drop(columns=HINDSIGHT, errors="ignore"))
     return confidence_set({str(name): losses[name].to_numpy() for name in losses})
 
 
-def pool_bias(rows: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
-    """Bias statistics, `BIASES`, of each method over several cells and panels, a unit a step as in `pool`."""
-    wide = {name: _by_step(rows.pivot(index=[*CELL, "step"], columns="method", values=c)) for name, c in BIASES.items()}
-    methods = [method for method in rows["method"].unique() if wide["bias"][method].notna().any()]
-    return {method: {name: _bias(table[method].dropna()) for name, table in wide.items()} for method in methods}
+def pool_bias(rows: pd.DataFrame) -> dict[str, Biases]:
+    """Bias statistics of each method over several cells and panels, a unit a step as in `pool`."""
+    tables = [_by_step(_wide(rows, column)) for column in SQUARES.values()]
+    methods = [str(method) for method in rows["method"].unique() if tables[0][method].notna().any()]
+    return {method: Biases(*(_bias(table[method].dropna()) for table in tables)) for method in methods}
 
 
-def grid_of(panels: dict[str, Any], method: str) -> dict[str, Any]:
-    """Is a method better everywhere? Its minimum-variance differences in all cells, a table for each reference.
-
-    Of `panels`, figures of `summarise_cell`; beside the table, how many cells there are, in how many of them the
-    difference is negative, in how many with t <= -2, and the worst.
-    """
-    answers = {}
-    for reference in REFERENCES:
-        table: dict[str, dict[str, Any]] = {}
-        for panel, cells in panels.items():
-            for name, cell in cells.items():
-                versus = cell["methods"].get(method, {}).get("versus", {})
-                if reference in versus:
-                    found = versus[reference]["gmv"]
-                    table.setdefault(panel, {})[name] = {key: found[key] for key in ("difference", "t")}
-        every = [{"panel": panel, "cell": name, **f} for panel, found in table.items() for name, f in found.items()]
-        if every:
-            answers[reference] = {
-                "cells": len(every),
-                "better": sum(found["difference"] < 0 for found in every),
-                "better_with_t_below_minus_2": sum(found["t"] <= -2 and found["difference"] < 0 for found in every),
-                "worst": max(every, key=lambda found: found["difference"]),
-                "table": table,
-            }
-    return answers
-
-
-def _splits(differences: pd.Series, market: pd.Series) -> dict[str, Any]:
+def _splits(differences: pd.Series, market: pd.Series) -> Splits:
     """By third of the steps, and by whether 1/N had a variance above its median.
 
     Not by a compared method's own variance: where its luck was bad it lies high, and whatever it is compared with wins.
     """
     level = market.reindex(differences.index)
     thirds = [differences.iloc[rows] for rows in np.array_split(np.arange(len(differences)), 3)]
-    parts = dict(zip(("first_third", "second_third", "last_third"), thirds, strict=True))
-    parts |= {"calm": differences[level <= level.median()], "turbulent": differences[level > level.median()]}
-    factor = DIFFERENCES["gmv_log_variance"]
-    return {name: _difference(values, factor) for name, values in parts.items() if len(values)}
+    parts = [*thirds, differences[level <= level.median()], differences[level > level.median()]]
+    return Splits(*(_difference(values, PERCENT) if len(values) else None for values in parts))
+
+
+def _wide(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """A row a cell and step, a column a method."""
+    return rows.pivot(index=[*CELL, "step"], columns="method", values=column)
 
 
 def _by_step(table: pd.DataFrame) -> pd.DataFrame:
@@ -274,76 +278,76 @@ def _by_step(table: pd.DataFrame) -> pd.DataFrame:
     return table.groupby(level=["step", "panel"]).mean().groupby(level="step").mean()
 
 
-def summarise_designs(rows: pd.DataFrame) -> dict[str, Any]:
+def _by(rows: pd.DataFrame, column: str) -> dict[str, pd.DataFrame]:
+    return {str(name): part for name, part in rows.groupby(column)}
+
+
+# -------------------------------------------------------------------------------------------- where the truth is known
+
+
+def design_figures(rows: pd.DataFrame) -> dict[str, list[ShapeFigures]]:
     """By design and shape, of each method: both PRIALs where they exist, and mean losses, with standard errors.
 
     `condition_error` is that of its absolute value. Each comes with what it is less that of `MULTI_TARGET` on the same
     draws: a positive difference of PRIALs is good, a positive difference of losses is not.
     """
-    figures: dict[str, Any] = {}
-    for (design, n_assets, n_obs), cell in rows.groupby(["design", "n_assets", "n_obs"], sort=False):
-        table = {name: part.set_index("draw") for name, part in cell.groupby("method", sort=False)}
-        methods = {}
-        for name, part in table.items():
-            if part["frobenius"].isna().any():
-                continue  # the estimator does not exist here
-            own: dict[str, Any] = {}
-            other = table.get(MULTI_TARGET)
-            for loss in PRIALS:
-                worst, mine, best = (table[n][loss].to_numpy() for n in ("sample", name, ORACLE))
-                if not np.isnan([worst, mine, best]).any():
-                    difference = prial(worst, mine, best, other[loss].to_numpy()) if other is not None else None
-                    own[f"prial_{loss}"] = _with_errors(prial(worst, mine, best), difference)
-            for loss in ("gmv_ratio", "stein", "condition_error"):
-                values = part[loss].abs().to_numpy()
-                if not np.isnan(values).any():
-                    less = _mean(values - other[loss].abs().to_numpy()) if other is not None else None
-                    own[loss] = _with_errors(_mean(values), less)
-            methods[name] = own
-        figures.setdefault(str(design), {})[f"N={n_assets}, T={n_obs}"] = methods
+    figures: dict[str, list[ShapeFigures]] = {}
+    for (design, *_), cell in rows.groupby(["design", "n_assets", "n_obs"], sort=False):
+        shape = int(cell["n_assets"].iloc[0]), int(cell["n_obs"].iloc[0])
+        if cell["draw"].nunique() < 2:
+            raise ValueError(f"{design} {shape} has one draw: a standard error needs two at least")
+        table = {str(name): part.set_index("draw") for name, part in cell.groupby("method", sort=False)}
+        methods = {
+            name: _design_losses(part, table)
+            for name, part in table.items()
+            if not part["frobenius"].isna().any()  # the estimator exists here
+        }
+        figures.setdefault(str(design), []).append(ShapeFigures(*shape, methods))
     return figures
 
 
-def prial_of(simulated: dict[str, Any], method: str) -> dict[str, Any]:
-    """Does a method know when little shrinkage is right? Its PRIALs less those of `MULTI_TARGET` in one table a loss.
+def _design_losses(part: pd.DataFrame, table: Mapping[str, pd.DataFrame]) -> DesignLosses:
+    other = table.get(MULTI_TARGET)
+    losses = {}
+    for loss in PRIALS:
+        worst, mine, best = (one[loss].to_numpy() for one in (table["sample"], part, table[ORACLE]))
+        if not np.isnan([worst, mine, best]).any():
+            difference = prial(worst, mine, best, other[loss].to_numpy()) if other is not None else ()
+            losses[f"prial_{loss}"] = Compared(*prial(worst, mine, best), *difference)
+    for loss in ("gmv_ratio", "stein", "condition_error"):
+        values = part[loss].abs().to_numpy()
+        if not np.isnan(values).any():
+            less = _mean(values - other[loss].abs().to_numpy()) if other is not None else ()
+            losses[loss] = Compared(*_mean(values), *less)
+    return DesignLosses(**losses)
 
-    Of `simulated`, figures of `summarise_designs`. By loss and design, beside the table: how many shapes there are, in
-    how many the difference is not negative, in how many it is by more than two standard errors, and the worst.
+
+def every_shape(simulated: Mapping[str, Sequence[ShapeFigures]], method: str) -> dict[str, dict[str, EveryShape]]:
+    """Does a method know when little shrinkage is right? Its PRIALs less those of `MULTI_TARGET`, by loss and design.
+
+    Beside the table: how many shapes there are, in how many the difference is not negative, in how many it is by more
+    than two standard errors, and the worst.
     """
-    answers: dict[str, Any] = {}
+    answers: dict[str, dict[str, EveryShape]] = {}
     for loss in PRIALS:
         for design, shapes in simulated.items():
-            found = {shape: methods.get(method, {}).get(f"prial_{loss}", {}) for shape, methods in shapes.items()}
-            table = {shape: row for shape, row in found.items() if "difference" in row}
+            found = [(shape, getattr(shape.methods.get(method), f"prial_{loss}", None)) for shape in shapes]
+            table = [
+                ShapeDifference(shape.n_assets, shape.n_obs, prial.difference, prial.difference_error)
+                for shape, prial in found
+                if prial is not None and prial.difference is not None
+            ]
             if table:
-                rows = [{"shape": shape, **row} for shape, row in table.items()]
-                answers.setdefault(loss, {})[design] = {
-                    "shapes": len(rows),
-                    "not_below": sum(row["difference"] >= 0 for row in rows),
-                    "below_by_two_errors": sum(row["difference"] < -2 * row["difference_error"] for row in rows),
-                    "worst": min(rows, key=lambda row: row["difference"]),
-                    "table": table,
-                }
+                answers.setdefault(loss, {})[design] = EveryShape(
+                    shapes=len(table),
+                    not_below=sum(row.difference >= 0 for row in table),
+                    below_by_two_errors=sum(row.difference < -2 * row.difference_error for row in table),
+                    worst=min(table, key=lambda row: row.difference),
+                    table=table,
+                )
     return answers
 
 
 def _mean(values: Any) -> tuple[float, float]:
     """With its standard error over independent draws."""
-    error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
-    return float(values.mean()), error
-
-
-def _with_errors(mean: tuple[float, float], difference: tuple[float, float] | None) -> dict[str, float]:
-    figures = dict(zip(("mean", "standard_error"), mean, strict=True))
-    if difference is not None:
-        figures |= dict(zip(("difference", "difference_error"), difference, strict=True))
-    return figures
-
-
-def rounded(value: Any) -> Any:
-    """Five significant digits; NaN, which JSON does not have, becomes None."""
-    if isinstance(value, dict):
-        return {str(key): rounded(item) for key, item in value.items()}
-    if isinstance(value, (float, np.floating)):
-        return None if math.isnan(value) else float(f"{value:.5g}")
-    return value
+    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))

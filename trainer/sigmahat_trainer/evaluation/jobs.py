@@ -16,41 +16,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from threadpoolctl import threadpool_limits
 
-from sigmahat_kernels.pipeline import Pipeline
-from sigmahat_trainer.baselines.adapters import (
-    Estimator,
-    checkpoint_pipeline,
-    closed_form,
-    learned_constants,
-    run_constants,
-    served,
-)
-from sigmahat_trainer.baselines.average_oracle import average_oracle
-from sigmahat_trainer.baselines.closed_form import BASELINES, Baseline
-from sigmahat_trainer.baselines.dcc import dcc_nl
-from sigmahat_trainer.baselines.learned import Fitted, load_fitted
-from sigmahat_trainer.baselines.rienet import rienet
+from sigmahat_trainer.baselines.adapters import served
+from sigmahat_trainer.data.episodes import sizes_of
 from sigmahat_trainer.data.panels import ReturnPanel, load_panel
-from sigmahat_trainer.data.windows import sizes_of
 from sigmahat_trainer.evaluation.designs import evaluate_design
-from sigmahat_trainer.evaluation.rolling import Cell, Methods, Period, evaluate, plan
-from sigmahat_trainer.export.card import read_card
-
-SERVED = "sigmahat"
+from sigmahat_trainer.evaluation.methods import Place, Sources, load_methods
+from sigmahat_trainer.evaluation.rolling import Cell, Period, evaluate, plan
 
 
-class Sources(NamedTuple):
-    """Where the methods come from; what is left out is not compared."""
-
-    model_repository: Path | None = None  # INT8 members as they are served: the method `sigmahat`
-    runs: tuple[Path, ...] = ()  # folders of `sigmahat train`, float32: methods named for the folders
-    fitted: Path | None = None  # folder of `sigmahat fit-baselines`
-    hindsight: bool = True
-    dcc: bool = False  # a GARCH for every asset at every date: about 10 ms each
-
-
-class Settings(NamedTuple):
-    """Of an evaluation."""
+class Extent(NamedTuple):
+    """How far an evaluation goes: its shapes, its dates, its draws."""
 
     sizes: tuple[int, ...]
     lengths: tuple[int, ...]
@@ -93,10 +68,10 @@ class Jobs(NamedTuple):
     left_out: list[str]  # one reason a cell
 
 
-def plan_jobs(paths: Sequence[Path], designs: Sequence[str], settings: Settings) -> Jobs:
+def plan_jobs(paths: Sequence[Path], designs: Sequence[str], extent: Extent) -> Jobs:
     """The cells of each panel, and each design at every shape of its own grid.
 
-    Sizes that a panel cannot fill are left out (`windows.sizes_of`), and so are cells without a date.
+    Sizes that a panel cannot fill are left out (`episodes.sizes_of`), and so are cells without a date.
 
     Raises
     ------
@@ -107,23 +82,23 @@ def plan_jobs(paths: Sequence[Path], designs: Sequence[str], settings: Settings)
     left_out: list[str] = []
     for path in paths:
         panel, before = _panel(path), len(jobs)
-        for size, length in product(sizes_of(panel, settings.sizes), settings.lengths):
-            cell = Cell(size, length, settings.horizon)
+        for size, length in product(sizes_of(panel, extent.sizes), extent.lengths):
+            cell = Cell(size, length, extent.horizon)
             try:
-                plan(panel, cell, settings.period, draws=1, seed=settings.seed)
+                plan(panel, cell, extent.period, draws=1, seed=extent.seed)
             except ValueError as error:
                 left_out.append(str(error))
             else:
                 jobs.append(PanelJob(path, cell))
         if len(jobs) == before:
             raise ValueError(left_out[-1])
-    if settings.simulated_draws:
-        jobs += [DesignJob(*shape) for shape in product(designs, settings.simulated_sizes, settings.simulated_lengths)]
+    if extent.simulated_draws:
+        jobs += [DesignJob(*shape) for shape in product(designs, extent.simulated_sizes, extent.simulated_lengths)]
     return Jobs(jobs, left_out)
 
 
-def run_grid(
-    jobs: Sequence[PanelJob | DesignJob], sources: Sources, settings: Settings, *, processes: int, console: Console
+def run_jobs(
+    jobs: Sequence[PanelJob | DesignJob], sources: Sources, extent: Extent, *, processes: int, console: Console
 ) -> Rows:
     """Do all jobs, the large ones first.
 
@@ -139,50 +114,10 @@ def run_grid(
     done: list[Rows] = []
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("cells", total=len(jobs))
-        for rows in _results(jobs, sources, settings, processes):
+        for rows in _results(jobs, sources, extent, processes):
             done.append(rows)
             progress.advance(task)
     return Rows(*(_sorted(pd.concat(frames, ignore_index=True)) for frames in zip(*done, strict=True)))
-
-
-def load_methods(sources: Sources, place: tuple[str, Cell] | None) -> Methods:
-    """All that can be compared on a panel, by name, and cell; an Average Oracle if one was fitted to their shape.
-
-    On simulated returns, None, there is no oracle, no hindsight and no DCC.
-    """
-    loaded = _load(sources)
-    forms: dict[str, Baseline] = dict(BASELINES)
-    estimators: dict[str, Estimator] = {name: closed_form(form) for name, form in forms.items()}
-    if place is not None:
-        panel, cell = place
-        oracles = loaded.fitted.oracles if loaded.fitted is not None else {}
-        if (panel, cell.n_assets, cell.n_obs) in oracles:
-            estimators["average_oracle"] = closed_form(average_oracle(oracles[panel, cell.n_assets, cell.n_obs]))
-        if sources.dcc:
-            estimators["dcc_nl"] = dcc_nl(cell.horizon)
-    if loaded.fitted is not None and loaded.fitted.rienet is not None:
-        estimators["rienet"] = rienet(loaded.fitted.rienet)
-    estimators |= {name: learned_constants(constants) for name, constants in loaded.constants.items()}
-    hindsight = loaded.constants.get("tilted_constants") if sources.hindsight and place is not None else None
-    return Methods(estimators, loaded.pipelines, hindsight)
-
-
-class _Loaded(NamedTuple):
-    pipelines: dict[str, Pipeline]
-    constants: dict[str, dict[str, list[float]]]
-    fitted: Fitted | None
-
-
-@cache
-def _load(sources: Sources) -> _Loaded:
-    """The refitted constants win over those of the members: they have seen no simulated returns."""
-    pipelines = {run.resolve().name: checkpoint_pipeline(run) for run in sources.runs}
-    constants = {"tilted_constants": run_constants(sources.runs[0])} if sources.runs else {}
-    if sources.model_repository is not None:
-        pipelines[SERVED] = Pipeline(sources.model_repository)
-        constants = {"tilted_constants": read_card(sources.model_repository)["constants"]}
-    fitted = load_fitted(sources.fitted) if sources.fitted is not None else None
-    return _Loaded(pipelines, fitted.constants if fitted else constants, fitted)
 
 
 @cache
@@ -190,16 +125,35 @@ def _panel(path: Path) -> ReturnPanel:
     return load_panel(path)
 
 
-def _results(
-    jobs: Sequence[PanelJob | DesignJob], sources: Sources, settings: Settings, processes: int
-) -> Iterator[Rows]:
+def save_rows(rows: Rows, folder: Path) -> None:
+    """Write a Parquet file a table, none for an empty one."""
+    for name, table in rows._asdict().items():
+        if not table.empty:
+            table.to_parquet(folder / f"{name}.parquet", index=False, compression="zstd")
+
+
+def load_rows(folder: Path) -> Rows:
+    """Read what `save_rows` wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are no rows.
+    """
+    paths = {name: folder / f"{name}.parquet" for name in Rows._fields}
+    if not any(path.is_file() for path in paths.values()):
+        raise FileNotFoundError(f"{folder} has no rows (*.parquet): is it a folder that `sigmahat evaluate` wrote?")
+    return Rows(*(pd.read_parquet(path) if path.is_file() else pd.DataFrame() for path in paths.values()))
+
+
+def _results(jobs: Sequence[PanelJob | DesignJob], sources: Sources, extent: Extent, processes: int) -> Iterator[Rows]:
     if processes == 1:
         for job in jobs:
-            yield _work(job, sources, settings)
+            yield _work(job, sources, extent)
         return
     context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's threads in mid-air
     with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context) as pool:
-        futures = [pool.submit(_work, job, sources, settings) for job in jobs]
+        futures = [pool.submit(_work, job, sources, extent) for job in jobs]
         try:
             for future in as_completed(futures):
                 yield future.result()
@@ -207,25 +161,25 @@ def _results(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _work(job: PanelJob | DesignJob, sources: Sources, settings: Settings) -> Rows:
+def _work(job: PanelJob | DesignJob, sources: Sources, extent: Extent) -> Rows:
     """One job, on one thread of BLAS and of torch: the processes fill the cores."""
     import torch
 
     torch.set_num_threads(1)
     with threadpool_limits(limits=1):
-        return _score(job, sources, settings)
+        return _score(job, sources, extent)
 
 
-def _score(job: PanelJob | DesignJob, sources: Sources, settings: Settings) -> Rows:
+def _score(job: PanelJob | DesignJob, sources: Sources, extent: Extent) -> Rows:
     nothing = pd.DataFrame()
     if isinstance(job, DesignJob):
         methods = load_methods(sources, None)
         estimators = {**methods.estimators, **{name: served(p) for name, p in methods.pipelines.items()}}
-        rows = evaluate_design(*job, estimators, draws=settings.simulated_draws, seed=settings.seed)
+        rows = evaluate_design(*job, estimators, draws=extent.simulated_draws, seed=extent.seed)
         return Rows(nothing, nothing, rows)
     panel = _panel(job.path)
-    methods = load_methods(sources, (panel.name, job.cell))
-    found = evaluate(panel, job.cell, settings.period, methods, draws=settings.draws, seed=settings.seed)
+    methods = load_methods(sources, Place(panel.name, *job.cell))
+    found = evaluate(panel, job.cell, extent.period, methods, draws=extent.draws, seed=extent.seed)
     return Rows(found.scores, found.heads, nothing)
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +16,14 @@ from scipy.stats import norm
 from sigmahat_kernels.parameters import REGIMES, TARGETS
 from sigmahat_trainer.evaluation.calibration import reliability
 from sigmahat_trainer.evaluation.designs import INDEPENDENT
+from sigmahat_trainer.evaluation.results import REFERENCES, SHOWN, Figures, shape_name
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-REFERENCE = "qis_correlation"
-SHOWN = (
-    "ledoit_wolf_identity",
-    "ledoit_wolf_single_factor",
-    "multi_target_ledoit_wolf",
-    "qis",
-    "rie",
-    "dcc_nl",
-    "average_oracle",
-    "learned_constants",
-    "rienet",
-    "hindsight_constants",
-    "tilted_constants",
-)
-"""Baselines that have room in a picture."""
+REFERENCE = REFERENCES[0]
 
 COLOURS = {name: f"C{k}" for k, name in enumerate(SHOWN)} | {"tilted_constants": "gold", REFERENCE: "black"}
 """Pipelines take those that are left."""
@@ -48,24 +36,24 @@ TITLES = {"gmv": "volatility", "long_only": "long-only volatility", "tracking": 
 TWO_SIDED = norm.ppf(0.975)
 
 
-def draw_plots(scores: pd.DataFrame, heads: pd.DataFrame, figures: dict[str, Any], folder: Path) -> list[Path]:
+def draw_plots(scores: pd.DataFrame, heads: pd.DataFrame, figures: Figures, folder: Path) -> list[Path]:
     """Draw everything that there are rows for; returns the files."""
     pipelines = [] if heads.empty else list(heads["method"].unique())
     drawings: dict[str, Callable[[], Figure]] = {}
     if not scores.empty:
         for name, kind in FORESTS.items():
-            drawings[name] = lambda kind=kind: differences(figures, pipelines, kind)  # type: ignore[misc]
-        drawings["cumulative"] = lambda: cumulative(scores, pipelines)
-        drawings["bias"] = lambda: bias(figures, pipelines)
+            drawings[name] = partial(differences, figures, pipelines, kind)
+        drawings["cumulative"] = partial(cumulative, scores, pipelines)
+        drawings["bias"] = partial(bias, figures, pipelines)
     for name in pipelines:
-        if figures["grid"].get(name):
-            drawings[f"grid-{name}"] = lambda name=name: grid(figures, name)  # type: ignore[misc]
-        drawings[f"calibration-{name}"] = lambda name=name: calibration(heads[heads["method"] == name], name)  # type: ignore[misc]
-    if figures["simulated"]:
-        drawings["simulated"] = lambda: simulated(figures, pipelines)
+        if figures.every_cell.get(name):
+            drawings[f"cells-{name}"] = partial(every_cell, figures, name)
+        drawings[f"calibration-{name}"] = partial(calibration, heads[heads["method"] == name], name)
+    if figures.simulated:
+        drawings["simulated"] = partial(simulated, figures, pipelines)
     for name in pipelines:
-        if figures["prial"].get(name):
-            drawings[f"prial-{name}"] = lambda name=name: prial(figures, name)  # type: ignore[misc]
+        if figures.every_shape.get(name):
+            drawings[f"prial-{name}"] = partial(every_shape, figures, name)
     files = []
     for name, draw in drawings.items():
         files.append(folder / f"{name}.png")
@@ -75,46 +63,45 @@ def draw_plots(scores: pd.DataFrame, heads: pd.DataFrame, figures: dict[str, Any
     return files
 
 
-def differences(figures: dict[str, Any], pipelines: Sequence[str], kind: str) -> Figure:
+def differences(figures: Figures, pipelines: Sequence[str], kind: str) -> Figure:
     """Volatility of one kind of portfolio against the reference, a row a cell, with 95 % intervals."""
-    figure, axes = _panels(len(figures["panels"]), width=5.0, height=6.0)
-    for axis, (panel, cells) in zip(axes, figures["panels"].items(), strict=True):
-        names = [name for name in (*SHOWN, *pipelines) if any(name in c["methods"] for c in cells.values())]
+    figure, axes = _panels(len(figures.panels), width=5.0, height=6.0)
+    for axis, (panel, cells) in zip(axes, figures.panels.items(), strict=True):
+        names = [name for name in (*SHOWN, *pipelines) if any(name in cell.methods for cell in cells)]
         for k, name in enumerate(names):
             colour = _colour(name, pipelines)
-            for row, cell in enumerate(cells.values()):
-                versus = cell["methods"].get(name, {}).get("versus", {}).get(REFERENCE)
-                if versus is None:
+            for row, cell in enumerate(cells):
+                if name not in cell.methods or REFERENCE not in cell.methods[name].versus:
                     continue
-                value, t = versus[kind]["difference"], versus[kind]["t"]
+                value, t, *_ = getattr(cell.methods[name].versus[REFERENCE], kind)
                 interval = TWO_SIDED * abs(value / t) if t else 0.0
                 y = row + 0.8 * (k - (len(names) - 1) / 2) / len(names)
                 axis.errorbar(value, y, xerr=interval, fmt=_marker(name, pipelines), ms=4, color=colour, label=name)
         axis.axvline(0, color="black", lw=0.8)
-        axis.set_yticks(range(len(cells)), [cell.rsplit(",", 1)[0] for cell in cells])
+        axis.set_yticks(range(len(cells)), [shape_name(cell) for cell in cells])
         axis.invert_yaxis()
         axis.set(title=panel, xlabel=f"{TITLES[kind]} against QIS (correlation), %")
     return _with_legend(figure, axes)
 
 
-def grid(figures: dict[str, Any], name: str) -> Figure:
+def every_cell(figures: Figures, name: str) -> Figure:
     """Volatility of a pipeline against each reference in every cell, as a colour; figures are difference and t."""
-    answers = figures["grid"][name]
-    shapes = [(panel, cell) for panel, cells in figures["panels"].items() for cell in cells]
-    rows = list(dict.fromkeys((panel, cell.split(", ")[0]) for panel, cell in shapes))
-    columns = sorted({cell.split(", ", 1)[1] for _, cell in shapes}, key=lambda text: int(text[2:].split(",")[0]))
+    answers = figures.every_cell[name]
+    cells = [(panel, cell) for panel, cells in figures.panels.items() for cell in cells]
+    rows = list(dict.fromkeys((panel, cell.n_assets) for panel, cell in cells))
+    columns = sorted({cell.n_obs for _, cell in cells})
     figure, axes = _tables(len(answers), len(rows), len(columns))
     for axis, (reference, answer) in zip(axes, answers.items(), strict=True):
         entries = {
-            (rows.index((panel, cell.split(", ")[0])), columns.index(cell.split(", ", 1)[1])): (
-                found["difference"],
-                f"{found['difference']:+.1f} ({found['t']:+.1f})",
+            (rows.index((found.panel, found.n_assets)), columns.index(found.n_obs)): (
+                found.difference,
+                f"{found.difference:+.1f} ({found.t:+.1f})",
             )
-            for panel, cells in answer["table"].items()
-            for cell, found in cells.items()
+            for found in answer.table
         }
-        _table(axis, entries, [", ".join(row) for row in rows], [column.split(",")[0] for column in columns], limit=8)
-        axis.set_title(f"against {reference}:\nbetter in {answer['better']} of {answer['cells']}", fontsize="small")
+        row_names = [f"{panel}, N={n_assets}" for panel, n_assets in rows]
+        _table(axis, entries, row_names, [f"T={n_obs}" for n_obs in columns], limit=8)
+        axis.set_title(f"against {reference}:\nbetter in {answer.better} of {answer.cells}", fontsize="small")
     figure.suptitle(f"{name}: volatility, % (t)")
     return figure
 
@@ -146,20 +133,20 @@ def cumulative(scores: pd.DataFrame, pipelines: Sequence[str]) -> Figure:
     return _with_legend(figure, axes)
 
 
-def bias(figures: dict[str, Any], pipelines: Sequence[str]) -> Figure:
+def bias(figures: Figures, pipelines: Sequence[str]) -> Figure:
     """Bias statistics, realised over forecast volatility, of three kinds of portfolios; a dot a cell."""
     kinds = {
-        "bias": "minimum-variance",
-        "tracking_bias": "tracking error",
-        "random_long_only_bias": "random long-only",
-        "random_long_short_bias": "random long-short",
+        "gmv": "minimum-variance",
+        "tracking": "tracking error",
+        "random_long_only": "random long-only",
+        "random_long_short": "random long-short",
     }
-    cells = [cell for panel in figures["panels"].values() for cell in panel.values()]
-    names = [n for n in (REFERENCE, *SHOWN, *pipelines) if any(n in c["methods"] for c in cells)]
+    cells = [cell for panel in figures.panels.values() for cell in panel]
+    names = [name for name in (REFERENCE, *SHOWN, *pipelines) if any(name in cell.methods for cell in cells)]
     figure, axes = _panels(len(kinds), width=4.5, height=4.5)
-    for axis, (key, title) in zip(axes, kinds.items(), strict=True):
+    for axis, (kind, title) in zip(axes, kinds.items(), strict=True):
         for row, name in enumerate(names):
-            values = [cell["methods"][name][key] for cell in cells if name in cell["methods"]]
+            values = [getattr(cell.methods[name].bias, kind).value for cell in cells if name in cell.methods]
             axis.plot(values, [row] * len(values), "o", ms=4, alpha=0.5, color=_colour(name, pipelines))
         axis.axvspan(0.95, 1.05, color="grey", alpha=0.2)
         axis.axvline(1, color="black", lw=0.8)
@@ -168,38 +155,38 @@ def bias(figures: dict[str, Any], pipelines: Sequence[str]) -> Figure:
     return figure
 
 
-def simulated(figures: dict[str, Any], pipelines: Sequence[str]) -> Figure:
+def simulated(figures: Figures, pipelines: Sequence[str]) -> Figure:
     """PRIAL of the Frobenius loss, which all shapes have."""
-    designs = figures["simulated"]
-    figure, axes = _panels(len(designs), width=5.0, height=5.0)
-    for axis, (design, cells) in zip(axes, designs.items(), strict=True):
-        names = [n for n in (REFERENCE, *SHOWN, *pipelines) if any(n in c for c in cells.values())]
-        for name in names:
-            values = [cell.get(name, {}).get("prial_frobenius", {}).get("mean", np.nan) for cell in cells.values()]
-            axis.plot(
-                values, range(len(cells)), _marker(name, pipelines), ms=5, color=_colour(name, pipelines), label=name
-            )
+    figure, axes = _panels(len(figures.simulated), width=5.0, height=5.0)
+    for axis, (design, shapes) in zip(axes, figures.simulated.items(), strict=True):
+        for name in (REFERENCE, *SHOWN, *pipelines):
+            prials = [shape.methods[name].prial_frobenius if name in shape.methods else None for shape in shapes]
+            if not any(prials):
+                continue
+            values = [np.nan if prial is None else prial.mean for prial in prials]
+            colour = _colour(name, pipelines)
+            axis.plot(values, range(len(shapes)), _marker(name, pipelines), ms=5, color=colour, label=name)
         axis.axvline(100, color="black", lw=0.8)
         axis.set_xlim(-50, 150)
-        axis.set_yticks(range(len(cells)), list(cells), fontsize="x-small")
+        axis.set_yticks(range(len(shapes)), [shape_name(shape) for shape in shapes], fontsize="x-small")
         axis.set(title=design, xlabel="PRIAL (Frobenius), %; 100 = oracle")
     return _with_legend(figure, axes)
 
 
-def prial(figures: dict[str, Any], name: str) -> Figure:
+def every_shape(figures: Figures, name: str) -> Figure:
     """PRIAL of a pipeline less that of multi-target Ledoit-Wolf, by shape and design, with its standard error."""
-    losses = figures["prial"][name]
-    designs = list(figures["simulated"])
-    rows = list(dict.fromkeys(shape for shapes in figures["simulated"].values() for shape in shapes))
+    losses = figures.every_shape[name]
+    designs = list(figures.simulated)
+    rows = list(dict.fromkeys(shape_name(shape) for shapes in figures.simulated.values() for shape in shapes))
     figure, axes = _tables(len(losses), len(rows), len(designs))
     for axis, (loss, answers) in zip(axes, losses.items(), strict=True):
         entries = {
-            (rows.index(shape), designs.index(design)): (
-                -found["difference"],
-                f"{found['difference']:+.1f} ± {found['difference_error']:.1f}",
+            (rows.index(shape_name(found)), designs.index(design)): (
+                -found.difference,
+                f"{found.difference:+.1f} ± {found.difference_error:.1f}",
             )
             for design, answer in answers.items()
-            for shape, found in answer["table"].items()
+            for found in answer.table
         }
         columns = [f"{design}{'*' if design in INDEPENDENT else ''}" for design in designs]
         _table(axis, entries, rows, columns, limit=40)

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import pandas as pd
 
-from sigmahat_kernels.pipeline import Outputs, Pipeline
+from sigmahat_kernels.pipeline import Outputs
 from sigmahat_kernels.request import Request, read_request
-from sigmahat_trainer.baselines.adapters import Estimator, learned_constants, unpadded
+from sigmahat_trainer.baselines.adapters import learned_constants, unpadded
 from sigmahat_trainer.baselines.hindsight import Outcome, hindsight_constants
 from sigmahat_trainer.data.dataset import MIN_COVERAGE, eligible_assets, holding_returns
 from sigmahat_trainer.data.panels import ReturnPanel
 from sigmahat_trainer.evaluation.calibration import head_rows
+from sigmahat_trainer.evaluation.methods import HINDSIGHT, Methods
 from sigmahat_trainer.evaluation.scores import (
     PORTFOLIOS,
     Held,
@@ -29,8 +30,6 @@ from sigmahat_trainer.evaluation.scores import (
 )
 
 T = TypeVar("T")
-
-HINDSIGHT = "hindsight_constants"
 
 
 class Cell(NamedTuple):
@@ -48,15 +47,7 @@ class Period(NamedTuple):
     last: str | None
 
 
-class Methods(NamedTuple):
-    """What is compared: estimators, and pipelines whose answers other than the covariance are examined too."""
-
-    estimators: Mapping[str, Estimator]
-    pipelines: Mapping[str, Pipeline]
-    hindsight_start: Mapping[str, Sequence[float]] | None = None  # constants; None leaves the bound out
-
-
-class Step(NamedTuple):
+class Rebalance(NamedTuple):
     """One date: portfolios are formed after row `stop` - 1 and held for rows `stop`, `stop` + 1 ..."""
 
     stop: int
@@ -71,7 +62,7 @@ class Evaluation(NamedTuple):
     heads: pd.DataFrame  # one row a date, universe and pipeline
 
 
-def plan(panel: ReturnPanel, cell: Cell, period: Period, *, draws: int, seed: int) -> list[Step]:
+def plan(panel: ReturnPanel, cell: Cell, period: Period, *, draws: int, seed: int) -> list[Rebalance]:
     """Choose dates and universes, `horizon` rows apart, so that holding periods are whole and do not overlap.
 
     The first begins `horizon` rows into the period: the purge, for what was fitted to the time before it. Holding
@@ -90,7 +81,7 @@ def plan(panel: ReturnPanel, cell: Cell, period: Period, *, draws: int, seed: in
     begin = int(np.searchsorted(panel.dates, np.datetime64(period.first, "D"))) + cell.horizon
     zero = begin - _rows_lacking(panel, period)  # where holding period 0 starts or would have started
     first_number = -(-(max(begin, cell.n_obs) - zero) // cell.horizon)
-    steps: list[Step] = []
+    rebalances: list[Rebalance] = []
     kept = np.empty(0, int)
     first_stop, last_stop = zero + first_number * cell.horizon, len(panel.dates) - cell.horizon
     for number, stop in enumerate(range(first_stop, last_stop + 1, cell.horizon), start=first_number):
@@ -101,13 +92,13 @@ def plan(panel: ReturnPanel, cell: Cell, period: Period, *, draws: int, seed: in
         fresh = rng.choice(np.setdiff1d(candidates, stay), cell.n_assets - len(stay), replace=False)
         kept = np.concatenate([stay, fresh])
         others = [rng.choice(candidates, cell.n_assets, replace=False) for _ in range(draws - 1)]
-        steps.append(Step(stop, np.sort(np.stack([kept, *others]), axis=1), number))
-    if not steps:
+        rebalances.append(Rebalance(stop, np.sort(np.stack([kept, *others]), axis=1), number))
+    if not rebalances:
         raise ValueError(
             f"{panel.name} has no date from {period.first} to {period.last or 'its end'} with {cell.n_assets} assets "
             f"of {cell.n_obs} returns and {cell.horizon} rows to hold them"
         )
-    return steps
+    return rebalances
 
 
 def evaluate(
@@ -126,20 +117,20 @@ def evaluate(
     ValueError
         If no date has enough assets.
     """
-    steps = plan(panel, cell, period, draws=draws, seed=seed)
+    rebalances = plan(panel, cell, period, draws=draws, seed=seed)
     estimators = dict(methods.estimators)
     if methods.hindsight_start is not None:
-        outcomes = [Outcome(*_rows(panel, cell, step.stop, u)) for step in steps for u in step.universes]
+        outcomes = [Outcome(*_rows(panel, cell, at.stop, universe)) for at in rebalances for universe in at.universes]
         estimators[HINDSIGHT] = learned_constants(hindsight_constants(outcomes, methods.hindsight_start))
     rng = np.random.default_rng([seed, cell.n_assets, cell.n_obs, 1])
-    before: dict[str, tuple[Step, np.ndarray]] = {}
+    before: dict[str, tuple[Rebalance, np.ndarray]] = {}
     score_rows, heads = [], []
-    for step in steps:
-        request = request_of(panel, cell, step)
-        forwards = [_rows(panel, cell, step.stop, universe)[1] for universe in step.universes]
-        random = [draw_random(rng, cell.n_assets) for _ in step.universes]
-        date = panel.dates[step.stop - 1].astype("datetime64[s]")
-        where = {"panel": panel.name, **cell._asdict(), "step": step.number, "date": date}
+    for rebalance in rebalances:
+        request = request_of(panel, cell, rebalance)
+        forwards = [_rows(panel, cell, rebalance.stop, universe)[1] for universe in rebalance.universes]
+        random = [draw_random(rng, cell.n_assets) for _ in rebalance.universes]
+        date = panel.dates[rebalance.stop - 1].astype("datetime64[s]")
+        where = {"panel": panel.name, **cell._asdict(), "step": rebalance.number, "date": date}
         outputs: dict[str, Outputs] = {}
         covariances: dict[str, Sequence[np.ndarray]] = {}
         seconds: dict[str, float] = {}
@@ -150,8 +141,8 @@ def evaluate(
             covariances[name], seconds[name] = _timed(estimator, request)
         for name, matrices in covariances.items():
             held = [_hold(*item) for item in zip(matrices, forwards, random, strict=True)]
-            trades = _turnover(panel, cell, before.get(name), step, held[0].gmv_weights)
-            before[name] = (step, held[0].gmv_weights)
+            trades = _turnover(panel, cell, before.get(name), rebalance, held[0].gmv_weights)
+            before[name] = (rebalance, held[0].gmv_weights)
             per_universe = {"milliseconds": 1e3 * seconds[name] / len(held)}
             score_rows.append({**where, "method": name, **_average(held), "turnover": trades, **per_universe})
         for name, answer in outputs.items():
@@ -168,13 +159,13 @@ def _rows_lacking(panel: ReturnPanel, period: Period) -> int:
     return round(weekdays * len(panel.dates) / max(int(np.busday_count(first, last + 1)), 1))
 
 
-def request_of(panel: ReturnPanel, cell: Cell, step: Step) -> Request:
+def request_of(panel: ReturnPanel, cell: Cell, rebalance: Rebalance) -> Request:
     """What an estimator is shown: the past, and nothing else."""
-    stop = step.stop
+    stop = rebalance.stop
     return read_request(
         panel.returns[:stop],
-        step.universes.astype(np.int32),
-        windows=np.tile(np.array([stop - cell.n_obs, stop], np.int32), (len(step.universes), 1)),
+        rebalance.universes.astype(np.int32),
+        windows=np.tile(np.array([stop - cell.n_obs, stop], np.int32), (len(rebalance.universes), 1)),
         market=panel.market[:stop],
         dates=panel.dates[:stop].astype(np.int64).astype(np.int32),
     )
@@ -211,15 +202,19 @@ def _average(held: Sequence[Held]) -> dict[str, Any]:
 
 
 def _turnover(
-    panel: ReturnPanel, cell: Cell, before: tuple[Step, np.ndarray] | None, step: Step, weights: np.ndarray
+    panel: ReturnPanel,
+    cell: Cell,
+    before: tuple[Rebalance, np.ndarray] | None,
+    rebalance: Rebalance,
+    weights: np.ndarray,
 ) -> float:
     """Trades of the first draw's portfolio, NaN where the date before was left out or there was none."""
-    if before is None or step.stop - before[0].stop != cell.horizon:
+    if before is None or rebalance.stop - before[0].stop != cell.horizon:
         return float("nan")
-    names = np.union1d(before[0].universes[0], step.universes[0])
+    names = np.union1d(before[0].universes[0], rebalance.universes[0])
     old, new = np.zeros(len(names)), np.zeros(len(names))
     old[np.searchsorted(names, before[0].universes[0])] = before[1]
-    new[np.searchsorted(names, step.universes[0])] = weights
+    new[np.searchsorted(names, rebalance.universes[0])] = weights
     return turnover(old, new, holding_returns(panel.returns, before[0].stop, cell.horizon)[:, names])
 
 

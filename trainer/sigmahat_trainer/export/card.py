@@ -1,128 +1,69 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a training run to the model repository: INT8 members, the gate they must pass, and the model card."""
+"""The model card, for programs and for people: what the members were trained on, how well, and what INT8 changed."""
 
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
-import torch
 
 from sigmahat_kernels.features import FEATURE_NAMES
-from sigmahat_kernels.manifest import read_verified, write_manifest
-from sigmahat_kernels.members import MEMBER_FILES, MemberError
-from sigmahat_trainer.data.dataset import SIZES, WINDOWS
-from sigmahat_trainer.export.onnx import (
-    MEAN_LIMIT,
-    P99_LIMIT,
-    check_int8_difference,
-    checkpoints,
-    clipped_share,
-    export_onnx,
-    int8_difference,
-    intensity_difference,
-    load_member,
-)
-from sigmahat_trainer.export.quantize import quantize
-from sigmahat_trainer.model.network import CLIP, MemberNetwork
+from sigmahat_kernels.members import MEMBER_FILES
+from sigmahat_trainer.data.dataset import SIZES, WINDOW_LENGTHS
+from sigmahat_trainer.export.gate import MEAN_LIMIT, P99_LIMIT, Difference
+from sigmahat_trainer.model.network import CLIP
 
 CARD, READABLE_CARD = "model_card.json", "MODEL_CARD.md"
 
+_OF_THE_RUN_ALONE = ("members", "run")
+"""Parts of a run's metrics that its card leaves out: the course of each member, the digests of its data and code."""
 
-def export_ensemble(run: Path, model_repository: Path) -> list[dict[str, dict[str, float]]]:
-    """Quantise, check and install all members; nothing is installed unless all of them pass.
+
+def describe(
+    metrics: Mapping[str, Any],
+    differences: Sequence[Mapping[str, Difference]],
+    intensity_difference: Mapping[str, float],
+    clipped: Sequence[np.ndarray],
+) -> dict[str, Any]:
+    """The card of an ensemble.
 
     Parameters
     ----------
-    run : Path
-        Folder that ``sigmahat train`` wrote.
-    model_repository : Path
-        Receives ``member_k/1/*.onnx``, a file a precision, their manifest and the card.
-
-    Returns
-    -------
-    list of dict
-        Of each member, what INT8 changed in its probabilities on validation features (`export.int8_difference`).
-
-    Raises
-    ------
-    QuantisationError
-        If INT8 changes a member's answers, or the ensemble's intensity, too much.
-    ManifestError
-        If a file of the run is not the one that training wrote.
-    MemberError
-        If the repository is configured for another number of members than the run has.
+    metrics : mapping
+        Of the training run.
+    differences : sequence of mappings
+        Of each member, what each precision changed.
+    intensity_difference : mapping
+        What INT8 changed in the ensemble's intensity.
+    clipped : sequence of arrays of shape (n_features,)
+        Of each member, `gate.clipped_share`.
     """
-    metrics = json.loads((run / "metrics.json").read_text())
-    trained = checkpoints(run)
-    _check_members(model_repository, len(trained))
-    for path in (run / "features.npz", *trained):
-        read_verified(path, run)
-    with np.load(run / "features.npz", allow_pickle=False) as rows:
-        calibration, validation = rows["calibration"], rows["validation"]
-    networks = [load_member(path, feature_names=FEATURE_NAMES).network for path in trained]
-    metadata = {"features": ",".join(FEATURE_NAMES), "commit": metrics["commit"]}
-    differences = []
-    with tempfile.TemporaryDirectory() as scratch:
-        folders = [Path(scratch) / path.stem for path in trained]
-        for network, folder in zip(networks, folders, strict=True):
-            folder.mkdir()
-            quantised = quantize(network, torch.from_numpy(calibration))
-            export_onnx(quantised, folder / MEMBER_FILES["int8"], metadata)
-            export_onnx(quantised, folder / MEMBER_FILES["int8-fp16"], metadata, half=True)
-            export_onnx(network, folder / MEMBER_FILES["fp16"], metadata, half=True)
-            differences.append(
-                {name: int8_difference(network, folder / file, validation) for name, file in MEMBER_FILES.items()}
-            )
-            for difference in differences[-1].values():
-                check_int8_difference(difference)
-        intensity = intensity_difference(networks, [folder / MEMBER_FILES["int8"] for folder in folders], validation)
-        check_int8_difference({"intensity": intensity})
-        clipped = [_clipped_inputs(network, validation) for network in networks]
-        card = _summary(metrics, differences, {"intensity_difference": intensity, "clipped_inputs": clipped})
-        page = readable(card)
-        for folder in folders:
-            installed = model_repository / folder.name / "1"
-            installed.mkdir(parents=True, exist_ok=True)
-            for file in MEMBER_FILES.values():
-                shutil.copy(folder / file, installed / file)
-    write_manifest(model_repository, sorted(model_repository.glob("member_*/1/*.onnx")))
-    (model_repository / CARD).write_text(json.dumps(card, indent=1) + "\n")
-    (model_repository / READABLE_CARD).write_text(page)
-    return [difference["int8"] for difference in differences]
-
-
-def _check_members(model_repository: Path, trained: int) -> None:
-    configured = len(list(model_repository.glob("member_*/config.pbtxt")))
-    if configured not in (0, trained):  # a folder without configurations is no repository yet
-        raise MemberError(
-            f"{model_repository} is configured for {configured} members, the run has {trained}: run "
-            f"python {model_repository / 'make_configurations.py'} --members {trained} first"
-        )
-
-
-def _clipped_inputs(network: MemberNetwork, validation: np.ndarray) -> dict[str, Any]:
-    share = clipped_share(network, validation)
-    most = int(share.argmax())
-    return {"share": float(share.mean()), "most_feature": FEATURE_NAMES[most], "most_share": float(share[most])}
-
-
-def _summary(metrics: dict[str, Any], differences: Sequence[dict[str, Any]], quality: dict[str, Any]) -> dict[str, Any]:
     last = [
         {name: history[-1][name] for name in map("validation_{}".format, _LOSSES)} for history in metrics["members"]
     ]
-    kept = {name: value for name, value in metrics.items() if name != "members"}
+    kept = {name: value for name, value in metrics.items() if name not in _OF_THE_RUN_ALONE}
     kept["validation_of_constants"] = {name: metrics["validation_of_constants"][name] for name in _LOSSES}
     by_precision = {
         f"{name.replace('-', '_')}_difference": [member[name] for member in differences] for name in MEMBER_FILES
     }
-    return {**kept, "validation_of_members": last, **by_precision, **quality}
+    return {
+        **kept,
+        "validation_of_members": last,
+        **by_precision,
+        "intensity_difference": dict(intensity_difference),
+        "clipped_inputs": [_most_clipped(share) for share in clipped],
+    }
+
+
+def write_card(card: Mapping[str, Any], model_repository: Path) -> None:
+    """Write the card beside the members, as JSON and as a page."""
+    page = readable(card)
+    (model_repository / CARD).write_text(json.dumps(card, indent=1) + "\n")
+    (model_repository / READABLE_CARD).write_text(page)
 
 
 def read_card(model_repository: Path) -> dict[str, Any]:
@@ -131,7 +72,7 @@ def read_card(model_repository: Path) -> dict[str, Any]:
     return card
 
 
-def readable(card: dict[str, Any]) -> str:
+def readable(card: Mapping[str, Any]) -> str:
     """The card as Markdown, from ``model_card.md.jinja``."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("sigmahat_trainer.export", ""),
@@ -141,13 +82,18 @@ def readable(card: dict[str, Any]) -> str:
     return environment.get_template("model_card.md.jinja").render(
         card,
         n_features=len(FEATURE_NAMES),
-        windows=WINDOWS,
+        windows=WINDOW_LENGTHS,
         sizes=SIZES,
         losses=_LOSSES,
         mean_limit=MEAN_LIMIT,
         p99_limit=P99_LIMIT,
         clip=CLIP,
     )
+
+
+def _most_clipped(share: np.ndarray) -> dict[str, Any]:
+    most = int(share.argmax())
+    return {"share": float(share.mean()), "most_feature": FEATURE_NAMES[most], "most_share": float(share[most])}
 
 
 _LOSSES = {

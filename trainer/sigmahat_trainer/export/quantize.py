@@ -18,7 +18,6 @@ from torch.nn.utils.fusion import fuse_linear_bn_eval
 from sigmahat_trainer.model.network import MemberNetwork, ResidualBlock
 
 QUANTILE = 0.9999
-CALIBRATION_ROWS = 8192
 
 _SMALLEST_SCALE = 1e-8
 
@@ -102,8 +101,8 @@ class QLinear(nn.Linear):
 def quantize(network: MemberNetwork, calibration_features: Tensor) -> MemberNetwork:
     """A copy of `network`, in eval mode, whose layers round to int8 with scales from `calibration_features`.
 
-    At most CALIBRATION_ROWS rows, evenly spaced, of the features of shape (n, n_features) are used. A thousand rows of
-    the training data are enough; a hundred are not, because the scale is an extreme quantile.
+    The features have shape (n, n_features). A thousand rows of the training data are enough; a hundred are not, because
+    the scale is an extreme quantile.
     """
     if calibration_features.ndim != 2 or calibration_features.shape[1] != network.n_features:
         raise ValueError(
@@ -118,8 +117,7 @@ def quantize(network: MemberNetwork, calibration_features: Tensor) -> MemberNetw
     layers = quantised_layers(quantised)
     for layer in layers:
         layer.mode = "calib"
-    step = -(-len(calibration_features) // CALIBRATION_ROWS)
-    quantised(calibration_features[::step].to(quantised.median.device))
+    quantised(calibration_features.to(quantised.median.device))
     for layer in layers:
         layer.finish_calibration()
     return quantised

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sigmahat_kernels.parameters import LAYOUT, N_PARAMETERS, TARGETS, Parameters, split_parameters
+from sigmahat_trainer.model.estimate import Estimate, EstimateInputs, estimate
 
 CONDITION_ROWS = 1
 """Rows of each size of a batch whose condition number is measured: an eigenvalue problem each, and few teach."""
@@ -25,20 +26,13 @@ LARGEST_RATIO = 50.0
 
 _RIDGE = 1e-5
 _SMALLEST_VARIANCE = 1e-12
-_SMALLEST_INTENSITY = 1e-5
 
 
-class Batch(NamedTuple):
-    """A batch of `dataset.Sample` as tensors; `B` universes of `N` assets."""
+class HoldingPeriod(NamedTuple):
+    """What the losses read: the period after each of `B` windows of `N` assets."""
 
-    features: Tensor  # (B, F)
-    slow: Tensor  # (B, N, N)
-    fast: Tensor  # (B, N, N)
-    log_volatility: Tensor  # (B, 3, N)
-    assets: Tensor  # (B, N, N_ASSET_STATISTICS)
-    forward: Tensor  # (B, H, N)
-    regime: Tensor  # (B,)
-    period: Tensor  # (B,)
+    forward: Tensor  # (B, H, N) simple returns; after an asset's last trade 0
+    regime: Tensor  # (B,) int64, `dataset.regime_label`
 
 
 class Portfolio(NamedTuple):
@@ -47,61 +41,6 @@ class Portfolio(NamedTuple):
     weights: Tensor  # (B, N)
     log_realised: Tensor  # (B,) ln of its realised variance per period
     log_forecast: Tensor  # (B,) ln of the variance that the estimate gave it
-
-
-class Estimate(NamedTuple):
-    """An estimate in parts: Sigma = e^2s (D R D + c 11'), with D R D as the minimum-variance portfolio sees it."""
-
-    correlation: Tensor  # (B, N, N) R
-    log_volatility: Tensor  # (B, N) ln D
-    log_factor: Tensor  # (B,) s
-    common_variance: Tensor  # (B,) c, in squared returns per period
-
-
-def estimate(batch: Batch, heads: Parameters) -> Estimate:
-    """What `sigmahat_kernels.covariance.estimate_covariance` computes for these heads, differentiable."""
-    log_volatility = blend_log_volatility(batch, heads)
-    harmonic_mean = 1.0 / torch.exp(-2.0 * log_volatility).mean(dim=1)
-    log_factor, share = heads.level.unbind(dim=1)
-    return Estimate(shrink_correlation(batch, heads), log_volatility, log_factor, share * harmonic_mean)
-
-
-def blend_log_volatility(batch: Batch, heads: Parameters) -> Tensor:
-    """Logarithms of `sigmahat_kernels.covariance.blend_volatility` and what the tilt adds, differentiable; (B, N)."""
-    blend = heads.volatility
-    logs = torch.einsum("bkn,bk->bn", batch.log_volatility, blend[:, :-1])
-    pulled = logs + blend[:, -1:] * (logs.mean(dim=1, keepdim=True) - logs)
-    return pulled + torch.einsum("bnk,bk->bn", batch.assets, heads.volatility_tilt)
-
-
-def shrink_correlation(batch: Batch, heads: Parameters) -> Tensor:
-    """As `sigmahat_kernels.covariance.shrink_correlation` with tilted intensities, differentiable.
-
-    Returns
-    -------
-    tensor of shape (B, N, N), unit diagonal.
-    """
-    slow = batch.slow
-    n_assets = slow.shape[-1]
-    row_sum = slow.sum(dim=-1)
-    total = row_sum.sum(dim=-1)
-    average = (total - n_assets) / (n_assets * (n_assets - 1))
-    loadings = row_sum / total.clamp_min(1e-6).sqrt()[:, None]
-    weights = heads.target_weights * heads.target_intensity
-    intensity = weights.sum(dim=1).clamp(_SMALLEST_INTENSITY, 1.0 - _SMALLEST_INTENSITY)
-    shares = weights / intensity[:, None]
-    tilted = torch.sigmoid(intensity.logit()[:, None] + torch.einsum("bnk,bk->bn", batch.assets, heads.intensity_tilt))
-
-    def cell(coefficient: Tensor) -> Tensor:
-        return coefficient[:, None, None]
-
-    keep, pull = (1.0 - tilted).sqrt(), tilted.sqrt()
-    mixed = cell(1.0 - heads.memory[:, 0]) * slow + cell(heads.memory[:, 0]) * batch.fast
-    target = cell(shares[:, 1] * average) + (cell(shares[:, 2]) * loadings[:, :, None]) * loadings[:, None, :]
-    shrunk = (keep[:, :, None] * mixed) * keep[:, None, :] + (pull[:, :, None] * target) * pull[:, None, :]
-    # Every target has a unit diagonal, and so has their mix.
-    identity = torch.eye(n_assets, dtype=slow.dtype)
-    return shrunk * (1.0 - identity) + identity
 
 
 def minimum_variance(estimate: Estimate, forward: Tensor) -> Portfolio:
@@ -176,7 +115,8 @@ def member_losses(
     parameters: Tensor,
     logits: Tensor,
     constant_logits: Tensor,
-    batch: Batch,
+    inputs: EstimateInputs,
+    after: HoldingPeriod,
     *,
     target: int,
     qlike_weight: float,
@@ -191,15 +131,16 @@ def member_losses(
         A member's answer, after and before its activations.
     constant_logits : tensor of shape (N_PARAMETERS,)
         The learned constants, to which the decision heads are pulled.
-    batch : Batch
+    inputs : EstimateInputs
+    after : HoldingPeriod
     target : int
         Which head is scored alone in this batch: one drawn at random costs a third of all and has the same average.
     qlike_weight, auxiliary_weight, residual_weight : float
         Weights of the score of random portfolios, of the sum of the auxiliary losses, and of the pull to the constants.
     """
     heads = split_parameters(parameters)
-    whole = estimate(batch, heads)
-    together = minimum_variance(whole, batch.forward)
+    whole = estimate(inputs, heads)
+    together = minimum_variance(whole, after.forward)
 
     # Only the level learns to forecast: it leaves the minimum-variance portfolio as the decision wants it. That one is
     # forecast too, because an estimate is most wrong about what was optimised on it.
@@ -210,14 +151,14 @@ def member_losses(
         heads.level[:, 1] / torch.exp(-2.0 * whole.log_volatility.detach()).mean(dim=1),
     )
     portfolios = torch.cat([random_portfolios(*together.weights.shape), together.weights.detach()[:, None]], dim=1)
-    score = qlike(levelled, batch.forward, portfolios).mean()
+    score = qlike(levelled, after.forward, portfolios).mean()
 
     # Alone, only the head's own intensity learns: what it would use if it were the one target.
     only = functional.one_hot(torch.tensor(target), len(TARGETS)).expand_as(heads.target_weights)
     alone_heads = Parameters(*(values.detach() for values in heads))._replace(
         target_weights=only, target_intensity=heads.target_intensity
     )
-    alone = minimum_variance(estimate(batch, alone_heads), batch.forward)
+    alone = minimum_variance(estimate(inputs, alone_heads), after.forward)
     as_good = (alone.log_realised <= together.log_realised).float().detach()
     confidence = functional.binary_cross_entropy(heads.target_confidence[:, target], as_good)
 
@@ -228,7 +169,7 @@ def member_losses(
     rows = slice(0, CONDITION_ROWS)
     measured = log10_condition(Estimate(*(values[rows].detach() for values in whole)))
     condition = (heads.condition[rows, 0] - measured) ** 2
-    regime = functional.nll_loss(heads.regime.clamp_min(1e-8).log(), batch.regime)
+    regime = functional.nll_loss(heads.regime.clamp_min(1e-8).log(), after.regime)
     residual = ((logits - constant_logits)[:, _DECISION] ** 2).mean()
 
     decision, alone_loss = together.log_realised.mean(), alone.log_realised.mean()

@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import Field, fields, is_dataclass
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, fields
+from typing import Any, NamedTuple
 
 from optuna.distributions import (
     BaseDistribution,
@@ -15,9 +14,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from sigmahat_trainer.config import NetworkConfig, TrainConfig
-
-Config = TypeVar("Config")
+from sigmahat_trainer.config import NetworkConfig, TrainConfig, declared_settings, replace_settings, settings_of
 
 SEARCHED = (*(each.name for each in fields(NetworkConfig)), "learning_rate", "weight_decay", "batch_size", "schedule")
 """What a search varies unless it is told otherwise: the size of the network and how its weights are found."""
@@ -97,7 +94,7 @@ def search_space(vary: Sequence[Vary] = tuple(map(Vary, SEARCHED))) -> SearchSpa
     >>> search_space([Vary("learning_rate")]).distributions
     {'learning_rate': FloatDistribution(high=0.01, log=True, low=0.0001, step=None)}
     """
-    known = {field.name: field for field in _declared(TrainConfig())}
+    known = {field.name: field for field in declared_settings(TrainConfig)}
     names = [each.name for each in vary]
     if unknown := sorted(set(names) - set(known)):
         raise ValueError(f"unknown settings {unknown}; there are {sorted(known)}")
@@ -119,34 +116,6 @@ def search_space(vary: Sequence[Vary] = tuple(map(Vary, SEARCHED))) -> SearchSpa
         else:
             distributions[each.name] = IntDistribution(int(low), int(high))
     return SearchSpace(distributions, {name: known[name] for name in names})
-
-
-def settings_of(config: TrainConfig) -> dict[str, Any]:
-    """All settings of a configuration by name, those of the network too."""
-    return {field.name: value for field, value in _walk(config)}
-
-
-def replace_settings(config: Config, values: Mapping[str, Any]) -> Config:
-    """Return `config` with some settings changed, wherever in it they are."""
-    changes = {
-        field.name: replace_settings(value, values) if is_dataclass(value) else values.get(field.name, value)
-        for field in fields(config)  # type: ignore[arg-type]
-        for value in [getattr(config, field.name)]
-    }
-    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
-
-
-def _walk(config: Any) -> Iterator[tuple[Field[Any], Any]]:
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if is_dataclass(value):
-            yield from _walk(value)
-        else:
-            yield field, value
-
-
-def _declared(config: Any) -> Iterator[Field[Any]]:
-    return (field for field, _ in _walk(config))
 
 
 def _range(each: Vary, field: Field[Any]) -> tuple[float, float]:

@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
 import multiprocessing
-import os
 import signal
 import time
 import warnings
@@ -23,18 +21,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import optuna
 import torch
+from filelock import FileLock, Timeout
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from sigmahat_kernels.files import write_whole
 from sigmahat_trainer.config import TrainConfig, from_dict
-from sigmahat_trainer.data.window_sets import Drawn, open_drawn, pool
+from sigmahat_trainer.data.sample_sets import SampleSets, open_sample_sets, pool
 from sigmahat_trainer.provenance import provenance
 from sigmahat_trainer.search.plots import draw_search
 from sigmahat_trainer.search.space import SearchSpace, Vary, search_space, settings_of
-from sigmahat_trainer.training.member import evaluate_losses, fit_constants, train_member
+from sigmahat_trainer.training.constants import fit_constants
+from sigmahat_trainer.training.member import train_member
+from sigmahat_trainer.training.shared_losses import evaluate_losses
 
 JOURNAL, RESULT = "search.journal", "search.json"
 
@@ -70,7 +72,7 @@ def search(
     Parameters
     ----------
     dataset : Path
-        As `open_drawn` reads it.
+        As `open_sample_sets` reads it.
     config : TrainConfig
         The settings that are not searched; `seed` is that of the members, which all start alike, and of the proposals.
     folder : Path
@@ -98,31 +100,31 @@ def search(
     """
     started = time.monotonic()
     space = search_space() if vary is None else search_space(vary)
-    drawn = open_drawn(dataset)
+    sets = open_sample_sets(dataset)
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
-        study = _open_study(folder, _identity(config, space, drawn))
-        constants = _constants(study, drawn, config, console)
-        loop = _Loop(study, space, config, dataset, constants, console)
-        with loop.progress:
+        study = _open_study(folder, _identity(config, space, sets))
+        constants = _constants(study, sets, config, console)
+        under_way = _Trials(study, space, config, dataset, constants, console)
+        with under_way.progress:
             try:
-                loop.show_done(trials)
+                under_way.show_done(trials)
                 while True:
                     late = timeout_s is not None and time.monotonic() - started > timeout_s
-                    wanted = 0 if late else trials - len(finished_trials(study)) - len(loop.running)
-                    if wanted > 0 and len(loop.running) < processes:
-                        loop.start(parallel=processes > 1)
-                    elif loop.running:
-                        loop.answer()
+                    wanted = 0 if late else trials - len(finished_trials(study)) - len(under_way.running)
+                    if wanted > 0 and len(under_way.running) < processes:
+                        under_way.start(parallel=processes > 1)
+                    elif under_way.running:
+                        under_way.answer()
                     else:
                         break
-                    _write_json(folder / RESULT, _result(study, space, config))
-                    loop.show_done(trials)
+                    _write_result(folder, _result(study, space, config))
+                    under_way.show_done(trials)
             finally:
-                for running in loop.running.values():
+                for running in under_way.running.values():
                     running.process.terminate()
         result = _result(study, space, config)
-        _write_json(folder / RESULT, result)
+        _write_result(folder, result)
         draw_search(result, folder)
     return result
 
@@ -132,7 +134,7 @@ def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
     return [trial for trial in study.get_trials(deepcopy=False) if _state(trial) in ("complete", "pruned", "failed")]
 
 
-class _Running(NamedTuple):
+class _TrialProcess(NamedTuple):
     trial: Trial
     process: BaseProcess
     bar: TaskID
@@ -142,7 +144,7 @@ class _Pruned(Exception):
     """The median of the trials before was better."""
 
 
-class _Loop:
+class _Trials:
     """The trials under way, one process each; only this side knows of the study."""
 
     def __init__(
@@ -155,7 +157,7 @@ class _Loop:
         console: Console,
     ) -> None:
         self.study, self.space, self.config, self.dataset, self.constants = study, space, config, dataset, constants
-        self.running: dict[Connection, _Running] = {}
+        self.running: dict[Connection, _TrialProcess] = {}
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -187,7 +189,7 @@ class _Loop:
         process.start()
         there.close()  # so that reading from `here` ends when the process does
         bar = self.progress.add_task(f"trial {trial.number + 1}", total=config.epochs, loss="")
-        self.running[here] = _Running(trial, process, bar)
+        self.running[here] = _TrialProcess(trial, process, bar)
 
     def answer(self) -> None:
         """Wait for news of the trials under way, and deal with them."""
@@ -204,12 +206,12 @@ class _Loop:
             else:
                 self._end(connection, running, kind, *content)
 
-    def _epoch(self, connection: Connection, running: _Running, epoch: int, loss: float) -> None:
+    def _epoch(self, connection: Connection, running: _TrialProcess, epoch: int, loss: float) -> None:
         running.trial.report(loss, epoch)
         self.progress.update(running.bar, completed=epoch, loss=f"validation {loss:.4f}")
         connection.send(epoch < self.config.epochs and running.trial.should_prune())
 
-    def _end(self, connection: Connection, running: _Running, kind: str, content: Any = None) -> None:
+    def _end(self, connection: Connection, running: _TrialProcess, kind: str, content: Any = None) -> None:
         del self.running[connection]
         if kind == "complete":
             running.trial.set_user_attr("validation", content)
@@ -243,17 +245,17 @@ def _train_trial(connection: Connection, dataset: str, config: dict[str, Any], c
         if connection.recv():
             raise _Pruned
 
-    drawn = open_drawn(Path(dataset))
+    sets = open_sample_sets(Path(dataset))
     try:
         trained = train_member(
-            drawn.training,
-            pool(drawn.validation),
+            sets.training,
+            pool(sets.validation),
             torch.from_numpy(constants),
             settings,
             member=0,
             progress=report,
         )
-        connection.send(("complete", _decision_losses(trained.network, drawn, settings)))
+        connection.send(("complete", _decision_losses(trained.network, sets, settings)))
     except _Pruned:
         connection.send(("pruned",))
     except (ArithmeticError, RuntimeError, ValueError) as error:
@@ -262,11 +264,11 @@ def _train_trial(connection: Connection, dataset: str, config: dict[str, Any], c
         return
 
 
-def _decision_losses(answerer: Any, drawn: Drawn, config: TrainConfig) -> dict[str, float]:
+def _decision_losses(answerer: Any, sets: SampleSets, config: TrainConfig) -> dict[str, float]:
     """Validation loss by panel, of a network or of constants."""
     return {
         panel: evaluate_losses(answerer, validation, config)["decision"]
-        for panel, validation in drawn.validation.items()
+        for panel, validation in sets.validation.items()
     }
 
 
@@ -301,10 +303,10 @@ def _open_study(folder: Path, identity: dict[str, Any]) -> optuna.Study:
     return study
 
 
-def _identity(config: TrainConfig, space: SearchSpace, drawn: Drawn) -> dict[str, Any]:
+def _identity(config: TrainConfig, space: SearchSpace, sets: SampleSets) -> dict[str, Any]:
     """What must not change while a search goes on, as JSON gives it back."""
     digest = hashlib.sha256()
-    for dataset in (drawn.training, *drawn.validation.values()):
+    for dataset in (sets.training, *sets.validation.values()):
         for stack in dataset.by_size.values():
             digest.update(stack.features.tobytes())
     identity = {
@@ -314,8 +316,8 @@ def _identity(config: TrainConfig, space: SearchSpace, drawn: Drawn) -> dict[str
             for name, distribution in space.distributions.items()
         },
         "dataset": {
-            "training": len(drawn.training),
-            "validation": {panel: len(dataset) for panel, dataset in drawn.validation.items()},
+            "training": len(sets.training),
+            "validation": {panel: len(dataset) for panel, dataset in sets.validation.items()},
             "sha256_of_features": digest.hexdigest(),
         },
     }
@@ -323,13 +325,13 @@ def _identity(config: TrainConfig, space: SearchSpace, drawn: Drawn) -> dict[str
     return plain
 
 
-def _constants(study: optuna.Study, drawn: Drawn, config: TrainConfig, console: Console) -> torch.Tensor:
+def _constants(study: optuna.Study, sets: SampleSets, config: TrainConfig, console: Console) -> torch.Tensor:
     """Logits of the learned constants, the same for all trials; fitted once."""
     if "constants" not in study.user_attrs:
         torch.set_num_threads(1)
         with console.status("fitting the constants"):
-            constants = fit_constants(drawn.training, config)
-            losses = _decision_losses(constants, drawn, config)
+            constants = fit_constants(sets.training, config)
+            losses = _decision_losses(constants, sets, config)
         study.set_user_attr("constants", {"logits": constants.tolist(), "validation": losses})
     return torch.tensor(study.user_attrs["constants"]["logits"])
 
@@ -398,15 +400,12 @@ def _importance(study: optuna.Study) -> dict[str, float]:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; it goes when the process does, however that ends."""
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another search is running in {folder}") from None
-        yield
+    try:
+        with FileLock(folder / ".lock", blocking=False):
+            yield
+    except Timeout:
+        raise ValueError(f"another search is running in {folder}") from None
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(unfinished, path)
+def _write_result(folder: Path, content: dict[str, Any]) -> None:
+    write_whole(folder / RESULT, lambda file: file.write(json.dumps(content, indent=1).encode() + b"\n"))

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from sigmahat_trainer.training.distributed import is_first
 
 
 class OtherRunError(ValueError):
-    """The checkpoint is of a run with other settings, data or code."""
+    """The folder holds a run with other settings, data or code."""
 
 
 class Checkpoint(NamedTuple):
@@ -35,15 +35,10 @@ class Checkpoint(NamedTuple):
         if not self.path.exists():
             return None
         saved = torch.load(self.path, weights_only=True)  # data only: a checkpoint must not be able to run code
-        was, now = (dict(_flat(json.loads(run))) for run in (saved["run"], json.dumps(self.run)))
-        if differences := [
-            f"{name} was {was.get(name, 'not there')}, is {now.get(name, 'not there')}"
-            for name in sorted(was.keys() | now.keys())
-            if was.get(name) != now.get(name)
-        ]:
+        if others := differences(json.loads(saved["run"]), self.run):
             raise OtherRunError(
                 f"{self.path.parent} holds an unfinished run of other settings, data or code; "
-                f"finish it as it was begun, train elsewhere, or delete that folder: {', '.join(differences)}"
+                f"finish it as it was begun, train elsewhere, or delete that folder: {', '.join(others)}"
             )
         state: dict[str, Any] = saved["state"]
         return state
@@ -57,6 +52,16 @@ class Checkpoint(NamedTuple):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             content = {"run": json.dumps(self.run), "state": state}
             write_whole(self.path, lambda file: torch.save(content, file))
+
+
+def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two runs, in words; `was` has been through JSON, `now` need not have been."""
+    before, after = (dict(_flat(json.loads(json.dumps(run)))) for run in (was, now))
+    return [
+        f"{name} was {before.get(name, 'not there')}, is {after.get(name, 'not there')}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
 
 
 def _flat(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole training run: windows, constants, and the members side by side, one process and one thread each."""
+"""A whole training run: samples, constants, and the members side by side, one process and one thread each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import multiprocessing
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from multiprocessing.managers import SyncManager
@@ -25,19 +25,25 @@ from sigmahat_kernels.manifest import write_manifest
 from sigmahat_kernels.parallel import available_threads
 from sigmahat_kernels.parameters import split_parameters
 from sigmahat_trainer.config import TrainConfig
-from sigmahat_trainer.data.dataset import Dataset, open_dataset
+from sigmahat_trainer.data.dataset import open_dataset
 from sigmahat_trainer.data.panels import ReturnPanel
-from sigmahat_trainer.data.window_cache import cached_windows, describe_windows
-from sigmahat_trainer.export.onnx import save_member
+from sigmahat_trainer.data.sample_cache import cached_samples, describe_samples
+from sigmahat_trainer.data.sample_sets import drawing_settings
+from sigmahat_trainer.model.member_file import save_member
 from sigmahat_trainer.model.network import activate
 from sigmahat_trainer.processes import end_with_parent
 from sigmahat_trainer.provenance import code_digest, provenance
+from sigmahat_trainer.training.constants import fit_constants
 from sigmahat_trainer.training.distributed import first_alone, group_size, is_first, meet
-from sigmahat_trainer.training.member import evaluate_losses, fit_constants, train_member
-from sigmahat_trainer.training.resume import Checkpoint
+from sigmahat_trainer.training.member import train_member
+from sigmahat_trainer.training.resume import Checkpoint, OtherRunError, differences
+from sigmahat_trainer.training.shared_losses import evaluate_losses
 
-VALIDATION_WINDOWS = 3_000
+VALIDATION_SAMPLES = 3_000
 CALIBRATION_ROWS = 8_192
+"""Rows of features of training samples that a run keeps: what the scales of INT8 are taken from."""
+
+METRICS, CHECKPOINTS = "metrics.json", "checkpoints"
 
 
 def train_ensemble(
@@ -54,8 +60,8 @@ def train_ensemble(
     """Train all members and write them with their metrics.
 
     A run that was killed goes on where it was, if it is started again as it was; the outcome is the same to the bit.
-    Inside `distributed.group` all processes share each batch and train one member after the other; alone, this process
-    starts one for each member. Again the outcome is the same.
+    One that is finished is left as it is. Inside `distributed.group` all processes share each batch and train one
+    member after the other; alone, this process starts one for each member. Again the outcome is the same.
 
     Parameters
     ----------
@@ -69,7 +75,7 @@ def train_ensemble(
     console : Console
         Shows the progress.
     cache : Path, optional
-        Keeps the windows for other runs, see `shards`; default the folder ``windows`` beside `folder`.
+        Keeps the samples for other runs, see `data.sample_cache`; default the folder ``samples`` beside `folder`.
     workers : int, optional
         Processes that draw them; default one per available core.
 
@@ -81,101 +87,108 @@ def train_ensemble(
     Raises
     ------
     OtherRunError
-        If `folder` holds an unfinished run of other settings, data or code.
+        If `folder` holds a run of other settings, data or code, finished or not.
     """
     started, source = time.time(), provenance()  # of what starts, whatever is changed meanwhile
     torch.set_num_threads(1)  # threads inside small matrices cost more than the matrices
-    wanted = _wanted_windows(panels, config, train_until, validate_until)
+    wanted = _wanted_samples(panels, config, train_until, validate_until)
     run = {
         "config": asdict(config),
         "torch": torch.__version__,
-        "code": code_digest("sigmahat_trainer.training.member"),
-        **{name: describe_windows(days, **settings) for name, (days, settings) in wanted.items()},
+        "code": code_digest("sigmahat_trainer.training.member", "sigmahat_trainer.training.constants"),
+        **{name: describe_samples(used, **settings) for name, (used, settings) in wanted.items()},
     }
-    checkpoints = folder / "checkpoints"
-    of_constants = Checkpoint(checkpoints / "constants.pt", run)
-    fitted = of_constants.load()
+    if finished := _finished(folder, run):
+        console.print(f"{folder} holds this run already, finished: nothing to do")
+        return finished
+    of_constants = Checkpoint(folder / CHECKPOINTS / "constants.pt", run)
+    of_constants.load()  # before anything is drawn: the folder may hold another run
     with first_alone():
-        windows = {
-            name: cached_windows(days, cache or folder.parent / "windows", console=console, workers=workers, **settings)
-            for name, (days, settings) in wanted.items()
+        samples = {
+            name: cached_samples(used, cache or folder.parent / "samples", console=console, workers=workers, **settings)
+            for name, (used, settings) in wanted.items()
         }
-    drawn = time.time()
+    drawn_at = time.time()
     folder.mkdir(parents=True, exist_ok=True)
-    training, validation = (open_dataset(windows[name]) for name in ("training", "validation"))
-    if fitted is None:
-        with console.status("fitting the constants"):
-            constants = fit_constants(training, config)
-            fitted = {"constants": constants, "validation": evaluate_losses(constants, validation, config)}
-            of_constants.save(fitted)
-    constants = fitted["constants"]
-    task = _Task(config, constants.numpy(), windows, folder, checkpoints, run)
-    histories = _train_members(task, console)
-
+    fitted = _fitted_constants(samples, config, of_constants, console)
+    histories = _train_members(_SharedByMembers(config, fitted["constants"].numpy(), samples, folder, run), console)
     metrics = {
         "config": asdict(config),
-        "data": [
-            {"panel": panel.name, "rows": len(panel.dates), "assets": panel.returns.shape[1]}
-            | {"first": str(panel.dates[0]), "last": str(panel.dates[-1])}
-            for panel in panels
-        ],
+        "data": [_extent(panel) for panel in panels],
         "train_until": train_until,
         "validate_until": validate_until,
-        "constants": {
-            name: values.tolist() for name, values in split_parameters(activate(constants))._asdict().items()
-        },
+        "constants": _by_head(fitted["constants"]),
         "validation_of_constants": fitted["validation"],
         "members": histories,
-        "seconds": {"windows": round(drawn - started, 1), "all": round(time.time() - started, 1)},
+        "seconds": {"windows": round(drawn_at - started, 1), "all": round(time.time() - started, 1)},
         **source,
+        "run": run,
     }
     meet()  # the others may still be reading the last checkpoint
     if is_first():
-        _save_feature_rows(training, validation, folder / "features.npz", config.seed)
-        write_manifest(folder, [*sorted(folder.glob("member_*.safetensors")), folder / "features.npz"])
-        write_whole(folder / "metrics.json", lambda file: file.write(json.dumps(metrics, indent=1).encode() + b"\n"))
-        shutil.rmtree(checkpoints)
+        _finish(folder, samples, config.seed, metrics)
     return metrics
 
 
-def _wanted_windows(
+def _wanted_samples(
     panels: Sequence[ReturnPanel], config: TrainConfig, train_until: str, validate_until: str
 ) -> dict[str, tuple[list[ReturnPanel], dict[str, Any]]]:
     """The panels' days that may be used, and the settings of `draw_dataset`, for training and validation."""
-    training = {
-        "n_windows": config.windows,
-        "simulated_share": config.simulated_share,
-        "horizon": config.horizon,
-        "seed": config.seed,
-    }
-    validation = {
-        "n_windows": VALIDATION_WINDOWS,
-        "simulated_share": 0.0,
-        "horizon": config.horizon,
-        "seed": config.seed + 1,
-        "first": str(np.datetime64(train_until, "D") + 1),
-    }
-    return {
-        "training": ([panel.between(None, train_until) for panel in panels], training),
-        "validation": ([panel.between(None, validate_until) for panel in panels], validation),
-    }
+    settings = drawing_settings(config, train_until=train_until, validation_samples=VALIDATION_SAMPLES)
+    last_days = {"training": train_until, "validation": validate_until}
+    return {name: ([panel.between(None, last_days[name]) for panel in panels], settings[name]) for name in settings}
 
 
-class _Task(NamedTuple):
+def _finished(folder: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The metrics of the run if it is finished; None if it is not there, or not to its end."""
+    if not (folder / METRICS).exists():
+        return None
+    metrics: dict[str, Any] = json.loads((folder / METRICS).read_text())
+    if others := differences(metrics.get("run", {}), run):
+        raise OtherRunError(
+            f"{folder} holds a finished run of other settings, data or code; name a new folder: {', '.join(others)}"
+        )
+    return metrics
+
+
+def _fitted_constants(
+    samples: Mapping[str, Path], config: TrainConfig, checkpoint: Checkpoint, console: Console
+) -> dict[str, Any]:
+    """The learned constants and their losses, from the checkpoint or into it."""
+    fitted = checkpoint.load()
+    if fitted is None:
+        training, validation = (open_dataset(samples[name]) for name in ("training", "validation"))
+        with console.status("fitting the constants"):
+            constants = fit_constants(training, config)
+            fitted = {"constants": constants, "validation": evaluate_losses(constants, validation, config)}
+        checkpoint.save(fitted)
+    return fitted
+
+
+def _by_head(logits: torch.Tensor) -> dict[str, list[float]]:
+    return {name: values.tolist() for name, values in split_parameters(activate(logits))._asdict().items()}
+
+
+def _extent(panel: ReturnPanel) -> dict[str, Any]:
+    n_rows, n_assets = panel.returns.shape
+    span = {"first": str(panel.dates[0]), "last": str(panel.dates[-1])}
+    return {"panel": panel.name, "rows": n_rows, "assets": n_assets, **span}
+
+
+class _SharedByMembers(NamedTuple):
     """What all members have in common; sent to their processes."""
 
     config: TrainConfig
     constants: np.ndarray
-    windows: dict[str, Path]
+    samples: dict[str, Path]  # "training", "validation"
     folder: Path
-    checkpoints: Path
     run: dict[str, Any]
 
 
 Report = Callable[[tuple[int, int, float]], object]  # member, epochs done, validation loss
 
 
-def _train_members(task: _Task, console: Console) -> list[list[dict[str, float]]]:
+def _train_members(shared: _SharedByMembers, console: Console) -> list[list[dict[str, float]]]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -183,29 +196,29 @@ def _train_members(task: _Task, console: Console) -> list[list[dict[str, float]]
         TimeElapsedColumn(),
         TextColumn("{task.fields[loss]}"),
     )
-    members = range(task.config.members)
+    members = range(shared.config.members)
     with Progress(*columns, console=console) as progress:
-        bars = [progress.add_task(f"member {k + 1}", total=task.config.epochs, loss="") for k in members]
+        bars = [progress.add_task(f"member {k + 1}", total=shared.config.epochs, loss="") for k in members]
 
         def show(message: tuple[int, int, float]) -> None:
             member, epoch, decision = message
             progress.update(bars[member], completed=epoch, loss=f"validation {decision:.4f}")
 
         if group_size() > 1:
-            return [_train_one(member, task, show) for member in members]
-        return _train_side_by_side(task, show)
+            return [_train_one(member, shared, show) for member in members]
+        return _train_side_by_side(shared, show)
 
 
-def _train_side_by_side(task: _Task, show: Report) -> list[list[dict[str, float]]]:
+def _train_side_by_side(shared: _SharedByMembers, show: Report) -> list[list[dict[str, float]]]:
     """Train in as many processes as there are cores; each sends its progress home through a queue."""
     context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's threads in mid-air
-    n_members = task.config.members
+    n_members = shared.config.members
     n_processes = min(n_members, available_threads())
     manager = SyncManager(ctx=context)
     manager.start(end_with_parent)
     with manager, ProcessPoolExecutor(n_processes, mp_context=context, initializer=end_with_parent) as pool:
         messages = manager.Queue()
-        futures = [pool.submit(_train_one, member, task, messages.put) for member in range(n_members)]
+        futures = [pool.submit(_train_one, member, shared, messages.put) for member in range(n_members)]
         for future in futures:
             while not future.done() or not messages.empty():
                 if messages.empty():
@@ -215,7 +228,7 @@ def _train_side_by_side(task: _Task, show: Report) -> list[list[dict[str, float]
         return [future.result() for future in futures]
 
 
-def _train_one(member: int, task: _Task, report: Report) -> list[dict[str, float]]:
+def _train_one(member: int, shared: _SharedByMembers, report: Report) -> list[dict[str, float]]:
     torch.set_num_threads(1)
     name = f"member_{member + 1}"
 
@@ -223,21 +236,25 @@ def _train_one(member: int, task: _Task, report: Report) -> list[dict[str, float
         report((member, epoch, metrics["validation_decision"]))
 
     trained = train_member(
-        open_dataset(task.windows["training"]),
-        open_dataset(task.windows["validation"]),
-        torch.from_numpy(task.constants),
-        task.config,
+        open_dataset(shared.samples["training"]),
+        open_dataset(shared.samples["validation"]),
+        torch.from_numpy(shared.constants),
+        shared.config,
         member=member,
         progress=progress,
-        checkpoint=Checkpoint(task.checkpoints / f"{name}.pt", task.run),
+        checkpoint=Checkpoint(shared.folder / CHECKPOINTS / f"{name}.pt", shared.run),
     )
     if is_first():
-        save_member(trained.network, task.config, task.folder / f"{name}.safetensors", feature_names=FEATURE_NAMES)
+        save_member(trained.network, shared.config, shared.folder / f"{name}.safetensors", feature_names=FEATURE_NAMES)
     return trained.history
 
 
-def _save_feature_rows(training: Dataset, validation: Dataset, path: Path, seed: int) -> None:
-    rows = training.features()
-    picked = np.random.default_rng(seed).permutation(len(rows))[:CALIBRATION_ROWS]
-    content = {"calibration": rows[picked], "validation": validation.features()}
-    write_whole(path, lambda file: np.savez_compressed(file, **content))
+def _finish(folder: Path, samples: Mapping[str, Path], seed: int, metrics: Mapping[str, Any]) -> None:
+    """Write what else a finished run holds, the metrics last: they say that it is finished."""
+    training, validation = (open_dataset(samples[name]).features() for name in ("training", "validation"))
+    picked = np.random.default_rng(seed).permutation(len(training))[:CALIBRATION_ROWS]
+    rows = {"calibration": training[picked], "validation": validation}
+    write_whole(folder / "features.npz", lambda file: np.savez_compressed(file, **rows))
+    write_manifest(folder, [*sorted(folder.glob("member_*.safetensors")), folder / "features.npz"])
+    write_whole(folder / METRICS, lambda file: file.write(json.dumps(metrics, indent=1).encode() + b"\n"))
+    shutil.rmtree(folder / CHECKPOINTS)

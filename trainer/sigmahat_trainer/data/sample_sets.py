@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training and validation windows that were drawn once, for every experiment that is judged on the same ones."""
+"""Training and validation samples that were drawn once, for every experiment that is judged on the same ones."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,14 +18,14 @@ ALL = "all"
 """Name of a validation set that is not parted by panel."""
 
 
-class Drawn(NamedTuple):
+class SampleSets(NamedTuple):
     """What experiments are run on; mapped into memory."""
 
     training: Dataset
     validation: dict[str, Dataset]  # by panel, or one under `ALL`
 
 
-def open_drawn(folder: Path) -> Drawn:
+def open_sample_sets(folder: Path) -> SampleSets:
     """Open ``training`` and ``validation`` of a folder, as `save_dataset` wrote them.
 
     ``validation`` is one dataset, or holds a folder with one for each panel.
@@ -33,20 +33,20 @@ def open_drawn(folder: Path) -> Drawn:
     Raises
     ------
     FileNotFoundError
-        If a dataset is missing or has no windows.
+        If a dataset is missing or has no samples.
     """
     validation = folder / "validation"
     parts = {path.name: open_dataset(path) for path in sorted(validation.glob("*/"))}
-    drawn = Drawn(open_dataset(folder / "training"), parts or {ALL: open_dataset(validation)})
-    for name, dataset in {"training": drawn.training, **drawn.validation}.items():
+    sets = SampleSets(open_dataset(folder / "training"), parts or {ALL: open_dataset(validation)})
+    for name, dataset in {"training": sets.training, **sets.validation}.items():
         if not len(dataset):
             where = name if name == "training" else f"validation ({name})"
-            raise FileNotFoundError(f"{folder} has no windows for {where}; `sigmahat draw` writes such a folder")
-    return drawn
+            raise FileNotFoundError(f"{folder} has no samples for {where}; `sigmahat draw` writes such a folder")
+    return sets
 
 
 def pool(datasets: Mapping[str, Dataset]) -> Dataset:
-    """All windows of several datasets in one; with a single one, that one itself."""
+    """All samples of several datasets in one; with a single one, that one itself."""
     if len(datasets) == 1:
         return next(iter(datasets.values()))
     stacks: dict[int, list[Sample]] = {}
@@ -56,16 +56,35 @@ def pool(datasets: Mapping[str, Dataset]) -> Dataset:
     return Dataset({size: Sample(*map(np.concatenate, zip(*stacks[size], strict=True))) for size in sorted(stacks)})
 
 
-def draw(
+def drawing_settings(config: TrainConfig, *, train_until: str, validation_samples: int) -> dict[str, dict[str, Any]]:
+    """Settings of `draw_dataset` for the training samples of a configuration, and for those that it is judged on."""
+    return {
+        "training": {
+            "n_samples": config.windows,
+            "simulated_share": config.simulated_share,
+            "horizon": config.horizon,
+            "seed": config.seed,
+        },
+        "validation": {
+            "n_samples": validation_samples,
+            "simulated_share": 0.0,
+            "horizon": config.horizon,
+            "seed": config.seed + 1,
+            "first": str(np.datetime64(train_until, "D") + 1),  # not one holding period overlaps
+        },
+    }
+
+
+def draw_sample_sets(
     panels: Sequence[ReturnPanel],
     config: TrainConfig,
     folder: Path,
     *,
     train_until: str,
     validate_until: str,
-    validation_windows: int,
+    validation_samples: int,
 ) -> None:
-    """Draw windows as a training run does, but validation windows for each panel, and write them for `open_drawn`.
+    """Draw samples as a training run does, but validation samples for each panel; `open_sample_sets` opens the folder.
 
     Parameters
     ----------
@@ -76,7 +95,7 @@ def draw(
         Is made, and appears when it is complete.
     train_until, validate_until : str
         ISO dates. Training windows and their holding periods end by the first; validation holding periods lie between.
-    validation_windows : int
+    validation_samples : int
         For each panel that has dates in between.
 
     Raises
@@ -86,32 +105,18 @@ def draw(
     ValueError
         If no panel can be validated on.
     """
-    after_training = str(np.datetime64(train_until, "D") + 1)
+    settings = drawing_settings(config, train_until=train_until, validation_samples=validation_samples)
+    first = settings["validation"]["first"]
     validated = [
         panel
         for panel in (panel.between(None, validate_until) for panel in panels)
-        if len(panel.between(after_training, None).dates) >= config.horizon
+        if len(panel.between(first, None).dates) >= config.horizon
     ]
     if not validated:
-        raise ValueError(f"no panel has {config.horizon} days from {after_training} to {validate_until}")
+        raise ValueError(f"no panel has {config.horizon} days from {first} to {validate_until}")
     with new_folder(folder) as unfinished:
-        training = draw_dataset(
-            [panel.between(None, train_until) for panel in panels],
-            n_windows=config.windows,
-            simulated_share=config.simulated_share,
-            horizon=config.horizon,
-            seed=config.seed,
-            progress=True,
-        )
-        save_dataset(training, unfinished / "training")
+        used = [panel.between(None, train_until) for panel in panels]
+        save_dataset(draw_dataset(used, **settings["training"], progress=True), unfinished / "training")
         for panel in validated:
-            validation = draw_dataset(
-                [panel],
-                n_windows=validation_windows,
-                simulated_share=0.0,
-                horizon=config.horizon,
-                seed=config.seed + 1,
-                first=after_training,
-                progress=True,
-            )
+            validation = draw_dataset([panel], **settings["validation"], progress=True)
             save_dataset(validation, unfinished / "validation" / panel.name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Windows for what is fitted to earlier data: a universe of one panel, its past and the period after it."""
+"""Episodes for what is fitted to earlier data: a universe of one panel, its window and the period after it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sigmahat_trainer.baselines.adapters import fill_missing
 from sigmahat_trainer.data.dataset import MIN_COVERAGE, eligible_assets, holding_returns
-from sigmahat_trainer.data.panels import ReturnPanel
+from sigmahat_trainer.data.panels import ReturnPanel, fill_missing
 
 
-class Window(NamedTuple):
-    """Rows [stop - n_obs, stop) of some columns; the returns themselves stay in the panel."""
+class Episode(NamedTuple):
+    """Rows [stop - n_obs, stop) of some columns, and what followed; the returns themselves stay in the panel."""
 
     panel: ReturnPanel
     stop: int
@@ -31,15 +30,15 @@ class Window(NamedTuple):
         return holding_returns(self.panel.returns, self.stop, horizon)[:, self.universe].astype(np.float64)
 
 
-def draw_window(
+def draw_episode(
     rng: np.random.Generator, panel: ReturnPanel, *, n_assets: int, n_obs: int, horizon: int
-) -> Window | None:
-    """Draw one window at a random date, or None if the assets that qualify there by their past are too few."""
+) -> Episode | None:
+    """Draw one at a random date, or None if the assets that qualify there by their past are too few."""
     stop = int(rng.integers(n_obs, len(panel.dates) - horizon + 1))
     candidates = eligible_assets(panel.returns[stop - n_obs : stop], MIN_COVERAGE)
     if len(candidates) < n_assets:
         return None
-    return Window(panel, stop, n_obs, np.sort(rng.choice(candidates, n_assets, replace=False)))
+    return Episode(panel, stop, n_obs, np.sort(rng.choice(candidates, n_assets, replace=False)))
 
 
 def sizes_of(panel: ReturnPanel, sizes: Sequence[int]) -> list[int]:

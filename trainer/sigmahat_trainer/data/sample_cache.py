@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training windows drawn once, by many processes, and kept: the next run maps them into memory."""
+"""Training samples drawn once, by many processes, and kept: the next run maps them into memory."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import multiprocessing
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,44 +23,42 @@ from rich.progress import track
 from threadpoolctl import threadpool_limits
 
 from sigmahat_kernels.features import FEATURE_NAMES
-from sigmahat_kernels.files import write_whole
+from sigmahat_kernels.files import new_folder, write_whole
 from sigmahat_kernels.parallel import available_threads
 from sigmahat_trainer.data.dataset import UNIVERSES_PER_WINDOW, draw_dataset, open_dataset
 from sigmahat_trainer.data.panels import ReturnPanel
 from sigmahat_trainer.processes import end_with_parent
 from sigmahat_trainer.provenance import code_digest
 
-WINDOWS_PER_SHARD = 100 * UNIVERSES_PER_WINDOW
+SAMPLES_PER_CHUNK = 100 * UNIVERSES_PER_WINDOW
 """A few seconds of work: what a kill costs each process."""
 
-Settings = dict[str, Any]
 
-
-def describe_windows(panels: Sequence[ReturnPanel], **settings: Any) -> Settings:
+def describe_samples(panels: Sequence[ReturnPanel], **settings: Any) -> dict[str, Any]:
     """Everything that decides what is drawn: arguments of `draw_dataset`, the panels' content, features and code."""
     return {
         **settings,
         "panels": {panel.name: _panel_digest(panel) for panel in panels},
-        "windows_per_shard": WINDOWS_PER_SHARD,
+        "samples_per_chunk": SAMPLES_PER_CHUNK,
         "features": list(FEATURE_NAMES),
         "numpy": np.__version__,
         "code": code_digest("sigmahat_trainer.data.dataset"),
     }
 
 
-def cached_windows(
+def cached_samples(
     panels: Sequence[ReturnPanel], cache: Path, *, console: Console, workers: int | None = None, **settings: Any
 ) -> Path:
-    """Folder, for `open_dataset`, of what `draw_dataset` draws, shard by shard, unless the cache holds it already.
+    """Folder, for `open_dataset`, of what `draw_dataset` draws, chunk by chunk, unless the cache holds it already.
 
-    Shard k is seeded by (seed, k), so the windows are the same whoever draws which. Two runs that want the same windows
-    draw them once: the second waits. A run that is killed leaves its finished shards to the next.
+    Chunk k is seeded by (seed, k), so the samples are the same whoever draws which. Two runs that want the same samples
+    draw them once: the second waits. A run that is killed leaves its finished chunks to the next.
 
     Parameters
     ----------
     panels : sequence of ReturnPanel
     cache : Path
-        Gets one folder for each set of `describe_windows`, which may be deleted at any time between runs.
+        Gets one folder for each set of `describe_samples`, which may be deleted at any time between runs.
     console : Console
         Shows the progress.
     workers : int, optional
@@ -75,47 +72,51 @@ def cached_windows(
         As `draw_dataset`.
     """
     started = time.perf_counter()
-    description = json.dumps(describe_windows(panels, **settings), sort_keys=True, indent=1)
+    description = json.dumps(describe_samples(panels, **settings), sort_keys=True, indent=1)
     folder = cache / hashlib.sha256(description.encode()).hexdigest()[:16]
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
         if not (known := folder.is_dir()):
             _draw(panels, settings, folder, description, workers or available_threads(), console)
-        n_windows = len(open_dataset(folder))
+        n_samples = len(open_dataset(folder))
     done = "found" if known else "drawn"
-    console.print(f"{n_windows:,} windows {done} in {time.perf_counter() - started:.1f} s: {folder}")
+    console.print(f"{n_samples:,} samples {done} in {time.perf_counter() - started:.1f} s: {folder}")
     return folder
 
 
 def _draw(
-    panels: Sequence[ReturnPanel], settings: Settings, folder: Path, description: str, workers: int, console: Console
+    panels: Sequence[ReturnPanel],
+    settings: dict[str, Any],
+    folder: Path,
+    description: str,
+    workers: int,
+    console: Console,
 ) -> None:
-    shards = folder.with_suffix(".shards")
-    seeds = _shard_seeds(settings["seed"], -(-settings["n_windows"] // WINDOWS_PER_SHARD))
-    paths = [shards / f"{k:06d}.npz" for k in range(len(seeds))]
+    chunks = folder.with_suffix(".chunks")
+    seeds = _chunk_seeds(settings["seed"], -(-settings["n_samples"] // SAMPLES_PER_CHUNK))
+    paths = [chunks / f"{k:06d}.npz" for k in range(len(seeds))]
     work = [
-        partial(_draw_shard, path, **settings | {"n_windows": n_windows, "seed": seed})
-        for path, n_windows, seed in zip(paths, _shard_sizes(settings["n_windows"]), seeds, strict=True)
+        partial(_draw_chunk, path, **settings | {"n_samples": n_samples, "seed": seed})
+        for path, n_samples, seed in zip(paths, _chunk_sizes(settings["n_samples"]), seeds, strict=True)
         if not path.exists()
     ]
     bar = partial(track, total=len(paths), completed=len(paths) - len(work), console=console, transient=True)
-    for _ in bar(_run(work, panels, min(workers, len(work))), f"{settings['n_windows']:,} windows"):
+    for _ in bar(_run(work, panels, min(workers, len(work))), f"{settings['n_samples']:,} samples"):
         pass
-    draft = folder.with_suffix(".draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    _merge(paths, draft)
-    (draft / "windows.json").write_text(description + "\n")
-    os.replace(draft, folder)
-    shutil.rmtree(shards)
+    for left_by_a_kill in folder.parent.glob(f".{folder.name}.*"):
+        shutil.rmtree(left_by_a_kill)
+    with new_folder(folder) as draft:
+        _merge(paths, draft)
+        (draft / "samples.json").write_text(description + "\n")
+    shutil.rmtree(chunks)
 
 
-def _shard_sizes(n_windows: int) -> list[int]:
-    return [min(WINDOWS_PER_SHARD, n_windows - start) for start in range(0, n_windows, WINDOWS_PER_SHARD)]
+def _chunk_sizes(n_samples: int) -> list[int]:
+    return [min(SAMPLES_PER_CHUNK, n_samples - start) for start in range(0, n_samples, SAMPLES_PER_CHUNK)]
 
 
-def _shard_seeds(seed: int, n_shards: int) -> list[int]:
-    return [int(np.random.SeedSequence([seed, k]).generate_state(1, np.uint64)[0]) for k in range(n_shards)]
+def _chunk_seeds(seed: int, n_chunks: int) -> list[int]:
+    return [int(np.random.SeedSequence([seed, k]).generate_state(1, np.uint64)[0]) for k in range(n_chunks)]
 
 
 Work = Callable[[Sequence[ReturnPanel]], None]
@@ -135,7 +136,7 @@ def _run(work: Sequence[Work], panels: Sequence[ReturnPanel], workers: int) -> I
 
 
 _panels: Sequence[ReturnPanel] = ()
-"""In a worker: the panels, sent once and not with every shard."""
+"""In a worker: the panels, sent once and not with every chunk."""
 
 
 def _receive(panels: Sequence[ReturnPanel]) -> None:
@@ -148,7 +149,7 @@ def _work(draw: Work) -> None:
     draw(_panels)
 
 
-def _draw_shard(path: Path, panels: Sequence[ReturnPanel], **settings: Any) -> None:
+def _draw_chunk(path: Path, panels: Sequence[ReturnPanel], **settings: Any) -> None:
     # One BLAS thread: a worker has one core, and more might round otherwise.
     with threadpool_limits(1):
         dataset = draw_dataset(panels, **settings)
@@ -160,7 +161,7 @@ def _draw_shard(path: Path, panels: Sequence[ReturnPanel], **settings: Any) -> N
 
 
 def _merge(paths: Sequence[Path], folder: Path) -> None:
-    """Set the shards end to end, as `save_dataset` would have written them, holding one array of one at a time."""
+    """Set the chunks end to end, as `save_dataset` would have written them, holding one array of one at a time."""
     with ExitStack() as opened:
         files = [opened.enter_context(np.load(path)) for path in paths]
         for name in sorted({name for file in files for name in file.files}):

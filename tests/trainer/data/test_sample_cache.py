@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cache of training windows: what it holds, whoever drew it, and when it must be drawn anew."""
+"""The cache of training samples: what it holds, whoever drew it, and when it must be drawn anew."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from sigmahat_trainer.data import window_cache as shards
+from sigmahat_trainer.data import sample_cache as module
 from sigmahat_trainer.data.dataset import Sample, draw_dataset, open_dataset
 from sigmahat_trainer.data.panels import ReturnPanel
-from sigmahat_trainer.data.window_cache import cached_windows, describe_windows
+from sigmahat_trainer.data.sample_cache import cached_samples, describe_samples
 
-SETTINGS = {"n_windows": 30, "simulated_share": 0.3, "horizon": 10, "seed": 3, "first": None}
+SETTINGS = {"n_samples": 30, "simulated_share": 0.3, "horizon": 10, "seed": 3, "first": None}
 QUIET = Console(quiet=True)
 
 
@@ -32,12 +32,12 @@ PANELS = [panel(), panel("south", 2)]
 
 
 @pytest.fixture(autouse=True)
-def small_shards(monkeypatch):
-    monkeypatch.setattr(shards, "WINDOWS_PER_SHARD", 12)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(module, "SAMPLES_PER_CHUNK", 12)
 
 
 def draw(cache, *, workers=1, panels=PANELS, **changes):
-    return open_dataset(cached_windows(panels, cache, console=QUIET, workers=workers, **SETTINGS | changes))
+    return open_dataset(cached_samples(panels, cache, console=QUIET, workers=workers, **SETTINGS | changes))
 
 
 def contents(folder):
@@ -46,21 +46,21 @@ def contents(folder):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The seeds of the shards that this process draws."""
+    """The seeds of the chunks that this process draws."""
     seeds = []
 
     def spy(panels, **settings):
         seeds.append(settings["seed"])
         return draw_dataset(panels, **settings)
 
-    monkeypatch.setattr(shards, "draw_dataset", spy)
+    monkeypatch.setattr(module, "draw_dataset", spy)
     return seeds
 
 
 def test_the_cache_holds_what_is_drawn_shard_by_shard(tmp_path):
     dataset = draw(tmp_path)
     expected = [
-        draw_dataset(PANELS, **SETTINGS | {"n_windows": n, "seed": int(seed.generate_state(1, np.uint64)[0])})
+        draw_dataset(PANELS, **SETTINGS | {"n_samples": n, "seed": int(seed.generate_state(1, np.uint64)[0])})
         for n, seed in ((n, np.random.SeedSequence([3, k])) for k, n in enumerate((12, 12, 6)))
     ]
     assert len(dataset) == sum(map(len, expected)) == 30
@@ -70,10 +70,10 @@ def test_the_cache_holds_what_is_drawn_shard_by_shard(tmp_path):
             values = getattr(stack, name)
             assert isinstance(values, np.memmap)
             np.testing.assert_array_equal(values, np.concatenate([getattr(each, name) for each in holders]))
-    assert len({each.features().tobytes() for each in expected}) == 3  # no shard repeats another
+    assert len({each.features().tobytes() for each in expected}) == 3  # no chunk repeats another
 
 
-def test_windows_are_the_same_however_many_processes_draw_them(tmp_path):
+def test_samples_are_the_same_however_many_processes_draw_them(tmp_path):
     draw(tmp_path / "one")
     draw(tmp_path / "three", workers=3)
     assert contents(tmp_path / "one") == contents(tmp_path / "three") != {}
@@ -85,8 +85,8 @@ def test_a_second_run_draws_nothing(tmp_path, drawn):
     again = draw(tmp_path, workers=2)
     assert len(drawn) == 3
     np.testing.assert_array_equal(again.features(), first.features())
-    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())  # no shards, no draft
-    assert (folder / "windows.json").is_file()
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())  # no chunks, no draft
+    assert (folder / "samples.json").is_file()
 
 
 def changed(field, cell):
@@ -99,7 +99,7 @@ def changed(field, cell):
     "changes",
     [
         {"seed": 4},
-        {"n_windows": 31},
+        {"n_samples": 31},
         {"horizon": 11},
         {"first": "2012-02-01"},
         {"panels": PANELS[:1]},
@@ -109,18 +109,18 @@ def changed(field, cell):
         {"panels": changed("market", (100, 1))},
     ],
 )
-def test_whatever_decides_the_windows_has_its_own_folder(changes):
-    same = describe_windows([panel(), panel("south", 2)], **SETTINGS)
-    assert same == describe_windows(PANELS, **SETTINGS)
+def test_whatever_decides_the_samples_has_its_own_folder(changes):
+    same = describe_samples([panel(), panel("south", 2)], **SETTINGS)
+    assert same == describe_samples(PANELS, **SETTINGS)
     changes = {"panels": PANELS, **SETTINGS, **changes}
-    assert describe_windows(changes.pop("panels"), **changes) != same
+    assert describe_samples(changes.pop("panels"), **changes) != same
 
 
 def test_other_code_and_other_features_draw_anew(tmp_path, monkeypatch, drawn):
     for name, value in (("seed", 0), ("code_digest", lambda _: "other"), ("FEATURE_NAMES", ("other",))):
         if name != "seed":
-            monkeypatch.setattr(shards, name, value)
-        draw(tmp_path, n_windows=6)
+            monkeypatch.setattr(module, name, value)
+        draw(tmp_path, n_samples=6)
     assert len(drawn) == 3
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 3
 
@@ -128,21 +128,21 @@ def test_other_code_and_other_features_draw_anew(tmp_path, monkeypatch, drawn):
 KILLED = """
 import os, pathlib, signal, sys
 sys.path.insert(0, {tests!r})
-import test_window_cache as here
-from sigmahat_trainer.data import window_cache as shards
-shards.WINDOWS_PER_SHARD = 12
-real, seeds = shards.draw_dataset, []
+import test_sample_cache as here
+from sigmahat_trainer.data import sample_cache as module
+module.SAMPLES_PER_CHUNK = 12
+real, seeds = module.draw_dataset, []
 def draw(panels, **settings):
     if len(seeds) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     seeds.append(settings["seed"])
     return real(panels, **settings)
-shards.draw_dataset = draw
+module.draw_dataset = draw
 here.draw(pathlib.Path({cache!r}))
 """
 
 
-def test_a_killed_run_leaves_its_finished_shards_to_the_next(tmp_path, drawn):
+def test_a_killed_run_leaves_its_finished_chunks_to_the_next(tmp_path, drawn):
     script = KILLED.format(tests=str(Path(__file__).parent), cache=str(tmp_path / "killed"))
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
     assert len(list((tmp_path / "killed").rglob("*.npz"))) == 2
@@ -152,7 +152,7 @@ def test_a_killed_run_leaves_its_finished_shards_to_the_next(tmp_path, drawn):
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
-def test_two_runs_at_once_draw_each_shard_once(tmp_path, drawn):
+def test_two_runs_at_once_draw_each_chunk_once(tmp_path, drawn):
     both = [threading.Thread(target=draw, args=(tmp_path,)) for _ in range(2)]
     for each in both:
         each.start()

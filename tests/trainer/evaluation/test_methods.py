@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every method by one loop: each that there is material for answers with covariances, the rest are left out."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from sigmahat_kernels.request import read_request
+from sigmahat_trainer.baselines.average_oracle import save_oracles
+from sigmahat_trainer.baselines.closed_form import BASELINES
+from sigmahat_trainer.baselines.rienet import build_rienet, save_rienet
+from sigmahat_trainer.evaluation.methods import ESTIMATORS, Place, Sources, load_methods
+
+PLACE = Place("north", 6, 60, 10)
+CONSTANTS = {
+    "target_intensity": [0.5, 0.1, 0.7],
+    "target_weights": [0.4, 0.2, 0.4],
+    "target_confidence": [0.5, 0.5, 0.5],
+    "memory": [0.4],
+    "volatility": [0.3, 0.5, 0.2, 0.1],
+    "condition": [1.0],
+    "expected_error": [0.1],
+    "log_variance": [-2.0],
+    "regime": [0.25, 0.25, 0.25, 0.25],
+}
+
+
+@pytest.fixture(scope="module")
+def baselines(tmp_path_factory):
+    """As `sigmahat fit-baselines` writes them, fitted to nothing."""
+    pytest.importorskip("rienet_torch")
+    folder = tmp_path_factory.mktemp("baselines")
+    constants = {"learned_constants": CONSTANTS, "tilted_constants": CONSTANTS}
+    (folder / "constants.json").write_text(json.dumps({"constants": constants}))
+    save_oracles({PLACE[:3]: np.linspace(0.5, 1.5, 6)}, folder / "average_oracle.npz")
+    save_rienet(build_rienet(), folder / "rienet.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def returns():
+    rng = np.random.default_rng(0)
+    panel = 0.01 * rng.standard_normal((60, 1)) + 0.01 * rng.standard_normal((60, 8)) * np.linspace(0.5, 2.0, 8)
+    panel[3, 5] = np.nan
+    return panel.astype(np.float32)
+
+
+def request_of(returns):
+    return read_request(returns, np.array([[0, 1, 2, 3, 4, 5], [2, 3, 4, 5, 6, 7]], np.int32))
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_answers_are_covariances_in_the_units_of_the_returns(name, baselines, returns):
+    methods = load_methods(Sources(baselines=baselines, dcc=True), PLACE)
+    estimate = methods.estimators[name]
+    answers, scaled = estimate(request_of(returns)), estimate(request_of(2 * returns))
+    assert len(answers) == 2
+    for covariance, larger, columns in zip(answers, scaled, ([0, 1, 2, 3, 4, 5], [2, 3, 4, 5, 6, 7]), strict=True):
+        assert covariance.shape == (6, 6)
+        np.testing.assert_allclose(covariance, covariance.T, rtol=1e-5, atol=1e-5 * covariance.max())
+        assert np.linalg.eigvalsh(covariance)[0] > 0
+        if name != "rienet":  # whose network knows how large daily returns are
+            np.testing.assert_allclose(larger / 4 / covariance.max(), covariance / covariance.max(), atol=0.01)
+        # Nobody is far from the sample's level: the mean variance, within what learned volatilities may do.
+        level = np.nanvar(returns[:, columns].astype(float), axis=0).mean()
+        assert 0.3 * level < covariance.diagonal().mean() < 3 * level
+
+
+def test_what_there_is_nothing_to_make_of_is_left_out(baselines):
+    assert list(load_methods(Sources(), PLACE).estimators) == list(BASELINES)
+    everywhere = list(load_methods(Sources(baselines=baselines), None).estimators)
+    assert everywhere == [*BASELINES, "rienet", "learned_constants", "tilted_constants"]
+    elsewhere = load_methods(Sources(baselines=baselines), PLACE._replace(n_obs=61)).estimators
+    assert "average_oracle" not in elsewhere
+    assert list(load_methods(Sources(baselines=baselines, dcc=True), PLACE).estimators) == list(ESTIMATORS)
+
+
+def test_the_bound_is_asked_for_and_is_not_of_simulated_returns(baselines):
+    assert load_methods(Sources(baselines=baselines), PLACE).hindsight_start == CONSTANTS
+    assert load_methods(Sources(baselines=baselines), None).hindsight_start is None
+    assert load_methods(Sources(baselines=baselines, hindsight=False), PLACE).hindsight_start is None
