@@ -6,8 +6,18 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
+import pytest
+
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-def test_features_page_is_current() -> None:
-    assert (DOCS / "features.md").read_text() == runpy.run_path(str(DOCS / "make_features.py"))["page"]()
+@pytest.mark.parametrize(
+    ("name", "script"),
+    [
+        ("features.md", "make_features.py"),
+        ("what_comes_in.md", "make_what_comes_in.py"),
+        ("grpc_service.proto", "make_proto.py"),
+    ],
+)
+def test_pages_made_from_code_are_current(name: str, script: str) -> None:
+    assert (DOCS / name).read_text() == runpy.run_path(str(DOCS / script))["page"]()

@@ -7,9 +7,10 @@ from collections.abc import Hashable, Mapping
 
 import numpy as np
 
-from sigmahat_client.encoding import Job, chunk_tensors
 from sigmahat_client.errors import UNANSWERED, ServerError
 from sigmahat_client.estimates import Estimates
+from sigmahat_client.intake.job import Job, chunk_tensors
+from sigmahat_client.intake.returns import refused_assets
 from sigmahat_kernels.parameters import PUBLISHED
 from sigmahat_kernels.request import PADDING, block_ids
 from sigmahat_kernels.status import WarningFlag
@@ -92,6 +93,11 @@ def _estimates(
         status=tensors["STATUS"],
         status_asset=tuple(_asset(job, chunk.start + i, code) for i, code in enumerate(codes)),
         warnings=_named_flags(job, chunk, tensors["WARNINGS"].tolist(), flagged),
+        refused=tuple(
+            refused_assets(job, chunk.start + i, status, code)
+            for i, (status, code) in enumerate(zip(tensors["STATUS"].tolist(), codes, strict=True))
+        ),
+        dropped=job.dropped[chunk],
         covariance=covariance,
         **fields,
     )

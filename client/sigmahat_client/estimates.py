@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from sigmahat_client.errors import EstimateWarning, UniverseError, warning_text
+from sigmahat_client.errors import EstimateWarning, RefusedAsset, UniverseError, level_of_caller, some, warning_text
 from sigmahat_kernels.parameters import PUBLISHED
 from sigmahat_kernels.status import Status
 
@@ -66,6 +66,10 @@ class Estimates:
     warnings: tuple[dict[str, tuple[Hashable, ...]], ...]
     """Of each universe the names of `status.WarningFlag` that are set, with the assets concerned: none of some, since
     they are of the universe as a whole."""
+    refused: tuple[tuple[RefusedAsset, ...], ...]
+    """All assets of each universe that cannot be estimated, `status_asset` first; empty where the status names none."""
+    dropped: tuple[tuple[RefusedAsset, ...], ...]
+    """Assets that `on_bad_asset="drop"` left out of each universe; `assets` are those that remain."""
     covariance: tuple[np.ndarray, ...] | None
     """One (N, N) float32 matrix a universe, of its own size, in squared returns per period; None if not asked for."""
 
@@ -95,18 +99,29 @@ class Estimates:
         """One error for each universe that could not be estimated."""
         return [self._error(u) for u in np.flatnonzero(self.status != Status.GOOD).tolist()]
 
+    @property
+    def warning_lines(self) -> list[str]:
+        """One line for each flag of `warnings`: the assets, or how many universes it is of, and what it says."""
+        found: dict[str, tuple[list[Hashable], dict[Hashable, None]]] = {}
+        for universe, odd in zip(self.universes, self.warnings, strict=True):
+            for name, assets in odd.items():
+                universes, concerned = found.setdefault(name, ([], {}))
+                universes.append(universe)
+                concerned.update(dict.fromkeys(assets))
+        return [
+            (some(list(assets)) if assets else f"{len(universes)} of {len(self)} universes") + f": {warning_text(name)}"
+            for name, (universes, assets) in found.items()
+        ]
+
     def warn(self) -> None:
         """Give one `EstimateWarning` that names the odd assets of all universes; none if there are none.
 
-        What concerns a universe as a whole is in `warnings` alone.
+        What concerns universes as a whole is in `warnings` alone.
         """
-        concerned: dict[str, dict[Hashable, None]] = {}
-        for odd in self.warnings:
-            for name, assets in odd.items():
-                concerned.setdefault(name, {}).update(dict.fromkeys(assets))
-        said = [f"{_some(list(assets))}: {warning_text(name)}" for name, assets in concerned.items() if assets]
-        if said:
-            warnings.warn(EstimateWarning("; ".join(said)), stacklevel=3)  # where the client was asked
+        of_assets = [{name: assets for name, assets in odd.items() if assets} for odd in self.warnings]
+        if any(of_assets):
+            lines = replace(self, warnings=tuple(of_assets)).warning_lines
+            warnings.warn(EstimateWarning("; ".join(lines)), stacklevel=level_of_caller())
 
     def raise_for_status(self) -> None:
         """Raise the first of `failures`, if there is one."""
@@ -144,7 +159,7 @@ class Estimates:
             import pandas as pd
         except ModuleNotFoundError:
             return self.covariance[u]
-        labels: Any = list(self.assets[u])
+        labels = _index(self.assets[u])
         return pd.DataFrame(self.covariance[u], index=labels, columns=labels) if self.labelled else self.covariance[u]
 
     def to_frame(self) -> pd.DataFrame:
@@ -161,12 +176,12 @@ class Estimates:
             "; ".join(f"{name}: {', '.join(map(str, assets))}" if assets else name for name, assets in odd.items())
             for odd in self.warnings
         ]
+        columns["n_dropped"] = np.array([len(dropped) for dropped in self.dropped])
         columns["status"] = self.status
         columns["message"] = [
             "" if status == Status.GOOD else str(self._error(u)) for u, status in enumerate(self.status.tolist())
         ]
-        index: Any = list(self.universes)
-        return pd.DataFrame(columns, index=pd.Index(index, name="universe"))
+        return pd.DataFrame(columns, index=_index(self.universes, name="universe"))
 
     def to_arrow(self) -> pa.Table:
         """Return an Arrow table, to be written as Parquet for instance; needs pandas and pyarrow.
@@ -177,7 +192,7 @@ class Estimates:
         import pyarrow as pa
 
         numbers = pa.Table.from_pandas(self.to_frame(), preserve_index=False)
-        columns = {"universe": pa.array(self.universes), "assets": pa.array(list(map(list, self.assets)))}
+        columns = {"universe": _arrow_names(self.universes), "assets": _arrow_lists(self.assets)}
         columns |= dict(zip(numbers.column_names, numbers.columns, strict=True))
         if self.covariance is not None:
             rows = [
@@ -188,12 +203,35 @@ class Estimates:
         return pa.table(columns)
 
     def _error(self, u: int) -> UniverseError:
-        return UniverseError(self.universes[u], int(self.status[u]), self.status_asset[u])
+        refused = self.refused[u] or self.dropped[u]
+        return UniverseError(self.universes[u], int(self.status[u]), self.status_asset[u], refused)
 
 
-def _some(assets: Sequence[Hashable], most: int = 10) -> str:
-    more = f" and {len(assets) - most} more" if len(assets) > most else ""
-    return ", ".join(map(repr, assets[:most])) + more
+def _index(names: Sequence[Hashable], name: str | None = None) -> pd.Index[Any]:
+    """Names as they are: pandas would take tuples apart."""
+    import pandas as pd
+
+    index: pd.Index[Any] = pd.Index(list(names), tupleize_cols=False)
+    return index.rename(name)
+
+
+def _arrow_names(names: Sequence[Hashable]) -> pa.Array:
+    """Names of one type as they are, tuples and names of mixed types as text: a column has one type."""
+    import pyarrow as pa
+
+    if any(isinstance(name, tuple) for name in names):
+        return pa.array(map(str, names), pa.string())
+    try:
+        return pa.array(names)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array(map(str, names), pa.string())
+
+
+def _arrow_lists(lists: Sequence[Sequence[Hashable]]) -> pa.Array:
+    import pyarrow as pa
+
+    offsets = np.cumsum([0, *map(len, lists)], dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, _arrow_names(list(chain.from_iterable(lists))))
 
 
 def _named(names: Sequence[str], values: np.ndarray) -> dict[str, np.ndarray]:

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sigmahat_kernels.backend import Array, array_namespace, to_numpy
-from sigmahat_kernels.panel import column_status
+from sigmahat_kernels.backend import Array, array_namespace
 from sigmahat_kernels.request import PADDING, Request
+from sigmahat_kernels.returns import judge_columns, mean_row_days, universe_status
 from sigmahat_kernels.stale import without_stale
 from sigmahat_kernels.status import Status
 
@@ -79,12 +79,12 @@ class UsableGroup(NamedTuple):
 def refuse_columns(request: Request, group: WindowGroup, status: np.ndarray, status_asset: np.ndarray) -> UsableGroup:
     """Give universes that hold an unusable column its status, in place; return what remains."""
     returns, stale = without_stale(_gathered(request, group))
-    codes = to_numpy(column_status(returns))
-    if not codes.any():
+    row_days = mean_row_days(None if request.dates is None else request.dates[group.start : group.stop])
+    judged = judge_columns(returns, row_days)
+    if not judged.status.any() and not judged.large.any():
         return UsableGroup(group, returns, stale)
     rows = request.universes[group.universes]
-    held = rows != PADDING
-    bad = np.where(held, codes[group.place[rows]], 0)
+    bad = universe_status(judged, group.place[rows], rows != PADDING)
     first = np.argmax(bad != 0, axis=1)
     picked = np.arange(len(rows)), first
     refused = bad[picked] != Status.GOOD

@@ -16,6 +16,10 @@ from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.scratch import keep_freed_memory
 from sigmahat_kernels.status import InvalidRequest
 
+PARAMETERS: dict[str, type] = {"classic": bool}
+"""What a request may ask for beside its tensors, name to type. Every model of an ensemble gets them all; those that
+Triton takes for itself (timeout, priority, sequence_*, binary data of HTTP) arrive at none."""
+
 
 class PythonModel:
     """Base of a ``TritonPythonModel``: a subclass says what to load and how to answer one set of tensors.
@@ -65,7 +69,8 @@ class PythonModel:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Called by Triton with the requests that it gathered; answers each, or gives each its own error."""
-        if not self._merges:
+        # What one request asks for, or misspells, is no matter of the others'.
+        if not self._merges or len({request.parameters() for request in requests}) > 1:
             return [self._respond([request])[0] for request in requests]
         return self._respond(requests)
 
@@ -73,12 +78,13 @@ class PythonModel:
         if all(request.is_cancelled() for request in requests):
             return [_failure("cancelled", pb_utils.TritonError.CANCELLED)] * len(requests)
         try:
+            parameters = _parameters(requests[0])
             tensors = [self._read(request) for request in requests]
             lengths = [len(next(iter(t.values()))) for t in tensors]
             joined = tensors[0]
             if len(tensors) > 1:
                 joined = {name: np.concatenate([t[name] for t in tensors]) for name in tensors[0]}
-            outputs = self.answer(joined, json.loads(requests[0].parameters() or "{}"))
+            outputs = self.answer(joined, parameters)
             if len(requests) == 1:
                 return [self._write(requests[0], outputs)]
             cuts = np.cumsum(lengths)[:-1]
@@ -106,6 +112,18 @@ class PythonModel:
         return pb_utils.InferenceResponse(
             [_tensor(name, outputs[name], self._outputs[name]) for name in request.requested_output_names()]
         )
+
+
+def _parameters(request: Any) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(request.parameters() or "{}")
+    unknown = sorted(found.keys() - PARAMETERS.keys())
+    if unknown:
+        known = ", ".join(sorted(PARAMETERS))
+        raise InvalidRequest(f"the request has the parameters {unknown}, which are none; there is {known}")
+    for name, value in found.items():
+        if not isinstance(value, PARAMETERS[name]):
+            raise InvalidRequest(f"the parameter {name} must be a {PARAMETERS[name].__name__}, got {value!r}")
+    return found
 
 
 def _array(tensor: Any) -> Array:

@@ -151,7 +151,10 @@ def test_failures_name_universe_and_asset(client: ShrinkageClient):
         "short": (Status.TOO_FEW_OBSERVATIONS, None),
         "single": (Status.TOO_FEW_ASSETS, None),
     }
-    assert str(estimates.failures[0]) == "universe 'unknown', asset 'XXX': the asset is not a column of the panel"
+    assert (
+        str(estimates.failures[0])
+        == "universe 'unknown', asset 'XXX': the asset is not a column of the panel; 1 more: 'YYY' (UNKNOWN_ASSET)"
+    )
     with pytest.raises(UniverseError, match="'unknown', asset 'XXX'") as raised:
         estimates.raise_for_status()
     assert raised.value.__notes__ == ["4 of 6 universes failed; see Estimates.failures"]
@@ -219,7 +222,7 @@ def test_frame_has_one_row_a_universe_and_flat_columns(client: ShrinkageClient):
         *("level_log_volatility", "level_common_variance"),
         *("condition", "expected_error", "uncertainty_aleatoric", "uncertainty_epistemic"),
         *("regime_calm", "regime_normal", "regime_elevated", "regime_stressed"),
-        *("warnings", "status", "message"),
+        *("warnings", "n_dropped", "status", "message"),
     ]
     row = table.loc["last"]
     assert (row["n_assets"], row["intensity"], row["weight_single_factor"], row["memory"]) == (2, 7.0, 1009.0, 4007.0)

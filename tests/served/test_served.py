@@ -176,7 +176,7 @@ def test_requests_that_triton_joins_keep_their_own_answers(served: str, pipeline
 
 def test_a_classic_that_is_no_boolean_is_refused(served: str, panel: np.ndarray) -> None:
     tensors = {"PANEL": panel, "UNIVERSES": draw(2, (10, 10), panel.shape[1])}
-    with pytest.raises(InferenceServerException, match="classic must be a boolean, got 'false'"):
+    with pytest.raises(InferenceServerException, match="classic must be a bool, got 'false'"):
         infer(served, "covariance", tensors, classic="false")
 
 

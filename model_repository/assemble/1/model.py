@@ -4,15 +4,11 @@
 from sigmahat_kernels.assemble import assemble
 from sigmahat_kernels.parameters import split_parameters
 from sigmahat_kernels.request import read_request
-from sigmahat_kernels.status import InvalidRequest
 from sigmahat_kernels.triton import PythonModel
 
 
 class TritonPythonModel(PythonModel):
     def answer(self, tensors, parameters):
-        classic = parameters.get("classic", False)
-        if not isinstance(classic, bool):
-            raise InvalidRequest(f"the parameter classic must be a boolean, got {classic!r}")
         answer = split_parameters(tensors.pop("PARAMETERS_INTERNAL"))
         block_intensity = tensors.pop("BLOCK_INTENSITY_INTERNAL")
         status = tensors.pop("STATUS_INTERNAL")
@@ -22,6 +18,6 @@ class TritonPythonModel(PythonModel):
             answer,
             status,
             block_intensity=block_intensity,
-            classic=classic,
+            classic=parameters.get("classic", False),
         )
         return {"COVARIANCE": covariance}

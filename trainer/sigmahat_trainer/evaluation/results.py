@@ -375,7 +375,8 @@ def from_json(kind: Any, value: Any) -> Any:
     """
     if get_origin(kind) is UnionType:  # of a type and None
         (kind,) = (one for one in get_args(kind) if one is not NoneType)
-        return None if value is None else from_json(kind, value)
+        # A field that is None is not written, so the null of a number is NaN here too.
+        return None if value is None and kind is not float else from_json(kind, value)
     if kind is float:
         return math.nan if value is None else float(value)
     if get_origin(kind) is dict:
