@@ -125,6 +125,46 @@ def _markdown(rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
+GAPS = {
+    "listed": "listed within the window",
+    "intermittent": "trading now and then too",
+    "cut": "whole, 30 % cut to 8 to 90 % of rows",
+}
+
+
+def missing() -> str:
+    """What is done about missing cells: volatility of minimum-variance portfolios against zeros in their place."""
+    found = json.loads((RESULTS / "missing.json").read_text())["figures"]["missing"]
+    header = ["panel", "assets with gaps (dates)", "sigmahat", "all returns known", "filled by means", "left out"]
+    header.append("their weight: zeros, sigmahat, known")
+    rows = [header, ["---"] * len(header)]
+    for panel, kinds in found.items():
+        for kind, cell in kinds.items():
+            methods = cell["methods"]
+            weights = [f"{methods[name]['weight']:.2f}" for name in ("zero", "sigmahat", "full") if name in methods]
+            pairs = [_both_portfolios(methods.get(name)) for name in ("sigmahat", "full", "mean", "dropped")]
+            rows.append([panel, f"{GAPS[kind]} ({cell['n_dates']})", *pairs, ", ".join(weights)])
+    return _markdown(rows)
+
+
+def stale() -> str:
+    """Universes with stale prices: volatility by the rule against prices as they were sent."""
+    found = json.loads((RESULTS / "missing.json").read_text())["figures"]["stale"]
+    header = ["panel (dates)", "stale prices as missing", "their weight: as sent, as missing"]
+    rows = [header, ["---"] * len(header)]
+    for panel, cell in found.items():
+        weights = ", ".join(f"{cell['methods'][name]['weight']:.3f}" for name in ("as sent", "sigmahat"))
+        rows.append([f"{panel} ({cell['n_dates']})", _both_portfolios(cell["methods"]["sigmahat"]), weights])
+    return _markdown(rows)
+
+
+def _both_portfolios(method: Mapping[str, Mapping[str, float]] | None) -> str:
+    """Unconstrained, then long-only."""
+    if method is None:
+        return ""
+    return ", ".join(f"{method[name]['difference']:+.1f} ({method[name]['t']:+.1f})" for name in ("gmv", "long_only"))
+
+
 SPEED = {
     "features_over_eigvalsh_n100": "all features over `numpy.linalg.eigvalsh` alone, N = 100, one thread",
     "features_over_eigvalsh_n250": "the same, N = 250",
@@ -152,4 +192,4 @@ def speed() -> str:
 
 
 if __name__ == "__main__":
-    print(headline(), accuracy(), risk(), grid(), designs(), speed(), sep="\n\n")
+    print(headline(), accuracy(), risk(), grid(), designs(), missing(), stale(), speed(), sep="\n\n")

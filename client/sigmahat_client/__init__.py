@@ -8,6 +8,7 @@ from sigmahat_client.endpoints import Tls
 from sigmahat_client.errors import (
     AssetsDropped,
     DeadlineExceeded,
+    EstimateWarning,
     InvalidRequest,
     NoServer,
     RefusedAsset,
@@ -26,6 +27,7 @@ __all__ = [
     "AssetsDropped",
     "AsyncShrinkageClient",
     "DeadlineExceeded",
+    "EstimateWarning",
     "Estimates",
     "InvalidRequest",
     "NoServer",

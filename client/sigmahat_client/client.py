@@ -206,6 +206,11 @@ class ShrinkageClient(BaseClient):
             In the order of `universes`. A universe that cannot be estimated (an unknown asset, a short history ...) has
             a status and NaN there; `Estimates.failures` says why.
 
+        Warns
+        -----
+        EstimateWarning
+            If something is odd about assets that were estimated: once a call, by name.
+
         Raises
         ------
         InvalidRequest
@@ -234,7 +239,9 @@ class ShrinkageClient(BaseClient):
         with call.giving_what_there_is():
             for _ in _blocking(call.steps(), arrivals):
                 pass
-        return call.estimates()
+        estimates = call.estimates()
+        estimates.warn()
+        return estimates
 
     def stream(self, returns: Any, universes: Any = None, **arguments: Unpack[Arguments]) -> Iterator[Estimates]:
         """Estimate as `estimate` does, but yield the estimates as they come: of a few hundred universes at a time.

@@ -14,16 +14,18 @@ the server's operator
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple
 
-from sigmahat_kernels.status import InvalidRequest, SigmahatError, Status
+from sigmahat_kernels.status import InvalidRequest, SigmahatError, Status, WarningFlag
 
 __all__ = [
     "UNANSWERED",
     "AssetsDropped",
     "DeadlineExceeded",
+    "EstimateWarning",
     "InvalidRequest",
     "NoServer",
     "RefusedAsset",
@@ -34,8 +36,11 @@ __all__ = [
     "UniverseError",
     "error_from_grpc",
     "explanation",
+    "level_of_caller",
     "listed",
     "no_server",
+    "some",
+    "warning_text",
 ]
 
 # In gRPC's words: a closed port, or a name without an address.
@@ -104,6 +109,10 @@ class UniverseError(SigmahatError):
         return f"universe {self.universe!r}, asset {first.asset!r}: {first.reason}{also}"
 
 
+class EstimateWarning(UserWarning):
+    """Universes were estimated, but something is odd about their assets; `Estimates.warnings` has all of it."""
+
+
 class ServerUnavailable(SigmahatError, ConnectionError):
     """No server answers there, or it is starting, stopping or full: the same call may succeed later."""
 
@@ -150,6 +159,26 @@ def no_server(addresses: Iterable[str]) -> NoServer:
     """Say what to type."""
     where = ", ".join(addresses)
     return NoServer(f"{where}: no server is there: start one with `sigmahat serve`, or name another with url (--url)")
+
+
+def some(names: Sequence[Hashable], most: int = 10) -> str:
+    """Name the first few in one line."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + more
+
+
+def level_of_caller() -> int:
+    """Frames from the function that asks up to the first that is not this package's: whose line a warning shows."""
+    frame, level = inspect.currentframe(), 0
+    while frame is not None and frame.f_globals["__name__"].startswith("sigmahat_client"):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def warning_text(name: str) -> str:
+    """What a flag of `Estimates.warnings` says; a newer server may know flags that this version does not."""
+    flag = WarningFlag.__members__.get(name)
+    return f"warning {name}" if flag is None else flag.explanation
 
 
 def error_from_grpc(code: str, message: str, url: str) -> Exception:

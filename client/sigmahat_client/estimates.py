@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from sigmahat_client.errors import RefusedAsset, UniverseError
+from sigmahat_client.errors import EstimateWarning, RefusedAsset, UniverseError, level_of_caller, some, warning_text
 from sigmahat_kernels.parameters import PUBLISHED
 from sigmahat_kernels.status import Status
 
@@ -65,6 +66,9 @@ class Estimates:
     """(U,) `status.Status` codes, 0 = good."""
     status_asset: tuple[Hashable | None, ...]
     """The asset that the status complains of, or None."""
+    warnings: tuple[dict[str, tuple[Hashable, ...]], ...]
+    """Of each universe the names of `status.WarningFlag` that are set, with the assets concerned: none of some, since
+    they are of the universe as a whole."""
     refused: tuple[tuple[RefusedAsset, ...], ...]
     """All assets of each universe that cannot be estimated, `status_asset` first; empty where the status names none."""
     dropped: tuple[tuple[RefusedAsset, ...], ...]
@@ -97,6 +101,30 @@ class Estimates:
     def failures(self) -> list[UniverseError]:
         """One error for each universe that could not be estimated."""
         return [self._error(u) for u in np.flatnonzero(self.status != Status.GOOD).tolist()]
+
+    @property
+    def warning_lines(self) -> list[str]:
+        """One line for each flag of `warnings`: the assets, or how many universes it is of, and what it says."""
+        found: dict[str, tuple[list[Hashable], dict[Hashable, None]]] = {}
+        for universe, odd in zip(self.universes, self.warnings, strict=True):
+            for name, assets in odd.items():
+                universes, concerned = found.setdefault(name, ([], {}))
+                universes.append(universe)
+                concerned.update(dict.fromkeys(assets))
+        return [
+            (some(list(assets)) if assets else f"{len(universes)} of {len(self)} universes") + f": {warning_text(name)}"
+            for name, (universes, assets) in found.items()
+        ]
+
+    def warn(self) -> None:
+        """Give one `EstimateWarning` that names the odd assets of all universes; none if there are none.
+
+        What concerns universes as a whole is in `warnings` alone.
+        """
+        of_assets = [{name: assets for name, assets in odd.items() if assets} for odd in self.warnings]
+        if any(of_assets):
+            lines = replace(self, warnings=tuple(of_assets)).warning_lines
+            warnings.warn(EstimateWarning("; ".join(lines)), stacklevel=level_of_caller())
 
     def raise_for_status(self) -> None:
         """Raise the first of `failures`, if there is one."""
@@ -147,6 +175,10 @@ class Estimates:
                 columns |= _named([f"{name}_{block}" for block in self.block_names], self.block_intensity)
             elif name in PUBLISHED:
                 columns |= _named(PUBLISHED[name].columns, getattr(self, name))
+        columns["warnings"] = [
+            "; ".join(f"{name}: {', '.join(map(str, assets))}" if assets else name for name, assets in odd.items())
+            for odd in self.warnings
+        ]
         columns["n_dropped"] = np.array([len(dropped) for dropped in self.dropped])
         columns["status"] = self.status
         columns["message"] = [

@@ -15,7 +15,7 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from sigmahat_client import AssetsDropped, Estimates, ShrinkageClient, SigmahatError, Tls
+from sigmahat_client import AssetsDropped, Estimates, EstimateWarning, ShrinkageClient, SigmahatError, Tls
 from sigmahat_client.errors import listed
 from sigmahat_deploy.returns_file import Universes, UnreadableFile, read_returns, read_universes
 from sigmahat_kernels.members import MemberError
@@ -124,7 +124,8 @@ def estimate(
             tls = Tls(*certificates) if any(certificates) else None
             connection = ShrinkageClient(urls or _DEFAULT_URL, deadline_s=deadline_s, retry_s=retry_s, tls=tls)
         with connection as client, _progress_bar() as progress, warnings.catch_warnings():
-            warnings.simplefilter("ignore", AssetsDropped)  # the closing lines say so
+            for said_at_the_end in (AssetsDropped, EstimateWarning):
+                warnings.simplefilter("ignore", said_at_the_end)
             estimates = client.estimate(
                 panel,
                 asked.assets,
@@ -215,7 +216,7 @@ def _report(estimates: Estimates) -> None:
         for name, dropped in zip(estimates.universes, estimates.dropped, strict=True)
         if dropped
     ]
-    for found in (lines, list(map(str, failures))):
+    for found in (lines, estimates.warning_lines, list(map(str, failures))):
         for line in found[:_SHOWN_FAILURES]:
             click.echo(line, err=True)
         if len(found) > _SHOWN_FAILURES:

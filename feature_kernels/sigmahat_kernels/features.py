@@ -15,19 +15,19 @@ from sigmahat_kernels.groups import (
     chunks_by_size,
     gather_index,
     group_by_window,
-    group_returns,
     membership_of,
     parts_of,
     refuse_columns,
 )
 from sigmahat_kernels.market import MARKET, market_features
 from sigmahat_kernels.missing import MISSING
+from sigmahat_kernels.oddities import Warnings, flag_assets, flag_universes
 from sigmahat_kernels.pairs import PairStatistics
 from sigmahat_kernels.parallel import available_threads, for_each, for_each_group
 from sigmahat_kernels.regime import REGIME, SPREADS, asset_series, market_series, regime_features
 from sigmahat_kernels.request import Request, check_universes
 from sigmahat_kernels.scratch import Scratch
-from sigmahat_kernels.shared_window import KeptMoments, Products, share_window
+from sigmahat_kernels.shared_window import KeptMoments, Products, SharedWindow, share_window
 from sigmahat_kernels.solvers import Solver, choose_solver
 from sigmahat_kernels.spectrum import SPECTRUM, spectrum_features
 from sigmahat_kernels.status import Status
@@ -46,6 +46,7 @@ class FeatureTable(NamedTuple):
     features: np.ndarray  # (n, N_FEATURES) float32; NaN rows where the status is not GOOD
     status: np.ndarray  # (n,) int32, `Status` codes
     status_asset: np.ndarray  # (n,) int32, the offending entry of UNIVERSES, -1 where there is none
+    warnings: Warnings  # none where the status is not GOOD
     solvers: tuple[str, ...]  # who computed the spectra: "lapack", "kernels-float64" ...
 
 
@@ -76,9 +77,13 @@ def compute_features(
     threads = threads or (available_threads() if array_namespace(request.panel) is np else 1)
     status, status_asset = check_universes(request)
     features = np.full((len(status), N_FEATURES), np.nan, np.float32)
-    table = FeatureTable(features, status, status_asset, ())
+    warnings = Warnings(np.zeros(len(status), np.int32), np.zeros(request.universes.shape, np.int32))
+    table = FeatureTable(features, status, status_asset, warnings, ())
     groups = list(group_by_window(request, np.flatnonzero(status == Status.GOOD)))
     for_each_group(lambda group, threads: _fill_group(table, request, group, chosen, kept, threads), groups, threads)
+    good = np.flatnonzero(status == Status.GOOD)
+    own = flag_universes(request._replace(universes=request.universes[good], windows=request.windows[good]))
+    warnings.of_universe[good] = own | np.bitwise_or.reduce(warnings.of_asset[good], axis=1)
     return table._replace(solvers=tuple(sorted(chosen.used)))
 
 
@@ -92,11 +97,7 @@ class _Summands(NamedTuple):
     averages: dict[str, Array]  # name -> (m,), what is averaged over a universe's assets
 
 
-def _prepare_group(request: Request, group: WindowGroup, kept: KeptMoments | None) -> _Summands:
-    """Share a group's window, keep what its matrices will need, and return what its features need."""
-    shared = share_window(group_returns(request, group))
-    if kept is not None:
-        kept.keep(group, shared.moments)
+def _summands(shared: SharedWindow) -> _Summands:
     window, factor = shared.window, shared.factor
     averages = {
         **regime.asset_averages(window),
@@ -121,11 +122,18 @@ def _fill_group(
     kept: KeptMoments | None,
     threads: int,
 ) -> None:
-    """Compute the features of the universes of one window, in place."""
-    group = refuse_columns(request, group, table.status, table.status_asset)
+    """Compute the features of the universes of one window, in place; keep what their matrices will need."""
+    usable = refuse_columns(request, group, table.status, table.status_asset)
+    group = usable.group
     if not len(group.universes):
         return
-    summands = _prepare_group(request, group, kept)
+    shared = share_window(usable.returns)
+    if kept is not None:
+        kept.keep(group, shared.moments)
+    odd = flag_assets(request, usable, shared.window, shared.products.slow)
+    if odd is not None:
+        table.warnings.of_asset[group.universes] = odd
+    summands = _summands(shared)
     of_window = {**season_features(request.dates, group.stop), **market_features(request.market, group.stop)}
 
     def fill_part(part: WindowGroup) -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import Any
 
 
@@ -90,4 +90,63 @@ _EXPLANATIONS = {
     Status.CONSTANT_ASSET: "the asset's returns do not vary in the window",
     Status.IMPOSSIBLE_RETURN: "the asset has a return below -1, and no simple return is: missing code, log return?",
     Status.LEVELS: "the asset's values keep their sign and size from row to row: levels (prices, rates), not returns",
+}
+
+
+class WarningFlag(IntFlag):
+    """What is odd about a universe that is answered all the same, or about one of its assets.
+
+    The bits are part of the protocol: they are never renumbered. A universe that is not `GOOD` has none.
+    """
+
+    FEW_RETURNS = 1
+    STALE_PRICES = 2
+    DOMINANT_RETURN = 4
+    NEAR_COPY = 8
+    UNUSUAL_VOLATILITY = 16
+    UNUSUAL_SIZE = 32
+    UNUSUAL_LENGTH = 64
+    UNUSUAL_SPACING = 128
+
+    @property
+    def explanation(self) -> str:
+        """What one flag says, for messages."""
+        return _WARNINGS[self]
+
+    @property
+    def of_assets(self) -> bool:
+        """Whether one flag is of single assets, not of the universe as a whole."""
+        return self < WarningFlag.UNUSUAL_SIZE
+
+
+FEW_RETURNS = 0.5
+"""An asset with a smaller share of the window's rows is flagged."""
+
+DOMINANT_RETURN = 0.4
+"""Sum of fourth powers over the square of the sum of squares: above this, one return is most of a variance."""
+
+NEAR_COPY = 0.999
+"""Assets correlated more than this, in absolute value, are copies but for rounding."""
+
+USUAL_VOLATILITY = (0.0002, 0.2)
+"""Per period; but for one in a thousand, the volatilities of daily returns in the training panels."""
+
+USUAL_ASSETS = (5, 500)
+USUAL_ROWS = (30, 1000)
+"""What the networks were trained on."""
+
+USUAL_SPACING_DAYS = 1.0
+"""They were trained on daily returns: the median distance of two dates is a day."""
+
+_WARNINGS = {
+    WarningFlag.FEW_RETURNS: f"fewer returns than {FEW_RETURNS:.0%} of the window's rows",
+    WarningFlag.STALE_PRICES: "long runs of returns of exactly zero, taken as missing",
+    WarningFlag.DOMINANT_RETURN: "one return makes up most of the variance: a split that was not adjusted?",
+    WarningFlag.NEAR_COPY: f"correlated more than {NEAR_COPY} with another asset of the universe",
+    WarningFlag.UNUSUAL_VOLATILITY: "volatility outside {:g} to {:g} a period, where the networks were trained".format(
+        *USUAL_VOLATILITY
+    ),
+    WarningFlag.UNUSUAL_SIZE: "not {} to {} assets, with which the networks were trained".format(*USUAL_ASSETS),
+    WarningFlag.UNUSUAL_LENGTH: "not {} to {} rows, with which the networks were trained".format(*USUAL_ROWS),
+    WarningFlag.UNUSUAL_SPACING: "not daily: the networks were trained on daily returns",
 }

@@ -179,6 +179,7 @@ EXPECTED_FAILURES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::sigmahat_client.EstimateWarning")  # its data are no returns
 def test_scikit_learn_accepts_the_estimator():
     checks = pytest.importorskip("sklearn.utils.estimator_checks")
     from sigmahat_client.estimator import ShrinkageCovariance

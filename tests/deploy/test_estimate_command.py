@@ -113,6 +113,21 @@ def test_a_dash_is_standard_output(folder: Path, server: FakeServer):
     assert written(folder) == set()
 
 
+def test_what_is_odd_is_said_in_the_closing_lines(folder: Path):
+    def odd(answer: dict[str, np.ndarray]) -> None:
+        answer["WARNINGS"] = np.array([4 | 32], np.int32)
+        answer["ASSET_WARNINGS"] = np.array([[0, 2, 4]], np.int32)
+
+    with fake_server(change=odd) as server:
+        result = run(folder, server.url)
+    assert result.exit_code == 0
+    assert result.stderr.splitlines() == [
+        "'CCC': one return makes up most of the variance: a split that was not adjusted?",
+        "1 of 1 universes: not 5 to 500 assets, with which the networks were trained",
+    ]
+    assert pd.read_parquet(folder / "out.parquet").loc["all", "warnings"] == "DOMINANT_RETURN: CCC; UNUSUAL_SIZE"
+
+
 def test_assets_that_cannot_be_used_are_dropped_and_named(folder: Path, server: FakeServer):
     arrays = dict(np.load(folder / "returns.npz"))
     arrays["ret"][:, 1] = np.nan
@@ -134,7 +149,8 @@ def test_local_needs_no_server(folder: Path):
     repository = Path(__file__).parents[2] / "model_repository"
     arguments = ["estimate", str(folder / "returns.npz"), "--out", str(folder / "out.csv"), "--local"]
     result = CliRunner().invoke(main, [*arguments, "--model-repository", str(repository)])
-    assert (result.exit_code, result.stderr) == (0, "")
+    small = "1 of 1 universes: not 5 to 500 assets, with which the networks were trained\n"
+    assert (result.exit_code, result.stderr) == (0, small)
     assert pd.read_csv(folder / "out.csv").loc[0, "status"] == 0
     (folder / "empty").mkdir()
     result = CliRunner().invoke(main, [*arguments, "--model-repository", str(folder / "empty")])

@@ -79,5 +79,5 @@ def test_tables_are_the_results_files() -> None:
     for table in (tables.headline(), tables.speed()):
         assert table in README
     page = (Path(__file__).parents[2] / "docs" / "accuracy.md").read_text()
-    for table in (tables.accuracy(), tables.risk(), tables.grid(), tables.designs()):
+    for table in (tables.accuracy(), tables.risk(), tables.grid(), tables.designs(), tables.missing(), tables.stale()):
         assert table in page

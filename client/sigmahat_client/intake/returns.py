@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Iterator
 
 import numpy as np
 
-from sigmahat_client.errors import AssetsDropped, RefusedAsset, listed
+from sigmahat_client.errors import AssetsDropped, RefusedAsset, level_of_caller, listed
 from sigmahat_client.intake.job import Job
 from sigmahat_kernels.request import PADDING
 from sigmahat_kernels.returns import Judged, explain_column, judge_columns, mean_row_days, universe_status
+from sigmahat_kernels.stale import without_stale
 from sigmahat_kernels.status import Status
 
 
@@ -67,17 +67,9 @@ def without_refused_assets(job: Job) -> Job:
         u = concerned[0]
         several = f"; {len(concerned)} of {len(job.names)} universes in all" if len(concerned) > 1 else ""
         message = f"universe {job.names[u]!r} is estimated without {len(dropped[u])} of {job.sizes[u]} assets"
-        warnings.warn(AssetsDropped(f"{message}: {listed(dropped[u])}{several}"), stacklevel=_level_of_caller())
+        warnings.warn(AssetsDropped(f"{message}: {listed(dropped[u])}{several}"), stacklevel=level_of_caller())
     sizes = (universes != PADDING).sum(axis=1)
     return job._replace(universes=universes, blocks=blocks, sizes=sizes, unknown=unknown, dropped=tuple(dropped))
-
-
-def _level_of_caller() -> int:
-    """Frames from the function that asks up to the first that is not this package's: whose line a warning shows."""
-    frame, level = inspect.currentframe(), 0
-    while frame is not None and frame.f_globals["__name__"].startswith("sigmahat_client"):
-        frame, level = frame.f_back, level + 1
-    return level
 
 
 def _statuses(job: Job) -> Iterator[tuple[int, np.ndarray]]:
@@ -107,7 +99,8 @@ def _judged(job: Job, start: int, stop: int, columns: np.ndarray) -> Judged:
     returns = job.panel[max(start, 0) : max(stop, 0)]
     if len(returns) < 2 or not len(columns):  # the window itself is refused, or nothing is left to judge
         return Judged(np.zeros(max(len(columns), 1), np.int32), np.zeros(max(len(columns), 1), bool))
-    return judge_columns(returns[:, columns], _row_days(job, start, stop))
+    without, _ = without_stale(returns[:, columns])
+    return judge_columns(without, _row_days(job, start, stop))
 
 
 def _row_days(job: Job, start: int, stop: int) -> float:
@@ -120,6 +113,6 @@ def _refused(job: Job, u: int, i: int, code: int) -> RefusedAsset:
     if code in (Status.UNKNOWN_ASSET, Status.DUPLICATE_ASSET) or column >= len(job.labels):
         return RefusedAsset(asset, code, 0, "")
     start, stop = _window(job, u)
-    values = job.panel[start:stop, column]
+    values = without_stale(job.panel[start:stop, [column]])[0][:, 0]
     detail = explain_column(values, code, _row_days(job, start, stop), lambda row: job.rows.name(start + row))
     return RefusedAsset(asset, code, int(np.isfinite(values).sum()), detail)

@@ -3,6 +3,7 @@
 
 import numpy as np
 
+from sigmahat_kernels.oddities import published_warnings
 from sigmahat_kernels.pipeline import features_and_status
 from sigmahat_kernels.request import read_request
 from sigmahat_kernels.solvers import choose_solver
@@ -19,4 +20,5 @@ class TritonPythonModel(PythonModel):
         table, row_status, row_asset = features_and_status(request)
         # All members read them: on a GPU they go there once.
         features = self.to_device("FEATURES", table.features)
-        return {"FEATURES": features, "ROW_STATUS": row_status, "ROW_ASSET": row_asset}
+        warnings = published_warnings(table.warnings, request.universes)
+        return {"FEATURES": features, "ROW_STATUS": row_status, "ROW_ASSET": row_asset, **warnings}

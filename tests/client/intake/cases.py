@@ -516,6 +516,8 @@ def with_value(value: float) -> Callable[[], dict[str, Any]]:
     return make
 
 
+_DOMINATES = "`'B': one return makes up most of the variance: a split that was not adjusted?`"
+
 VALUES = [
     Case(
         "a code -9.99 for missing",
@@ -524,7 +526,7 @@ VALUES = [
     ),
     Case("a code -999 for missing", "refused: `-999 in row 7 (2015-02-10)`", with_value(-999.0)),
     Case("a log return of a crash, -1.2", "refused: `log return? (-1.2 in row 7`", with_value(-1.2)),
-    Case("a total loss, -1", "answered", with_value(-1.0), with_value(-1.0)),
+    Case("a total loss, -1", f"answered, with a warning: {_DOMINATES}", with_value(-1.0), with_value(-1.0)),
     Case(
         "one price among returns",
         "refused: `101.5 in row 7 (2015-02-10); 1 of 60 rows above the limit 10`",
@@ -547,19 +549,19 @@ VALUES = [
     ),
     Case(
         "the same numbers by month",
-        "answered",
+        "answered, with a warning: `volatility outside 0.0002 to 0.2 a period`",
         given(lambda: spoilt(freq="ME", A=noise(0.2), B=noise(0.25), C=noise(0.3, seed=7))),
         given(lambda: spoilt(freq="ME", A=noise(0.2), B=noise(0.25), C=noise(0.3, seed=7))),
     ),
     Case(
         "one penny stock, deviation 0.25 by day",
-        "answered",
+        "answered, with a warning: `volatility outside 0.0002 to 0.2 a period`",
         given(lambda: spoilt(B=noise(0.25))),
         given(lambda: spoilt(B=noise(0.25))),
     ),
     Case(
         "coins by month, deviation 0.42",
-        "answered",
+        "answered, with a warning: `volatility outside 0.0002 to 0.2 a period`",
         given(lambda: spoilt(freq="ME", B=np.maximum(np.expm1(noise(0.4)), -0.95))),
         given(lambda: spoilt(freq="ME", B=np.maximum(np.expm1(noise(0.4)), -0.95))),
     ),
@@ -592,9 +594,32 @@ VALUES = [
     ),
     Case(
         "interest of a day, set every month",
-        "answered",
+        "answered, with a warning: `volatility outside 0.0002 to 0.2 a period`",
         given(lambda: spoilt(B=np.repeat([0.0001, 0.00012, 0.00015], 20))),
         given(lambda: spoilt(B=np.repeat([0.0001, 0.00012, 0.00015], 20))),
+    ),
+    Case(
+        "a price that stands still for 30 of 60 rows",
+        "answered as if these were missing, with a warning: `'B': long runs of returns of exactly zero`",
+        given(lambda: spoilt(B=np.where(np.arange(60) < 30, noise(0.01), 0.0))),
+        given(lambda: spoilt(B=np.where(np.arange(60) < 30, noise(0.01), np.nan))),
+    ),
+    Case(
+        "a price that stands still for 45 of 60 rows",
+        "refused: `fewer than 20 returns in the window (15 of 60 rows)`",
+        given(lambda: spoilt(B=np.where(np.arange(60) < 15, noise(0.01), 0.0))),
+    ),
+    Case(
+        "a split of -75 % that was not adjusted",
+        f"answered, with a warning: {_DOMINATES}",
+        with_value(-0.75),
+        with_value(-0.75),
+    ),
+    Case(
+        "an asset that moves as another one does",
+        "answered, with a warning: `'A', 'B': correlated more than 0.999 with another asset of the universe`",
+        given(lambda: spoilt(A=noise(0.01), B=2 * noise(0.01))),
+        given(lambda: spoilt(A=noise(0.01), B=2 * noise(0.01))),
     ),
     Case("a constant return", "refused: `do not vary in the window (60 of 60 rows)`", given(lambda: spoilt(B=0.01))),
     Case(
