@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sigmahat_kernels import missing, regime, temporal
+from sigmahat_kernels import heartbeat, missing, regime, temporal
 from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.correlation import CORRELATION, correlation_features
 from sigmahat_kernels.groups import (
@@ -97,6 +97,7 @@ def _prepare_group(request: Request, group: WindowGroup, kept: KeptMoments | Non
     shared = share_window(group_returns(request, group))
     if kept is not None:
         kept.keep(group, shared.moments)
+    heartbeat.beat()
     window, factor = shared.window, shared.factor
     averages = {
         **regime.asset_averages(window),
@@ -109,6 +110,7 @@ def _prepare_group(request: Request, group: WindowGroup, kept: KeptMoments | Non
         # Around a common centre first: the difference of two large numbers would lose the digits.
         averages[spread] = averages[of] - averages[of].mean()
         averages[f"{spread}_square"] = averages[spread] ** 2
+    heartbeat.beat()
     transposed = array_namespace(factor).ascontiguousarray(factor.T)
     return _Summands(len(factor), shared.products, transposed, asset_series(window, factor), averages)
 
@@ -179,6 +181,7 @@ def _solve_part(
         where = xp.asarray(chunk)
         n_assets = index.shape[1]
         values, pairs = solver.measure(summands.products, summands.factor, index, scratch)
+        heartbeat.beat()
         eigenvalues[where, width - n_assets :] = values
         for name, value in pairs._asdict().items():
             full_shape = (len(eigenvalues), *((width,) if name == "row_sum" else value.shape[1:]))
