@@ -154,7 +154,7 @@ def test_a_swap_that_hangs_is_cut_short_and_the_old_release_watched_meanwhile(ru
         time.sleep(2.0)
         os.kill(serve.model("shrinkage"), signal.SIGKILL)
         wait_for(lambda: serve.said("died"))
-        assert serve.said("died")[0]["reason"] == "the process of model shrinkage ended by itself"
+        assert "shrinkage" in serve.said("died")[0]["reason"]
         wait_for(lambda: len(serve.said("ready")) == 2)
         assert infer(serve.url, "slow", [0.0]) == [1.0]  # the old one, not the one that hangs
 
