@@ -76,6 +76,7 @@ def local_server(
     probe: Callable[[LocalServer], object] | None = None,
     startup_timeout_s: float = 120.0,
     tls: Tls | None = None,
+    metrics_host: str | None = None,
     extra_args: Sequence[str] = (),
 ) -> Iterator[LocalServer]:
     """Run Triton on `model_repository` for as long as the ``with`` block lasts.
@@ -104,6 +105,8 @@ def local_server(
         Seconds until every model must be loaded and the probe have passed.
     tls : Tls, optional
         Encrypts gRPC. HTTP and metrics, which Triton never encrypts, then listen on loopback alone.
+    metrics_host : str, optional
+        Address for metrics alone.
     extra_args : sequence of str
         More options of ``tritonserver``, placed last; all three ports must stay open.
 
@@ -122,7 +125,7 @@ def local_server(
         tls.check()
     libpython = check_installation()
     plaintext_host = host if tls is None else "127.0.0.1"
-    hosts = {"grpc": host, "http": plaintext_host, "metrics": plaintext_host}
+    hosts = {"grpc": host, "http": plaintext_host, "metrics": metrics_host or plaintext_host}
     wanted = {"grpc": grpc_port, "http": http_port, "metrics": metrics_port}
     addresses = _reserve_ports({name: (hosts[name], port) for name, port in wanted.items()})
     with _terminate_as_exit(), tempfile.TemporaryDirectory(prefix="sigmahat-server-") as folder:

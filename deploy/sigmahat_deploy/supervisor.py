@@ -12,12 +12,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import NoReturn
 
 from sigmahat_deploy.certificates import Tls
+from sigmahat_deploy.exporter import Metrics, exported
 from sigmahat_deploy.installation import ServerError
 from sigmahat_deploy.probe import BUSY, ProbeTimeout, probe_shrinkage
 from sigmahat_deploy.processes import Process, Processes
@@ -108,10 +109,13 @@ def supervise(
     """
     deaths: deque[float] = deque()
     answered = False
+    metrics = Metrics(log)
+    log = metrics.log
     with (
         _on_hangup() as swap_wanted,
         tempfile.TemporaryDirectory(prefix="sigmahat-models-") as folder,
         swept_if_killed(Path(folder)),
+        exported(metrics, "127.0.0.1" if address.tls else address.host, address.metrics_port) as metrics_url,
     ):
         releases = Releases(check_repository(model_repository), Path(folder))
         while True:
@@ -119,10 +123,12 @@ def supervise(
                 releases.settle()
                 for warning in _warnings(address):
                     log("warning", level="warning", reason=warning)
-                with _started(releases, address, startup_timeout_s, len(deaths), log) as server:
+                with _started(releases, address, startup_timeout_s) as (server, seconds):
+                    shown = replace(server, metrics_url=metrics_url)
+                    log("ready", startup_s=seconds, release=releases.current, restarts=len(deaths), **urls(shown))
                     answered, address = True, _keep_ports(address, server)
                     try:
-                        with published(server):
+                        with metrics.of_triton(server.metrics_url), published(shown):
                             _watch(server, releases, swap_wanted, endurance, startup_timeout_s, log)
                     except ServerError:
                         raise
@@ -151,23 +157,21 @@ def _warnings(address: Address) -> list[str]:
 
 
 @contextmanager
-def _started(
-    releases: Releases, address: Address, startup_timeout_s: float, n_restarts: int, log: Log
-) -> Iterator[LocalServer]:
+def _started(releases: Releases, address: Address, startup_timeout_s: float) -> Iterator[tuple[LocalServer, float]]:
+    """A server that answers, and the seconds until it did. Its own metrics are for this machine: see `exporter`."""
     begin = time.monotonic()
     with local_server(
         releases.folder,
         address.grpc_port,
         address.http_port,
-        address.metrics_port,
+        metrics_port=0,
         host=address.host,
         probe=probe_shrinkage,
         startup_timeout_s=startup_timeout_s,
         tls=address.tls,
+        metrics_host="127.0.0.1",
     ) as server:
-        seconds = round(time.monotonic() - begin, 3)
-        log("ready", startup_s=seconds, release=releases.current, restarts=n_restarts, **urls(server))
-        yield server
+        yield server, round(time.monotonic() - begin, 3)
 
 
 def urls(server: LocalServer) -> dict[str, str]:
@@ -176,11 +180,8 @@ def urls(server: LocalServer) -> dict[str, str]:
 
 
 def _keep_ports(address: Address, server: LocalServer) -> Address:
-    grpc, http, metrics = (
-        int(url.removesuffix("/metrics").rpartition(":")[2])
-        for url in (server.grpc_url, server.http_url, server.metrics_url)
-    )
-    return Address(address.host, grpc, http, metrics, address.tls)
+    grpc, http = (int(url.rpartition(":")[2]) for url in (server.grpc_url, server.http_url))
+    return replace(address, grpc_port=grpc, http_port=http)
 
 
 def _bury(reason: str, deaths: deque[float], endurance: Endurance, log: Log) -> None:

@@ -7,12 +7,15 @@ import json
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from deploy.test_server import (
@@ -20,6 +23,7 @@ from deploy.test_server import (
     SHRINKAGE,
     SLEEP_THEN_ADD_ONE,
     command_of,
+    get,
     group_of,
     infer,
     serving,
@@ -29,6 +33,7 @@ from deploy.test_server import (
     write_model,
 )
 
+from sigmahat_deploy.exporter import Metrics
 from sigmahat_deploy.progress import Progress, State
 
 ENDLESS = """
@@ -77,6 +82,11 @@ class Running:
         self._pool.shutdown()
 
 
+def scraped(serve: Running) -> list[str]:
+    where = urlsplit(json.loads(serve.ready_file.read_text())["metrics_url"])
+    return get(where.netloc, where.path).splitlines()
+
+
 @pytest.fixture
 def running(tmp_path: Path) -> Callable[..., Any]:
     repository, ready_file = tmp_path / "models", tmp_path / "ready.json"
@@ -105,6 +115,7 @@ def test_a_swap_that_fails_leaves_the_old_release(running: Any) -> None:
         (failed,) = wait_for(lambda: serve.said("swap_failed"))
         assert "manifest.json must be JSON, file to SHA-256, but is none" in failed["reason"]
         assert failed["release"] == 1
+        assert 'sigmahat_swaps_total{result="failed"} 1' in scraped(serve)
         (serve.repository / "slow" / "1" / "model.onnx").unlink()
         shutil.copytree(serve.repository / "slow", serve.repository / "unreadable")
         (serve.repository / "unreadable" / "config.pbtxt").write_bytes(b"\xff\xfe")
@@ -115,6 +126,10 @@ def test_a_swap_that_fails_leaves_the_old_release(running: Any) -> None:
         serve.process.send_signal(signal.SIGHUP)
         (swapped,) = wait_for(lambda: serve.said("swapped"))
         assert swapped["release"] == 2
+        said = scraped(serve)
+        for line in ("sigmahat_ready 1", "sigmahat_release 2", 'sigmahat_swaps_total{result="ok"} 1'):
+            assert line in said
+        assert any(line.startswith('nv_inference_exec_count{model="slow"') for line in said)
         assert infer(serve.url, "slow", [0.0]) == [1.0]
         modes = {path.stat().st_mode & 0o777 for path in shared_memory(f"sigmahat_{serve.process.pid}_")}
         wait_for(lambda: modes == {0o600})
@@ -221,3 +236,28 @@ def test_a_step_is_stuck_when_it_has_work_and_does_not_get_on(monkeypatch: pytes
     assert "no step has got on" in progress.look(idle, ["features"], 60.0)
     assert progress.look(idle, ["features"], 3.0) == ""
     assert "no step has got on" in progress.look({}, ["features"], 60.0)  # Triton tells nothing
+
+
+def test_steps_of_every_release_have_one_name() -> None:
+    text = b'nv_inference_count{model="features-r2",version="1"} 7\n'
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    metrics = Metrics(lambda event, level="info", **fields: None)
+    with HTTPServer(("127.0.0.1", 0), Handler) as triton:
+        threading.Thread(target=triton.handle_request, daemon=True).start()
+        with metrics.of_triton(f"http://127.0.0.1:{triton.server_port}/metrics"):
+            said = metrics.text().splitlines()
+    assert 'nv_inference_count{model="features",release="2"} 7' in said
+    assert "sigmahat_ready 1" in said
+    metrics.log("died")
+    metrics.log("restarting")
+    said = metrics.text().splitlines()
+    assert {"sigmahat_ready 0", "sigmahat_deaths_total 1", "sigmahat_restarts_total 1"} <= set(said)
