@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -261,3 +262,39 @@ def test_steps_of_every_release_have_one_name() -> None:
     metrics.log("restarting")
     said = metrics.text().splitlines()
     assert {"sigmahat_ready 0", "sigmahat_deaths_total 1", "sigmahat_restarts_total 1"} <= set(said)
+
+
+# --- certificates
+
+
+@pytest.mark.server
+def test_renewed_certificates_are_taken_at_sighup_and_bad_ones_are_not(running: Any, tmp_path: Path) -> None:
+    trustme = pytest.importorskip("trustme", reason="needs sigmahat[dev]")
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+
+    def issue() -> None:
+        issued = trustme.CA().issue_cert("127.0.0.1")
+        issued.cert_chain_pems[0].write_to_path(certificate)
+        issued.private_key_pem.write_to_path(key)
+
+    def shown() -> str:
+        host, _, port = serve.url.rpartition(":")
+        return ssl.get_server_certificate((host, int(port)))
+
+    issue()
+    with running(f"--tls-certificate={certificate}", f"--tls-key={key}") as serve:
+        first = certificate.read_text()
+        assert shown() == first
+        certificate.write_text("-----BEGIN")
+        serve.process.send_signal(signal.SIGHUP)
+        (refused,) = wait_for(lambda: serve.said("certificates_refused"))
+        assert "certificate.pem must hold certificates in PEM format" in refused["reason"]
+        wait_for(lambda: serve.said("swapped"))
+        assert shown() == first
+        issue()
+        serve.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: len(serve.said("ready")) == 2)
+        assert shown() == certificate.read_text() != first
+        wait_for(lambda: len(serve.said("swapped")) == 2)
+        assert serve.said("died") == []
+        serve.ends()
