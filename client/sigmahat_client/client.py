@@ -131,8 +131,9 @@ class ShrinkageClient(BaseClient):
     tls : Tls, optional
         Encrypt, with these certificates.
     shared_memory : bool
-        Let a server on this machine hand over large matrices in shared memory; where that does not work, they come
-        through gRPC.
+        Let a server on this machine hand over large matrices in shared memory. It wants a key for that, which it leaves
+        in a file for its own user (``$XDG_RUNTIME_DIR``, or the temporary folder); where that is not to be had, or does
+        not work, they come through gRPC.
 
     Examples
     --------

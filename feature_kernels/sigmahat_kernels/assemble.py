@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from sigmahat_kernels import heartbeat
 from sigmahat_kernels.backend import array_namespace, to_numpy
 from sigmahat_kernels.covariance import classic_parameters, estimate_covariance
 from sigmahat_kernels.groups import (
@@ -135,3 +136,4 @@ def _fill_part(
             xp.asarray(intensity[universes, :size], xp.float64),
         )
         covariance[universes, :size, :size] = to_numpy(estimate.astype(xp.float32))
+        heartbeat.beat()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sigmahat_kernels import missing, regime, temporal
+from sigmahat_kernels import heartbeat, missing, regime, temporal
 from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.correlation import CORRELATION, correlation_features
 from sigmahat_kernels.groups import (
@@ -110,6 +110,7 @@ def _summands(shared: SharedWindow) -> _Summands:
         # Around a common centre first: the difference of two large numbers would lose the digits.
         averages[spread] = averages[of] - averages[of].mean()
         averages[f"{spread}_square"] = averages[spread] ** 2
+    heartbeat.beat()
     transposed = array_namespace(factor).ascontiguousarray(factor.T)
     return _Summands(len(factor), shared.products, transposed, asset_series(window, factor), averages)
 
@@ -130,6 +131,7 @@ def _fill_group(
     shared = share_window(usable.returns)
     if kept is not None:
         kept.keep(group, shared.moments)
+    heartbeat.beat()
     odd = flag_assets(request, usable, shared.window, shared.products.slow)
     if odd is not None:
         table.warnings.of_asset[group.universes] = odd
@@ -187,6 +189,7 @@ def _solve_part(
         where = xp.asarray(chunk)
         n_assets = index.shape[1]
         values, pairs = solver.measure(summands.products, summands.factor, index, scratch)
+        heartbeat.beat()
         eigenvalues[where, width - n_assets :] = values
         for name, value in pairs._asdict().items():
             full_shape = (len(eigenvalues), *((width,) if name == "row_sum" else value.shape[1:]))

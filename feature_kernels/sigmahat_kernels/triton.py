@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from sigmahat_kernels import heartbeat
 from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.scratch import keep_freed_memory
 from sigmahat_kernels.status import InvalidRequest
@@ -45,6 +46,10 @@ class PythonModel:
         """Write a line to the server's log."""
         pb_utils.Logger.log_info(f"{self.name}: {message}")
 
+    def progress(self) -> None:
+        """Say that the work gets on: between slices. A step that has work and says nothing for 20 s is restarted."""
+        heartbeat.beat()
+
     def to_device(self, name: str, tensor: Array) -> Array:
         """Move PANEL and FEATURES to the GPU where the instance has one; index tensors are read on the host."""
         if not self.on_gpu or name not in ("PANEL", "FEATURES"):
@@ -66,13 +71,19 @@ class PythonModel:
             tensor["name"]: pb_utils.triton_string_to_numpy(tensor["data_type"]) for tensor in config["output"]
         }
         self.load(Path(args["model_repository"]) / args["model_version"])
+        heartbeat.start(self.name)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Called by Triton with the requests that it gathered; answers each, or gives each its own error."""
-        # What one request asks for, or misspells, is no matter of the others'.
-        if not self._merges or len({request.parameters() for request in requests}) > 1:
-            return [self._respond([request])[0] for request in requests]
-        return self._respond(requests)
+        with heartbeat.working():
+            # What one request asks for, or misspells, is no matter of the others'.
+            if self._merges and len({request.parameters() for request in requests}) == 1:
+                return self._respond(requests)
+            answers = []
+            for request in requests:
+                answers += self._respond([request])
+                self.progress()
+            return answers
 
     def _respond(self, requests: Sequence[Any]) -> list[Any]:
         if all(request.is_cancelled() for request in requests):
