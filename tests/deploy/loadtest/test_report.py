@@ -38,7 +38,7 @@ LEVELS = (
     level("perf_analyzer", "poisson", 43, 43, 200, delayed=0.05),
     Level("perf_analyzer", "poisson", 54, 6.0, failed=3, problem="perf_analyzer ended with code 99: <queue>"),
     level("open loop", "poisson", 44, 44, 249, failed=1),
-    level("open loop", "poisson", 120, 62, 900, refused=181),
+    level("open loop", "poisson", 120, 62, 240, refused=181),
 )
 TEST = report.LoadTest(
     levels=LEVELS,
