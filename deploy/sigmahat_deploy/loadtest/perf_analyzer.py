@@ -81,9 +81,10 @@ def measure(
         timeout_s = 10 * seconds + 60
         problems = list(pool.map(lambda command: _run(tool, command, folder, timeout_s), commands))
     change = between(before, snapshot(urls))
-    level = Level("perf_analyzer", load, asked, seconds, failed=failures(change), steps=step_times(change))
+    level = Level("perf_analyzer", load, asked, seconds, steps=step_times(change))
+    # A failure ends it. Triton may count others: requests of a backlog that it leaves behind when it is done.
     if any(problems):
-        return replace(level, problem=next(filter(None, problems)))
+        return replace(level, failed=failures(change), problem=next(filter(None, problems)))
     outputs = [
         read_output(folder / report_name(command), stream.model)
         for command, stream in zip(commands, streams, strict=True)
