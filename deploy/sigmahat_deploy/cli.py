@@ -26,6 +26,7 @@ SUBCOMMANDS = {
     "engines": Subcommand(
         "sigmahat_deploy.engines.command:engines", "engines", "Build TensorRT engines on a GPU node."
     ),
+    "loadtest": Subcommand("sigmahat_deploy.loadtest.command:loadtest", "loadtest", "Load servers, and report."),
     "train": Subcommand("sigmahat_trainer.commands.train:train", "train", "Train the members of the ensemble."),
     "export": Subcommand("sigmahat_trainer.commands.export:export", "train", "Quantise members into the repository."),
     "draw": Subcommand("sigmahat_trainer.commands.search:draw", "train", "Draw samples once, for a search."),
