@@ -228,21 +228,25 @@ def location(values: np.ndarray, *, assume_centered: bool) -> np.ndarray:
 
 
 def return_scale(table: Table) -> float:
-    """Factor that makes returns of the values: 1 where they are, or where no factor would, as of prices."""
+    """Factor that makes returns of the values: 1 where they are, or where no factor would, as of prices.
+
+    All values have one unit: where most columns are returns as they stand, those that are not have no say.
+    """
     values = table.values
     rows = None if table.index is None else index_rows(table.index, len(values))
     row_days = mean_row_days(None if rows is None else rows.days)
 
-    def is_refused(scale: float, *codes: Status) -> bool:
-        return bool(np.isin(column_status(values * scale, row_days), codes).any())
+    def with_status(scale: float, *codes: Status) -> np.ndarray:
+        return np.isin(column_status(values * scale, row_days), codes)
 
-    if not is_refused(1.0, Status.NOT_RETURNS):
+    n_returns = with_status(1.0, Status.GOOD, Status.IMPOSSIBLE_RETURN).sum()
+    if with_status(1.0, Status.NOT_RETURNS).sum() <= n_returns:
         return 1.0
     size = np.abs(values[np.isfinite(values)])
-    if is_refused(_TOO_SMALL_TO_MATTER / float(size.max()), Status.LEVELS):
+    if with_status(_TOO_SMALL_TO_MATTER / float(size.max()), Status.LEVELS).any():
         return 1.0
     usual = _USUAL_RETURN / float(np.median(size[size > 0]))
-    known = (scale for scale in _UNITS if not is_refused(scale, Status.NOT_RETURNS, Status.IMPOSSIBLE_RETURN))
+    known = (scale for scale in _UNITS if not with_status(scale, Status.NOT_RETURNS, Status.IMPOSSIBLE_RETURN).any())
     return next(known, usual)
 
 

@@ -107,7 +107,7 @@ def estimate(
     Exit codes: 0 all universes were estimated, 1 nothing was written,
     2 wrong options, 3 files were written but some universes failed.
     """
-    _check_options(out, covariances, classic)
+    _check_options([returns, universes], out, covariances, classic)
     if local and (urls or root_certificates or certificate_chain or private_key):
         raise click.UsageError("--local computes in this process: leave --url and certificates out")
     if model_repository is not None and not local:
@@ -141,20 +141,24 @@ def estimate(
     _report(estimates)
 
 
-def _check_options(out: Path, covariances: Path | None, classic: bool) -> None:
+def _check_options(inputs: list[Path | None], out: Path, covariances: Path | None, classic: bool) -> None:
     """Find out before the work, not after it, that its result could not be written."""
     if out != _STDOUT and out.suffix.lower() not in _WRITERS:
         raise click.BadParameter(f"must end with {', '.join(_WRITERS)}, or be -, got {out}", param_hint="--out")
+    if covariances is not None and covariances.suffix.lower() != ".npz":
+        raise click.BadParameter(f"must end with .npz, got {covariances}", param_hint="--covariances")
     if out.suffix.lower() in (".parquet", ".feather"):
         try:
             import pyarrow  # noqa: F401
         except ImportError as error:  # also where it does not fit the NumPy that is installed
             raise click.ClickException(f"{out.suffix} files need a working pyarrow: {error}") from error
     for option, path in (("--out", out), ("--covariances", covariances)):
-        if path is not None and not path.parent.is_dir():
+        if path is None:
+            continue
+        if not path.parent.is_dir():
             raise click.BadParameter(f"{path.parent} is not a folder: create it first", param_hint=option)
-    if covariances is not None and covariances.absolute() == out.absolute():
-        raise click.BadParameter("must not be the file of --out", param_hint="--covariances")
+        if path.exists() and any(source is not None and path.samefile(source) for source in inputs):
+            raise click.BadParameter(f"must not be {path}, which is read: name another file", param_hint=option)
     if classic and covariances is None:
         raise click.UsageError("--classic changes covariances only: give --covariances too")
 

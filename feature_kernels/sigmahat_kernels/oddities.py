@@ -14,6 +14,7 @@ from sigmahat_kernels.request import PADDING, Request
 from sigmahat_kernels.status import (
     DOMINANT_RETURN,
     FEW_RETURNS,
+    MIN_OBSERVATIONS,
     NEAR_COPY,
     USUAL_ASSETS,
     USUAL_ROWS,
@@ -24,6 +25,9 @@ from sigmahat_kernels.status import (
 
 _MOVED = 2.0
 """Standard deviations: on the day of a crash most assets move more than this."""
+
+_STANDS_STILL = 0.01
+"""Share of its volatility: an asset that moves less over the rows that it has in common with another is not compared."""
 
 
 class Warnings(NamedTuple):
@@ -56,14 +60,15 @@ def flag_assets(request: Request, usable: UsableGroup, window: Window, slow: Arr
     slow : array of shape (m, m)
         Their equal-weighted correlation.
     """
-    of_column = to_numpy(_flag_columns(window, slow, usable.stale))
+    near = _near_copies(window, slow)
+    of_column = to_numpy(_flag_columns(window, near, usable.stale))
     if not of_column.any():
         return None
     rows = request.universes[usable.group.universes]
     place, held = usable.group.place[rows], rows != PADDING
     of_asset = np.where(held, of_column[place], 0).astype(np.int32)
     _forgive_market_days(of_asset, place, held, window)
-    _forgive_absent_copies(of_asset, place, slow)
+    _forgive_absent_copies(of_asset, place, near)
     return of_asset
 
 
@@ -79,12 +84,32 @@ def flag_universes(request: Request) -> np.ndarray:
     return flags.astype(np.int32)
 
 
-def _flag_columns(window: Window, slow: Array, stale: Array) -> Array:
-    """What can be wrong with each column; (m,), where the window is."""
+def _near_copies(window: Window, slow: Array) -> Array:
+    """Which columns copy which, (m, m) bool: by the rows that both have where returns are missing."""
     xp = array_namespace(slow)
-    n = window.n_observed
     near = xp.abs(slow) > NEAR_COPY
+    gaps = xp.flatnonzero(window.n_observed < len(window.returns))
+    if len(gaps):
+        o = window.observed
+        # Scaled by their volatilities, so that no digits are lost; not cut: each was cut by a history of its own.
+        x = (window.returns - window.returns.sum(axis=0) / window.n_observed) * o / window.volatilities[0]
+        x_gap, o_gap = x[:, gaps].T, o[:, gaps].T
+        n = o_gap @ o
+        rows = xp.maximum(n, 1.0)
+        mean, mean_gap = o_gap @ x / rows, x_gap @ o / rows
+        variance, variance_gap = o_gap @ x**2 / rows - mean**2, x_gap**2 @ o / rows - mean_gap**2
+        comparable = (n >= MIN_OBSERVATIONS) & (xp.minimum(variance, variance_gap) > _STANDS_STILL**2)
+        covariance = x_gap @ x / rows - mean * mean_gap
+        copies = comparable & (covariance**2 > NEAR_COPY**2 * variance * variance_gap)
+        near[gaps] |= copies
+        near[:, gaps] |= copies.T
     near.reshape(-1)[:: len(near) + 1] = False
+    return near
+
+
+def _flag_columns(window: Window, near: Array, stale: Array) -> Array:
+    """What can be wrong with each column; (m,), where the window is."""
+    n = window.n_observed
     return (
         (n < FEW_RETURNS * len(window.returns)) * int(WarningFlag.FEW_RETURNS)
         + stale * int(WarningFlag.STALE_PRICES)
@@ -118,16 +143,16 @@ def _forgive_market_days(of_asset: np.ndarray, place: np.ndarray, held: np.ndarr
             of_asset[u, i] &= ~WarningFlag.DOMINANT_RETURN
 
 
-def _forgive_absent_copies(of_asset: np.ndarray, place: np.ndarray, slow: Array) -> None:
+def _forgive_absent_copies(of_asset: np.ndarray, place: np.ndarray, near: Array) -> None:
     """Take NEAR_COPY from assets whose copy is not in the universe."""
     flagged = (of_asset & WarningFlag.NEAR_COPY) != 0
     columns = np.unique(place[flagged])
     if not len(columns):
         return
-    there = array_namespace(slow).asarray(columns)
-    near = np.abs(to_numpy(slow[there][:, there])) > NEAR_COPY
+    there = array_namespace(near).asarray(columns)
+    copies = to_numpy(near[there][:, there])
     for u in np.flatnonzero(flagged.any(axis=1)):
         at = np.flatnonzero(flagged[u])
         own = np.searchsorted(columns, place[u, at])
-        alone = near[np.ix_(own, own)].sum(axis=1) < 2  # each is near itself
+        alone = ~copies[np.ix_(own, own)].any(axis=1)
         of_asset[u, at[alone]] &= ~WarningFlag.NEAR_COPY

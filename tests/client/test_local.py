@@ -282,6 +282,24 @@ def test_every_door_refuses_what_the_client_refuses(local: ShrinkageClient, retu
         estimators()[0].fit(mixed)
 
 
+@pytest.mark.parametrize(
+    "spoil", [lambda column: column.where(column.index != column.index[7], 101.5), lambda c: 100 * c]
+)
+def test_units_are_those_of_most_columns(local: ShrinkageClient, returns: pd.DataFrame, spoil: Any):
+    # One value, or one column, in another unit does not bring the other columns to a hundredth of what they are.
+    sent = returns.assign(A3=spoil(returns["A3"]))
+    assert local.estimate(sent).status.tolist() == [Status.NOT_RETURNS]
+    scikit_learn, *skfolio = estimators()
+    with pytest.raises(UniverseError, match="asset 'A3': the asset's values are too large"):
+        scikit_learn.fit(sent)
+    for estimator in skfolio:
+        with pytest.warns(AssetsDropped, match="'A3'"):
+            fitted = estimator.fit(sent)
+        expected = local.estimate(returns.drop(columns="A3"), covariance=True).covariance[0]
+        kept = sent.columns != "A3"
+        np.testing.assert_array_equal(fitted.covariance_[np.ix_(kept, kept)], expected)
+
+
 def rows_likelihood(row: np.ndarray, location: np.ndarray, covariance: np.ndarray) -> float:
     stats = pytest.importorskip("scipy.stats")
     seen = np.isfinite(row)

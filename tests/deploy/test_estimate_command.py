@@ -57,16 +57,16 @@ def test_all_assets_are_one_universe(folder: Path, server: FakeServer):
 
 def test_windows_and_covariances(folder: Path, server: FakeServer):
     universes = {"file": ["DDD", "BBB"], "b/c": {"assets": ["CCC", "BBB", "AAA"], "start": "2020-01-03", "stop": 28}}
-    result = run(folder, server.url, "--classic", "--covariances", str(folder / "matrices"), universes=universes)
+    result = run(folder, server.url, "--classic", "--covariances", str(folder / "matrices.npz"), universes=universes)
     assert (result.exit_code, result.stderr) == (0, "")
     np.testing.assert_array_equal(server.received[-1].tensors["WINDOWS"], [[0, 30], [2, 28]])
     assert server.received[-1].parameters["classic"] is True
     assert pd.read_parquet(folder / "out.parquet").index.tolist() == ["file", "b/c"]
-    with np.load(folder / "matrices", allow_pickle=False) as arrays:
+    with np.load(folder / "matrices.npz", allow_pickle=False) as arrays:
         assert set(arrays) == {"covariance/file", "assets/file", "covariance/b/c", "assets/b/c"}
         assert arrays["assets/b/c"].tolist() == ["CCC", "BBB", "AAA"]
         np.testing.assert_array_equal(arrays["covariance/file"], [[3003, 3001], [1003, 1001]])
-    assert written(folder) == {"out.parquet", "matrices"}
+    assert written(folder) == {"out.parquet", "matrices.npz"}
 
 
 def test_failed_universes_are_told_apart(folder: Path, server: FakeServer):
@@ -186,7 +186,7 @@ def test_a_write_that_fails_leaves_no_half_files(folder: Path, server: FakeServe
     ("options", "code", "words"),
     [
         (["--out", "{folder}/nowhere/out.parquet"], 2, "{folder}/nowhere is not a folder: create it first"),
-        (["--covariances", "{folder}/out.parquet"], 2, "must not be the file of --out"),
+        (["--covariances", "{folder}/matrices.csv"], 2, "must end with .npz, got {folder}/matrices.csv"),
         (["--out", "{folder}/out.xlsx"], 2, "must end with .csv, .parquet, .feather, .json, or be -"),
         (["--out", "{folder}/out"], 2, "must end with .csv"),
         (["--local"], 2, "--local computes in this process: leave --url"),
@@ -206,6 +206,15 @@ def test_errors_come_before_the_work(folder: Path, server: FakeServer, options: 
     assert "Traceback" not in result.output
     assert len(server.received) == before
     assert written(folder) == set()
+
+
+@pytest.mark.parametrize(("option", "name"), [("--covariances", "returns.npz"), ("--out", "universes.json")])
+def test_what_is_read_is_not_written_over(folder: Path, server: FakeServer, option: str, name: str):
+    universes = {"one": TICKERS}
+    result = run(folder, server.url, option, str(folder / "." / name), universes=universes)
+    assert result.exit_code == 2
+    assert f"must not be {folder / name}, which is read: name another file" in result.stderr
+    assert json.loads((folder / "universes.json").read_text()) == universes
 
 
 def test_returns_that_are_none_are_an_error(folder: Path, server: FakeServer):

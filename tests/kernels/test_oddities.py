@@ -59,6 +59,12 @@ def mirror(x: np.ndarray) -> None:
     x[:, 3] = -x[:, 5]
 
 
+def copy_listed_late(x: np.ndarray) -> None:
+    x[:, 3] = 2 * x[:, 5]
+    x[:120, 3] = np.nan
+    x[-10:, 5] = np.nan
+
+
 @pytest.mark.parametrize(
     ("spoil", "flag", "assets"),
     [
@@ -69,6 +75,7 @@ def mirror(x: np.ndarray) -> None:
         (loud, WarningFlag.UNUSUAL_VOLATILITY, [3]),
         (copy, WarningFlag.NEAR_COPY, [3, 5]),
         (mirror, WarningFlag.NEAR_COPY, [3, 5]),
+        (copy_listed_late, WarningFlag.NEAR_COPY, [3, 5]),
     ],
 )
 def test_an_odd_asset_is_named_and_nothing_else(spoil: Callable[[np.ndarray], None], flag, assets):
@@ -83,6 +90,32 @@ def test_an_odd_asset_is_named_and_nothing_else(spoil: Callable[[np.ndarray], No
                 expected[u, universe.index(asset)] = flag
     np.testing.assert_array_equal(odd.of_asset, expected)
     np.testing.assert_array_equal(odd.of_universe, expected.max(axis=1))
+
+
+def test_copies_are_compared_over_the_rows_that_both_have():
+    rng = np.random.default_rng(5)
+    returns = draw_returns(n_assets=12)
+    noise = np.array([0.0, 0.05, 0.15, 0.4, 1.0, 0.0])
+    returns[:, 6:] = returns[:, :6] * (1 + np.arange(6)) + 0.01 * noise * rng.standard_normal((N_OBS, 6))
+    returns[rng.random(returns.shape) < 0.6] = np.nan
+    returns[:, [5, 11]] = np.nan  # a copy for 19 rows: too few to tell
+    returns[:60, 5], returns[41:110, 11] = returns[:60, 0], returns[41:110, 0]
+    returns[41:60, [5, 11]] = rng.standard_normal((19, 1)) * 0.01
+    returns[60:100, 5] = np.nan
+    common = [np.isfinite(returns[:, [i, j]]).all(axis=1) for i in range(12) for j in range(12)]
+    expected = np.zeros(12, bool)
+    for rows, (i, j) in zip(common, np.ndindex(12, 12), strict=True):
+        if i != j and rows.sum() >= 20:
+            expected[[i, j]] |= abs(np.corrcoef(returns[rows][:, [i, j]].T)[0, 1]) > 0.999
+    assert 4 <= expected.sum() <= 8
+    np.testing.assert_array_equal(flags(returns).of_asset[0] & WarningFlag.NEAR_COPY > 0, expected)
+
+
+def test_assets_that_stand_still_together_are_no_copies():
+    returns = draw_returns()
+    returns[:100, 3], returns[150:, 5] = np.nan, np.nan
+    returns[100:150, [3, 5]] = 0.0001
+    assert not flags(returns).of_universe & WarningFlag.NEAR_COPY
 
 
 def test_half_of_the_rows_are_not_few():
