@@ -36,14 +36,17 @@ static_resources:
                             timeout: 0s # the caller's deadline is the one that counts
                         {{- end }}
                       retry_policy: # a request larger than Envoy's buffer (1 MiB) goes once, and the client tries again
-                        retry_on: unavailable,reset-before-request,refused-stream
-                        num_retries: 2
+                        retry_on: unavailable,reset-before-request,refused-stream,retriable-headers
+                        retriable_headers: # NOT_FOUND, which a server that drains says of its models
+                          - {name: grpc-status, string_match: {exact: "5"}}
+                        num_retries: 3
                         retry_back_off: {base_interval: 0.1s, max_interval: 2s}
                         retry_host_predicate:
                           - name: envoy.retry_host_predicates.previous_hosts
                             typed_config:
                               "@type": type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate
-                        host_selection_retry_max_attempts: 3
+                        # A server that refuses at once has the fewest in flight: of two, it is drawn 3 times in 4.
+                        host_selection_retry_max_attempts: 20
           {{- if .Values.tls.secret }}
           transport_socket:
             name: envoy.transport_sockets.tls
