@@ -23,5 +23,5 @@ ENV HOME=/tmp \
 WORKDIR /opt/sigmahat
 USER 10001:10001
 EXPOSE 8001 8002
-HEALTHCHECK --interval=15s --timeout=15s --start-period=60s CMD ["sigmahat", "probe", "--or-progress-within-s", "60"]
+HEALTHCHECK --interval=15s --timeout=15s --start-period=60s CMD ["sigmahat", "probe", "--or-progress-within-s", "1200"]
 CMD ["sigmahat", "serve", "--host", "0.0.0.0"]

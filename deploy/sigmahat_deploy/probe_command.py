@@ -47,9 +47,15 @@ class _Busy(Exception):
 @click.option("--http", default="127.0.0.1:8000", show_default=True, help="host:port of Triton's HTTP.")
 @click.option("--metrics", default="127.0.0.1:8002", show_default=True, help="host:port of Triton's metrics.")
 @click.option(
+    "--heartbeats",
+    envvar="SIGMAHAT_HEARTBEATS",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder in which the steps of the server leave signs of life; a change there is progress too.",
+)
+@click.option(
     "--or-progress-within-s",
     type=click.FloatRange(min=0, min_open=True),
-    help="Pass also a server too busy to answer, as long as it finished any work in so many seconds.",
+    help="Pass also a server too busy to answer, as long as it got on with any work in so many seconds.",
 )
 @click.option(
     "--state",
@@ -58,12 +64,12 @@ class _Busy(Exception):
     type=click.Path(dir_okay=False, path_type=Path),
     help="File that remembers the last progress between two probes.",
 )
-def probe(http: str, metrics: str, or_progress_within_s: float | None, state: Path) -> None:
+def probe(http: str, metrics: str, heartbeats: Path | None, or_progress_within_s: float | None, state: Path) -> None:
     """Exit with 0 if the server on this machine is well, with 1 and the reason if not.
 
     It is well if two small universes are answered rightly within 5 s. A real inference behind long work can be late:
-    with --or-progress-within-s a late answer passes while the counters of finished work move. An answer that is wrong,
-    an error and a refused connection never pass.
+    with --or-progress-within-s a late answer passes while counters of finished work or heartbeats move. An answer that
+    is wrong, an error and a refused connection never pass.
     """
     try:
         _check(_infer(http))
@@ -72,11 +78,12 @@ def probe(http: str, metrics: str, or_progress_within_s: float | None, state: Pa
         if or_progress_within_s is None:
             raise click.ClickException(str(busy)) from busy
         try:
-            stood_s = _seconds_without_progress(_ask(metrics, "GET", "/metrics").decode(), state)
+            signs = _signs_of_progress(_ask(metrics, "GET", "/metrics").decode(), heartbeats)
         except _Busy as silent:
             raise click.ClickException(f"{busy}, and its metrics: {silent}") from silent
+        stood_s = _seconds_unchanged(signs, state)
         if stood_s > or_progress_within_s:
-            raise click.ClickException(f"{busy}, and it finished nothing for {stood_s:.0f} s") from busy
+            raise click.ClickException(f"{busy}, and it got on with nothing for {stood_s:.0f} s") from busy
 
 
 def _infer(http: str) -> dict[str, Any]:
@@ -113,19 +120,25 @@ def _ask(address: str, method: str, path: str, body: str | None = None) -> bytes
     raise failure(f"{address} answered {response.status}: {reason}")
 
 
-def _seconds_without_progress(metrics: str, state: Path) -> float:
-    """How long the counters have had their present values, as far as earlier probes saw.
+def _signs_of_progress(metrics: str, heartbeats: Path | None) -> list[str]:
+    """What differs between two calls if the server has done anything in between."""
+    beats = [] if heartbeats is None else [f"{file.name} {file.read_bytes().hex()}" for file in heartbeats.iterdir()]
+    return sorted(_WORK_DONE.findall(metrics) + beats)
+
+
+def _seconds_unchanged(signs: list[str], state: Path) -> float:
+    """How long the signs have been as they are, as far as earlier probes saw.
 
     CLOCK_MONOTONIC is one for all processes of the machine.
     """
-    counters, now = _WORK_DONE.findall(metrics), time.monotonic()
+    now = time.monotonic()
     try:
         seen = json.loads(state.read_text())
-        if seen["counters"] == counters and seen["since"] <= now:
+        if seen["signs"] == signs and seen["since"] <= now:
             return float(now - seen["since"])
     except (FileNotFoundError, ValueError, KeyError):
         pass  # the first look
     draft = state.with_name(f"{state.name}.{os.getpid()}")
-    draft.write_text(json.dumps({"counters": counters, "since": now}))
+    draft.write_text(json.dumps({"signs": signs, "since": now}))
     draft.replace(state)
     return 0.0

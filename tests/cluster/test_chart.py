@@ -23,7 +23,7 @@ EVERYTHING = {
     "envoy__enabled": True,
     "gpu__products": ["NVIDIA-L4"],
     "monitoring": {"serviceMonitor": True, "rules": True, "dashboard": True, "labels": {"release": "p"}},
-    "tls": {"secret": "certificates", "clientCa": True},
+    "tls": {"certificate": "certificates", "clientCa": True},
 }
 
 pytestmark = pytest.mark.skipif(not (TOOLS / "helm").exists(), reason="no helm here: make test-deploy")
@@ -99,7 +99,8 @@ def test_policies(render: Render, tmp_path: Path, values: str) -> None:
         (["gpu.resource=gpu"], "does not match pattern"),
         (["gpu.resource=nvidia.com/gpu.shared", "gpu.count=2"], "/gpu/count"),
         (["autoscaling.kind=both"], "/autoscaling/kind"),
-        (["tls.clientCa=true"], "/tls/secret"),
+        (["tls.clientCa=true"], "/tls/certificate"),
+        (["device=cpu", "tls.certificate=s"], "/envoy/enabled"),
         (["engines.build=jobs", "cache.storageClass=shared"], "/gpu/products"),
         (["engines.build=jobs", "gpu.products={NVIDIA-L4}"], "/cache/storageClass"),
         (
@@ -334,18 +335,16 @@ def test_network_policy(render: Render) -> None:
 
 
 def test_tls(render: Render) -> None:
-    at_server = render(tls={"secret": "s", "clientCa": True})
+    at_server = render(tls={"certificate": "s", "clientCa": True})
     assert {"--grpc-use-ssl=true", "--grpc-use-ssl-mutual=true"} <= set(container(at_server)["args"])
+    assert "--grpc-use-ssl-mutual=true" not in container(render(tls__certificate="s"))["args"]
     assert "s" in [v.get("secret", {}).get("secretName") for v in server(at_server)["volumes"]]
-    on_cpu = container(render(device="cpu", tls__secret="s"))["args"]
-    assert "--tls-certificate=/etc/sigmahat/tls/tls.crt" in on_cpu
-    assert not any("ca.crt" in argument for argument in on_cpu)
-    at_envoy = render(envoy__enabled=True, tls__secret="s")
+    at_envoy = render(envoy__enabled=True, tls__certificate="s")
     assert not any("ssl" in argument for argument in container(at_envoy)["args"])
     configuration = yaml.safe_load(only(at_envoy, "ConfigMap", "rel-sigmahat-envoy")["data"]["envoy.yaml"])
     listener = configuration["static_resources"]["listeners"][0]["filter_chains"][0]
     assert "require_client_certificate" not in listener["transport_socket"]["typed_config"]
-    assert "/tls" not in container(render())["args"]
+    assert not any("ssl" in argument for argument in container(render())["args"])
 
 
 def test_monitoring(render: Render) -> None:

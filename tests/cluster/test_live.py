@@ -77,7 +77,7 @@ def write_certificates(folder: Path, authority: trustme.CA) -> None:
 
 def envoy_configuration(folder: Path, ports: list[int], grpc: int, metrics: int, admin: int) -> Path:
     """The chart's, with addresses of this machine."""
-    options = ["--set", "envoy.enabled=true,tls.secret=tls,tls.clientCa=true"]
+    options = ["--set", "envoy.enabled=true,tls.certificate=tls,tls.clientCa=true"]
     data = only(
         list(filter(None, yaml.safe_load_all(helm_template(*options).stdout))), "ConfigMap", "rel-sigmahat-envoy"
     )["data"]

@@ -122,9 +122,22 @@ def test_a_busy_server_passes_while_it_finishes_work(triton: tuple[FakeTriton, l
         time.sleep(0.15)
     stuck = probe(*patient)  # its own refused probes are no progress
     assert stuck.exit_code == 1
-    assert "finished nothing for 0 s" in stuck.output
+    assert "got on with nothing for 0 s" in stuck.output
     fake.done += 1
     assert probe(*patient).exit_code == 0
+
+
+def test_a_heartbeat_is_progress(triton: tuple[FakeTriton, list[str]], tmp_path: Path) -> None:
+    fake, options = triton
+    fake.answer = FULL
+    folder = tmp_path / "heartbeats"
+    folder.mkdir()
+    patient = [*options, "--or-progress-within-s", "0.1", "--heartbeats", str(folder)]
+    for beats in range(3):
+        (folder / "features.7").write_bytes(beats.to_bytes(16, "little"))
+        assert probe(*patient).exit_code == 0
+        time.sleep(0.15)
+    assert probe(*patient).exit_code == 1
 
 
 def test_patience_begins_anew_after_an_answer(triton: tuple[FakeTriton, list[str]]) -> None:

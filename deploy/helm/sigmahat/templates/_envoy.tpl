@@ -47,7 +47,7 @@ static_resources:
                               "@type": type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate
                         # A server that refuses at once has the fewest in flight: of two, it is drawn 3 times in 4.
                         host_selection_retry_max_attempts: 20
-          {{- if .Values.tls.secret }}
+          {{- if .Values.tls.certificate }}
           transport_socket:
             name: envoy.transport_sockets.tls
             typed_config:

@@ -129,6 +129,8 @@ volumeMounts: {{- include "sigmahat.mounts" . | nindent 2 }}
 {{- if eq .Values.device "gpu" }}
 - name: models
   mountPath: /models
+- name: heartbeats
+  mountPath: /heartbeats
 - name: cache
   mountPath: /var/cache/sigmahat
 {{- end }}
@@ -144,6 +146,8 @@ volumeMounts: {{- include "sigmahat.mounts" . | nindent 2 }}
     sizeLimit: {{ include "sigmahat.sharedMemoryMiB" . }}Mi
 {{- if eq .Values.device "gpu" }}
 - name: models
+  emptyDir: {}
+- name: heartbeats
   emptyDir: {}
 - name: cache
   {{- $claim := include "sigmahat.cacheClaim" . }}
@@ -164,7 +168,7 @@ volumeMounts: {{- include "sigmahat.mounts" . | nindent 2 }}
 
 {{- /* Empty, or the Secret with which the servers encrypt: behind Envoy it is Envoy's. */ -}}
 {{- define "sigmahat.serverTls" -}}
-{{- if not .Values.envoy.enabled }}{{ .Values.tls.secret }}{{ end }}
+{{- if not .Values.envoy.enabled }}{{ .Values.tls.certificate }}{{ end }}
 {{- end }}
 
 {{- /* Host and port that callers inside the cluster use. */ -}}
