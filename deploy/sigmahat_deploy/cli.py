@@ -22,6 +22,7 @@ class Subcommand(NamedTuple):
 
 SUBCOMMANDS = {
     "serve": Subcommand("sigmahat_deploy.serve_command:serve", "serve", "Serve the models with Triton, locally."),
+    "probe": Subcommand("sigmahat_deploy.probe_command:probe", "cli", "Ask the server here whether it is well."),
     "estimate": Subcommand("sigmahat_deploy.estimate_command:estimate", "cli", "Estimate covariances from a file."),
     "engines": Subcommand(
         "sigmahat_deploy.engines.command:engines", "engines", "Build TensorRT engines on a GPU node."
