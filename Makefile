@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help demo test matrix bench check clean
+.PHONY: help demo test test-deploy matrix bench check clean
 
 help: ## this list
 	@sed -n 's/^\([a-z][a-z0-9.% -]*\):.*## /\1:/p' $(MAKEFILE_LIST) | awk -F: '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -14,9 +14,12 @@ help: ## this list
 demo: $(VENV)/serve ## start the real Triton and estimate 2,000 universes; RETURNS=my.parquet takes your own panel
 	$(BIN)/python benchmarks/demo.py $(if $(RETURNS),--returns $(RETURNS))
 
-test: check $(VENV)-numpy2/done ## checkers, then every test; then the array code once more on NumPy 2
-	$(BIN)/python -m pytest
+test: check test-deploy $(VENV)-numpy2/done ## checkers, then every test; then the array code once more on NumPy 2
+	$(BIN)/python -m pytest --ignore tests/cluster
 	$(VENV)-numpy2/bin/python -m pytest tests/kernels tests/client
+
+test-deploy: $(VENV)/dev $(VENV)-deploy/done ## chart, images, alerts and dashboard, without a cluster; Envoy and Prometheus live
+	$(BIN)/python -m pytest tests/cluster
 
 # One virtual environment a version, so that none overwrites another's: a CI job is one of these, `make test-3.12`.
 matrix: test-3.11 test-3.12 ## the same on every Python that is supported, each with NumPy 1.26 and 2
@@ -48,6 +51,12 @@ $(VENV)/dev: $(VENV)/python pyproject.toml constraints.txt
 $(VENV)-numpy2/done: pyproject.toml constraints-numpy2.txt
 	$(PYTHON) -m venv $(VENV)-numpy2
 	$(VENV)-numpy2/bin/pip install --quiet --constraint constraints-numpy2.txt --editable '.[cli]' numpy onnxruntime hypothesis pytest pytest-timeout scikit-learn
+	touch $@
+
+$(VENV)-deploy/done: constraints-deploy.txt tests/cluster/install_tools.py
+	$(PYTHON) -m venv $(VENV)-deploy
+	$(VENV)-deploy/bin/pip install --quiet --no-deps --requirement constraints-deploy.txt
+	$(VENV)-deploy/bin/python tests/cluster/install_tools.py
 	touch $@
 
 clean: ## remove all virtual environments and results of the demo

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, track
 from rich.table import Table
 
-from sigmahat_client import Estimates, InvalidRequest, ShrinkageClient
+from sigmahat_client import Estimates, EstimateWarning, InvalidRequest, ShrinkageClient
 from sigmahat_deploy.probe import probe_shrinkage
 from sigmahat_deploy.returns_file import UnreadableFile, read_returns
 from sigmahat_deploy.server import ServerError, local_server
@@ -22,6 +23,7 @@ from sigmahat_kernels.parameters import TARGETS
 from sigmahat_kernels.status import Status
 from sigmahat_trainer.baselines.closed_form import ledoit_wolf_identity, qis_correlation, sample
 from sigmahat_trainer.data.dataset import MIN_COVERAGE, eligible_assets, holding_returns
+from sigmahat_trainer.data.panels import PERIODS_PER_YEAR
 from sigmahat_trainer.evaluation.portfolios import gmv_weights
 
 HERE = Path(__file__).parent
@@ -62,6 +64,11 @@ def main(path: Path | None, n_universes: int, model_repository: Path, out: Path,
         raise click.ClickException(str(error)) from error
     for failure in estimates.failures[:5]:
         console.print(f"[red]{failure}[/]")
+    if estimates.warning_lines:
+        n_odd = sum(map(bool, estimates.warnings))
+        console.print(f"{n_odd:,} universes hold something odd, and are estimated all the same (column warnings):")
+    for line in estimates.warning_lines:
+        console.print(f"  [yellow]{line}[/]")
     if len(estimates.failures) == len(estimates):
         raise click.ClickException("no universe could be estimated")
     frame = estimates.to_frame()
@@ -104,13 +111,15 @@ def estimate(
     with ShrinkageClient(url, deadline_s=1800.0) as client, Progress(*columns, console=console) as progress:
         task = progress.add_task("estimating", total=len(universes))
         started = time.perf_counter()
-        estimates = client.estimate(
-            returns,
-            named,
-            windows=windows,
-            covariance=True,
-            progress=lambda done, _: progress.update(task, completed=done),
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EstimateWarning)  # `main` tells them
+            estimates = client.estimate(
+                returns,
+                named,
+                windows=windows,
+                covariance=True,
+                progress=lambda done, _: progress.update(task, completed=done),
+            )
         return estimates, time.perf_counter() - started
 
 
@@ -174,8 +183,8 @@ def report(frame: pd.DataFrame, seconds: float) -> None:
 
 
 def volatility(variances: pd.Series) -> float:
-    """Root of the mean daily variance over all portfolios, a year of 252 days."""
-    return float(np.sqrt(252 * variances.mean()))
+    """Root of the mean daily variance over all portfolios, a year of trading days."""
+    return float(np.sqrt(PERIODS_PER_YEAR * variances.mean()))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from rich.table import Table
 from sigmahat_kernels.files import write_whole
 from sigmahat_trainer.provenance import provenance
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 
 Figures = dict[str, Any]
 

@@ -23,8 +23,8 @@ universes, other columns of the panel, padding, the order of the assets or rows 
 
 Missing returns: volatilities and means run over the returns that are there; after standardising a missing cell is zero,
 and a pair of assets is normalised by the root of the product of both assets' own sums, which keeps the correlation
-matrix positive semi-definite. A universe with an infinite return, a constant asset or one with fewer than 20 returns
-gets a status instead of features.
+matrix positive semi-definite. (The estimate itself completes such correlations.) Stale prices are missing. A universe
+with an infinite return, a constant asset or one with fewer than 20 returns gets a status instead of features.
 
 N: assets of the universe, T: rows of the window, n: average number of returns of its assets, less one, R: correlation
 matrix of the standardised returns, cut at 3 standard deviations.

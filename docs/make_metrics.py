@@ -3,31 +3,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from sigmahat_kernels.metrics import METRICS
+from sigmahat_kernels.metrics import STEPS, SUPERVISOR, Metric
 
 PAGE = Path(__file__).with_name("metrics.md")
 INTRODUCTION = """\
 # Metrics
 
-At `http://<host>:8002/metrics`, beside [Triton's own](https://github.com/triton-inference-server/server/blob/main/docs/user_guide/metrics.md).
-They are Triton's custom metrics of its Python backend, so there is one port to watch. They are sent once a second, and
-`step` is a model without its release, so a swap changes no label. A histogram is written as its counters (`_bucket`
-with `le`, `_sum`, `_count`): the backend's own takes one value a call.
+`sigmahat serve` answers Prometheus at `--metrics-port` (8002), path `/metrics`: its own metrics, its steps', and
+[Triton's](https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/metrics.html). One
+address, which answers while Triton is started again too; Triton's own port is a free one of loopback.
 
-| metric | kind | labels | meaning | buckets |
-| --- | --- | --- | --- | --- |
+In Triton's metrics a step is called `features`, not `features-r2`, and has its release as the label `release` in place
+of `version`: sum over it.
 """
+OF_STEPS = """\
+They are custom metrics of Triton's Python backend, sent once a second; `step` is a model without its release, so a swap
+changes no label. A histogram is written as its counters (`_bucket` with `le`, `_sum`, `_count`): the own one of Triton takes
+one value a call.
+"""
+
+
+def table(metrics: Iterable[Metric]) -> list[str]:
+    """Rows for some metrics."""
+    rows = [
+        f"| `{metric.name}` | {metric.kind} | {', '.join(f'`{label}`' for label in metric.labels)} | {metric.help}"
+        f"{'; up to ' * bool(metric.buckets)}{', '.join(f'{bound:g}' for bound in metric.buckets)} |"
+        for metric in metrics
+    ]
+    return ["| metric | kind | labels | what it says |", "| --- | --- | --- | --- |", *rows, ""]
 
 
 def page() -> str:
     """The whole page."""
-    rows = [
-        f"| `{m.name}` | {m.kind} | {', '.join(m.labels)} | {m.help} | {', '.join(f'{b:g}' for b in m.buckets)} |"
-        for m in METRICS
-    ]
-    return INTRODUCTION + "\n".join(rows) + "\n"
+    steps = ["## Of the steps", "", OF_STEPS, *table(STEPS)]
+    return "\n".join([INTRODUCTION, "## Of the supervisor", "", *table(SUPERVISOR), *steps])
 
 
 if __name__ == "__main__":

@@ -55,6 +55,8 @@ ANSWERS = {
     **{name.upper(): tensor(name.upper(), -1, *head.shape) for name, head in PUBLISHED.items()},
     "BLOCK_INTENSITY": tensor("BLOCK_INTENSITY", -1, -1),
 }
+# What is odd in universes and their assets: no later step reads it, so it goes straight to the caller.
+WARNINGS = (tensor("WARNINGS", -1, kind="INT32"), tensor("ASSET_WARNINGS", -1, 3, kind="INT32"))
 PUBLIC = (
     *(ANSWERS[name] for name in dict.fromkeys((*FIRST, *ANSWERS))),
     tensor("STATUS", -1, kind="INT32"),
@@ -132,7 +134,7 @@ def one_universe(**others: Any) -> list[dict[str, Any]]:
 
 def features() -> dict[str, dict[str, Any]]:
     """Returns to features; on a GPU they go to the members as a tensor on the device."""
-    model = python_model("features", REQUEST, (tensor("FEATURES", -1, N_FEATURES), *ROWS))
+    model = python_model("features", REQUEST, (tensor("FEATURES", -1, N_FEATURES), *ROWS, *WARNINGS))
     model["dynamic_batching"] = BOUNDED_QUEUE
     on_gpu = {**model, **PYTHON_ON_GPU, "model_warmup": one_universe()}
     return {CPU: {**unqueued(model), **ON_CPU}, GPU: on_gpu, GPU_FUSED: on_gpu}
@@ -201,7 +203,7 @@ def same(tensors: Sequence[Tensor], rename: Callable[[str], str] = str) -> dict[
 
 def ensemble(name: str, n_members: int, *, covariance: bool) -> dict[str, dict[str, Any]]:
     """What callers name. The ensemble's own names for what passes between steps are in small letters."""
-    first = step("features", same(REQUEST), {"FEATURES": "features", **same(ROWS, str.lower)})
+    first = step("features", same(REQUEST), {"FEATURES": "features", **same(ROWS, str.lower), **same(WARNINGS)})
     names = [f"member_{k}" for k in range(1, n_members + 1)]
     members = [step(name, {"FEATURES": "features"}, {"PARAMETERS": name}) for name in names]
     fused = [step("fused", {"FEATURES": "features"}, {"WEIGHTED": "weighted"})]
@@ -216,7 +218,7 @@ def ensemble(name: str, n_members: int, *, covariance: bool) -> dict[str, dict[s
             "platform": "ensemble",
             "max_batch_size": 0,
             "input": REQUEST,
-            "output": (*PUBLIC, COVARIANCE) if covariance else PUBLIC,
+            "output": (*PUBLIC, *WARNINGS, *([COVARIANCE] if covariance else [])),
             "ensemble_scheduling": {"step": [first, *middle, combine, *([last] if covariance else [])]},
         }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +14,20 @@ REPOSITORY = Path(__file__).parents[1] / "model_repository"
 
 
 @pytest.fixture(scope="session")
-def served() -> Iterator[str]:
-    """host:port of a real Triton that serves the committed model repository."""
-    server = pytest.importorskip("sigmahat_deploy.server", reason="needs sigmahat[serve]")
+def running_server() -> Iterator[Any]:
+    """A real Triton that serves the committed model repository: `sigmahat_deploy.server.LocalServer`."""
+    module = pytest.importorskip("sigmahat_deploy.server", reason="needs sigmahat[serve]")
     from sigmahat_deploy.probe import probe_shrinkage
 
-    with server.local_server(REPOSITORY, grpc_port=0, http_port=0, metrics_port=0, probe=probe_shrinkage) as running:
-        yield running.grpc_url
+    with module.local_server(REPOSITORY, grpc_port=0, http_port=0, metrics_port=0, probe=probe_shrinkage) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def served(running_server: Any) -> str:
+    """host:port of its gRPC."""
+    url: str = running_server.grpc_url
+    return url
 
 
 @pytest.fixture(scope="session")

@@ -6,12 +6,19 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
+import pytest
+
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-def test_features_page_is_current() -> None:
-    assert (DOCS / "features.md").read_text() == runpy.run_path(str(DOCS / "make_features.py"))["page"]()
-
-
-def test_metrics_page_is_written_from_the_code() -> None:
-    assert (DOCS / "metrics.md").read_text() == runpy.run_path(str(DOCS / "make_metrics.py"))["page"]()
+@pytest.mark.parametrize(
+    ("name", "script"),
+    [
+        ("features.md", "make_features.py"),
+        ("metrics.md", "make_metrics.py"),
+        ("what_comes_in.md", "make_what_comes_in.py"),
+        ("grpc_service.proto", "make_proto.py"),
+    ],
+)
+def test_pages_made_from_code_are_current(name: str, script: str) -> None:
+    assert (DOCS / name).read_text() == runpy.run_path(str(DOCS / script))["page"]()

@@ -20,12 +20,12 @@ from onnx import numpy_helper
 
 from sigmahat_kernels.features import FEATURE_NAMES
 from sigmahat_kernels.manifest import write_manifest
-from sigmahat_kernels.members import MEMBER_FILES, Member, member_folders
+from sigmahat_kernels.members import MEAN_LIMIT, MEMBER_FILES, P99_LIMIT, Member, member_folders
 from sigmahat_kernels.pipeline import Outputs, Pipeline, features_and_status
 from sigmahat_kernels.request import PADDING, Request, read_request
 from sigmahat_trainer.data.dataset import MIN_COVERAGE, eligible_assets, holding_returns
 from sigmahat_trainer.evaluation.portfolios import gmv_weights
-from sigmahat_trainer.export.gate import MEAN_LIMIT, P99_LIMIT, in_units
+from sigmahat_trainer.export.gate import in_units
 
 ROOT = Path(__file__).parents[1]
 REPOSITORY = ROOT / "model_repository"

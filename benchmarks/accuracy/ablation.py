@@ -37,6 +37,7 @@ from sigmahat_trainer.commands.options import PRESETS
 from sigmahat_trainer.config import TrainConfig, replace_settings
 from sigmahat_trainer.data.dataset import Dataset, Sample
 from sigmahat_trainer.data.sample_sets import open_sample_sets, pool
+from sigmahat_trainer.evaluation.figures import VOLATILITY_PERCENT
 from sigmahat_trainer.model.estimate import estimate
 from sigmahat_trainer.model.loss import minimum_variance
 from sigmahat_trainer.model.member_file import load_member
@@ -56,9 +57,6 @@ BLOCKS = 6
 KEPT_VARIANCE = 0.95
 SHOWN = 25
 """Features that have room in the picture."""
-
-PERCENT = 50.0
-"""Half of a difference of ln variances is one of ln volatilities."""
 
 Answer = Callable[[np.ndarray], np.ndarray]
 """Features (n, F) to PARAMETERS (n, N_PARAMETERS)."""
@@ -137,7 +135,7 @@ def transformed(dataset: Dataset, transform: Transform) -> Dataset:
 # Judging
 
 
-class Losses(NamedTuple):
+class BlockLosses(NamedTuple):
     """Decision losses by panel and stretch of time."""
 
     mean: np.ndarray  # (panels, BLOCKS), 0 where there is no window
@@ -177,7 +175,7 @@ class Judge:
         self.features = np.concatenate(features)
 
     @torch.no_grad()
-    def losses(self, answer: Answer, features: np.ndarray | None = None) -> Losses:
+    def losses(self, answer: Answer, features: np.ndarray | None = None) -> BlockLosses:
         """Of `answer` when it is told `features`, shape (n, F), in the place of the windows' own."""
         parameters = torch.from_numpy(answer(self.features if features is None else features))
         sums, windows = np.zeros((2, len(self.panels), BLOCKS))
@@ -186,16 +184,16 @@ class Judge:
             where, count = (part.panel, part.block), len(of_part)
             sums[where] += count * decision_loss(of_part, part.samples)
             windows[where] += count
-        return Losses(sums / np.maximum(windows, 1), windows)
+        return BlockLosses(sums / np.maximum(windows, 1), windows)
 
     def compare(self, differences: Sequence[np.ndarray], windows: np.ndarray) -> dict[str, Any]:
         """Mean difference of volatility in per cent, its t, and the difference in each panel.
 
-        Each of `differences` is a difference of `Losses.mean`, of one member or one shuffle; they are averaged. A
+        Each of `differences` is a difference of `BlockLosses.mean`, of one member or one shuffle; they are averaged. A
         panel counts as much as another. The error is the spread between stretches of time, panels taken to be
         independent, and that between members or shuffles.
         """
-        each = PERCENT * np.stack(differences)
+        each = VOLATILITY_PERCENT * np.stack(differences)
         mean = each.mean(axis=0)
         weight = windows / windows.sum(axis=1, keepdims=True)
         by_panel = (weight * mean).sum(axis=1)
@@ -385,7 +383,7 @@ def variants(
     constants = fit_constants(training, config)
     of_constants = judge.losses(lambda features: activate(constants).expand(len(features), -1).numpy())
     together = pool(validation)
-    reference: list[Losses] = []
+    reference: list[BlockLosses] = []
     for name, make in transforms.items():
         transform, started = make(), time.monotonic()
         told, told_validation = transformed(training, transform), transformed(together, transform)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The README's tables, from the files in ``results/``: ``python benchmarks/accuracy/tables.py`` prints them."""
+"""Tables of README and docs, from the files in ``results/``: ``python -m benchmarks.accuracy.tables`` prints them."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -30,31 +31,26 @@ SHOWN = {
 }
 
 
-def accuracy(n_assets: int = 100, n_obs: int = 252) -> str:
-    """Volatility of each estimator's minimum-variance portfolio against QIS in correlation space, panel by panel.
-
-    Of one cell of the grid; a panel too small for it is shown at its largest universes.
-    """
-    header = ["panel (assets, dates)", "QIS (corr.), % a year", *SHOWN.values()]
-    rows = [header, ["---"] * len(header)]
-    for panel, cell in _cells(n_assets, n_obs):
-        row = [
-            f"{panel} ({cell.n_assets}, {cell.n_dates})",
-            f"{cell.methods[QIS].annual_volatility_percent:.2f}",
-        ]
-        row += [
-            _difference(cell.methods[name].versus[QIS].gmv, 1) if name in cell.methods else "none" for name in SHOWN
-        ]
-        rows.append(row)
-    return _markdown(rows)
+HEADLINE = {"ledoit_wolf_identity": "Ledoit-Wolf", "rienet": "RIEnet", "sigmahat": "**sigmahat**"}
 
 
-def risk(n_assets: int = 100, n_obs: int = 252) -> str:
+def headline() -> str:
+    """What most people use, the published network, and ours: columns of `accuracy`."""
+    return _against_qis(HEADLINE)
+
+
+def accuracy() -> str:
+    """Volatility of each estimator's minimum-variance portfolio against QIS in correlation space, panel by panel."""
+    levels = [f"{cell.methods[QIS].annual_volatility_percent:.2f}" for _, cell in _cells()]
+    return _against_qis(SHOWN, {"QIS (corr.), % a year": levels})
+
+
+def risk() -> str:
     """Risk numbers of arbitrary portfolios, and the ensemble against what else has learned; cells as in `accuracy`."""
     header = ["panel", "vs learned constants", "vs tilted constants", "vs RIEnet"]
     header += ["bias, long-only", "bias, long-short", "bias, QIS, long-only", "QLIKE, long-only", "QLIKE, long-short"]
     rows = [header, ["---"] * len(header)]
-    for panel, cell in _cells(n_assets, n_obs):
+    for panel, cell in _cells():
         own, qis = cell.methods["sigmahat"], cell.methods[QIS]
         against = own.versus[QIS]
         rows.append(
@@ -97,8 +93,18 @@ def designs() -> str:
     return _markdown(rows)
 
 
-def _cells(n_assets: int, n_obs: int) -> list[tuple[str, CellFigures]]:
-    """Of each panel the cell of the largest universes up to `n_assets`."""
+def _against_qis(shown: Mapping[str, str], beside: Mapping[str, Sequence[str]] | None = None) -> str:
+    beside = beside or {}
+    header = ["panel (assets, dates)", *beside, *shown.values()]
+    rows = [header, ["---"] * len(header)]
+    for (panel, cell), *texts in zip(_cells(), *beside.values(), strict=True):
+        found = [cell.methods[name].versus[QIS].gmv if name in cell.methods else None for name in shown]
+        rows.append([f"{panel} ({cell.n_assets}, {cell.n_dates})", *texts, *(_difference(each, 1) for each in found)])
+    return _markdown(rows)
+
+
+def _cells(n_assets: int = 100, n_obs: int = 252) -> list[tuple[str, CellFigures]]:
+    """One cell of each panel: the largest universes up to `n_assets`; a small panel is shown at its largest."""
     panels = read_figures(RESULTS / "accuracy.json").panels
     fitting = {
         panel: [cell for cell in cells if cell.n_obs == n_obs and cell.n_assets <= n_assets]
@@ -117,6 +123,46 @@ def _difference(found: Difference | CellDifference | None, digits: int) -> str:
 
 def _markdown(rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+GAPS = {
+    "listed": "listed within the window",
+    "intermittent": "trading now and then too",
+    "cut": "whole, 30 % cut to 8 to 90 % of rows",
+}
+
+
+def missing() -> str:
+    """What is done about missing cells: volatility of minimum-variance portfolios against zeros in their place."""
+    found = json.loads((RESULTS / "missing.json").read_text())["figures"]["missing"]
+    header = ["panel", "assets with gaps (dates)", "sigmahat", "all returns known", "filled by means", "left out"]
+    header.append("their weight: zeros, sigmahat, known")
+    rows = [header, ["---"] * len(header)]
+    for panel, kinds in found.items():
+        for kind, cell in kinds.items():
+            methods = cell["methods"]
+            weights = [f"{methods[name]['weight']:.2f}" for name in ("zero", "sigmahat", "full") if name in methods]
+            pairs = [_both_portfolios(methods.get(name)) for name in ("sigmahat", "full", "mean", "dropped")]
+            rows.append([panel, f"{GAPS[kind]} ({cell['n_dates']})", *pairs, ", ".join(weights)])
+    return _markdown(rows)
+
+
+def stale() -> str:
+    """Universes with stale prices: volatility by the rule against prices as they were sent."""
+    found = json.loads((RESULTS / "missing.json").read_text())["figures"]["stale"]
+    header = ["panel (dates)", "stale prices as missing", "their weight: as sent, as missing"]
+    rows = [header, ["---"] * len(header)]
+    for panel, cell in found.items():
+        weights = ", ".join(f"{cell['methods'][name]['weight']:.3f}" for name in ("as sent", "sigmahat"))
+        rows.append([f"{panel} ({cell['n_dates']})", _both_portfolios(cell["methods"]["sigmahat"]), weights])
+    return _markdown(rows)
+
+
+def _both_portfolios(method: Mapping[str, Mapping[str, float]] | None) -> str:
+    """Unconstrained, then long-only."""
+    if method is None:
+        return ""
+    return ", ".join(f"{method[name]['difference']:+.1f} ({method[name]['t']:+.1f})" for name in ("gmv", "long_only"))
 
 
 SPEED = {
@@ -146,4 +192,4 @@ def speed() -> str:
 
 
 if __name__ == "__main__":
-    print(accuracy(), risk(), grid(), designs(), speed(), sep="\n\n")
+    print(headline(), accuracy(), risk(), grid(), designs(), missing(), stale(), speed(), sep="\n\n")

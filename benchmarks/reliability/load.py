@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 import tritonclient.grpc as triton
 
-from benchmarks.figures import Figures
-from benchmarks.reliability.service import ROOT
+from benchmarks.figures import ROOT, Figures
 from sigmahat_client import Estimates, ShrinkageClient, SigmahatError
 
 EXTRACT = ROOT / "benchmarks" / "data" / "us_sp500_2016_2019.npz"

@@ -49,6 +49,8 @@ def on_one_service(n_malformed: int, n_soak: int) -> list[Scenario]:
         Scenario("backend_process_killed", "kills.kill", {"victim": "combine"}),
         Scenario("server_killed", "kills.kill", {"victim": "triton"}),
         Scenario("server_killed_during_job", "kills.kill_during_job"),
+        Scenario("backend_process_stopped", "stuck.stopped", {"victim": "combine"}),
+        Scenario("server_stopped", "stuck.stopped", {"victim": "triton"}),
         Scenario("callers_killed", "callers.killed_callers"),
         Scenario("callers_that_stop_waiting", "callers.abandoned"),
         Scenario("queue_overflow", "callers.overflow"),
@@ -57,7 +59,11 @@ def on_one_service(n_malformed: int, n_soak: int) -> list[Scenario]:
     ]
 
 
-ON_THEIR_OWN = [Scenario("shared_memory_full", "memory.full_shared_memory")]
+ON_THEIR_OWN = [
+    Scenario("shared_memory_full", "memory.full_shared_memory"),
+    Scenario("hung_release", "stuck.hung_release"),
+    Scenario("disk_full", "stuck.full_disk"),
+]
 
 
 def main() -> None:

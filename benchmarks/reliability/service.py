@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-
+from benchmarks.figures import ROOT
 
 REPOSITORY = ROOT / "model_repository"
 

@@ -20,8 +20,8 @@ import tensorrt_rtx
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.figures import RESULTS, write_figures
-from benchmarks.speed.gpu_engines import ROOT, widened
+from benchmarks.figures import RESULTS, ROOT, write_figures
+from benchmarks.speed.gpu_engines import widened
 from sigmahat_deploy.engines.builders import Profile, logger, serialized_plan
 from sigmahat_deploy.engines.fused import fuse
 from sigmahat_deploy.engines.graph import read_graph

@@ -42,7 +42,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 
-from benchmarks.figures import RESULTS, four_digits, write_figures
+from benchmarks.figures import RESULTS, ROOT, four_digits, write_figures
 from sigmahat_deploy.engines.accuracy import reference
 from sigmahat_deploy.engines.builders import Profile, Trtexec, find_builder, serialized_plan
 from sigmahat_deploy.engines.device import find_device
@@ -52,7 +52,6 @@ from sigmahat_deploy.engines.graph import Graph, golden_batch, read_graph
 from sigmahat_deploy.engines.layers import check_layers
 from sigmahat_kernels.members import MEMBER_FILES, member_folders
 
-ROOT = Path(__file__).parents[2]
 RESULT = RESULTS / "gpu_engines.json"
 BATCHES = (1, 64, 1024, 16384, 65536)
 REPEATS, REPLAYS = 20, 50

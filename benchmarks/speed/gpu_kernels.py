@@ -36,7 +36,7 @@ CHECKED = 4  # universes compared with LAPACK
 PRECISIONS = (np.float64, np.float32)
 
 
-class Device(NamedTuple):
+class GpuLimits(NamedTuple):
     """What bounds the kernels."""
 
     n_multiprocessors: int
@@ -44,7 +44,7 @@ class Device(NamedTuple):
     single_to_double: int
 
 
-def bound_seconds(size: int, precision: type[np.floating], gpu: Device) -> float:
+def bound_seconds(size: int, precision: type[np.floating], gpu: GpuLimits) -> float:
     """Time of one universe with all multiprocessors busy, as in the table that the targets were set by.
 
     Tridiagonalisation moves N^3 elements through shared memory at 128 bytes a clock (two passes over the remaining
@@ -78,7 +78,7 @@ class Measurement:
 
         self.cupy = cupy
         properties = cupy.cuda.runtime.getDeviceProperties(device.current_device())
-        self.gpu = Device(
+        self.gpu = GpuLimits(
             properties["multiProcessorCount"], 1e3 * _clock_khz(cupy, properties), device.single_to_double_ratio()
         )
         self.figures: dict[str, float] = {}

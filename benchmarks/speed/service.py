@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.figures import RESULTS, four_digits, print_figures, write_figures
+from benchmarks.figures import RESULTS, ROOT, four_digits, print_figures, write_figures
 from sigmahat_client import ShrinkageClient
 from sigmahat_deploy.probe import probe_shrinkage
 from sigmahat_deploy.server import local_server
@@ -26,7 +26,6 @@ from sigmahat_kernels.pipeline import Pipeline
 from sigmahat_kernels.request import read_request
 from sigmahat_trainer.data.simulate import sector_design
 
-ROOT = Path(__file__).parents[2]
 RESULT = RESULTS / "service.json"
 N_OBS, N_COLUMNS, N_ASSETS = 252, 500, 100
 REQUEST = 400

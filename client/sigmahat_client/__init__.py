@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Any
 from sigmahat_client.client import ShrinkageClient
 from sigmahat_client.endpoints import Tls
 from sigmahat_client.errors import (
+    AssetsDropped,
     DeadlineExceeded,
+    EstimateWarning,
     InvalidRequest,
     NoServer,
+    RefusedAsset,
     RequestTooLarge,
     ServerError,
     ServerUnavailable,
@@ -21,11 +24,14 @@ if TYPE_CHECKING:
     from sigmahat_client.aio import AsyncShrinkageClient
 
 __all__ = [
+    "AssetsDropped",
     "AsyncShrinkageClient",
     "DeadlineExceeded",
+    "EstimateWarning",
     "Estimates",
     "InvalidRequest",
     "NoServer",
+    "RefusedAsset",
     "RequestTooLarge",
     "ServerError",
     "ServerUnavailable",

@@ -33,7 +33,9 @@ class AsyncShrinkageClient(BaseClient):
         with call.giving_what_there_is():
             async for _ in _awaiting(call.steps(), arrivals):
                 pass
-        return call.estimates()
+        estimates = call.estimates()
+        estimates.warn()
+        return estimates
 
     async def stream(
         self, returns: Any, universes: Any = None, **arguments: Unpack[Arguments]

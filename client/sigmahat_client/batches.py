@@ -61,7 +61,7 @@ def result_schema(*, covariance: bool = False) -> pa.Schema:
     import pyarrow as pa
 
     from sigmahat_client.decoding import unanswered
-    from sigmahat_client.encoding import encode
+    from sigmahat_client.intake import encode
 
     job = encode(np.zeros((1, 1)), {"": [""]}, assets=[""])
     schema = unanswered(job, slice(0, 1), covariance=covariance).to_arrow().schema

@@ -10,9 +10,9 @@ from typing import NamedTuple
 from sigmahat_client.backend import Backend, Send
 from sigmahat_client.decoding import decode, output_names, unanswered
 from sigmahat_client.dispatch import Arrival, Dispatch, Wait
-from sigmahat_client.encoding import Job, chunk_tensors, chunks, shared_tensors
 from sigmahat_client.errors import DeadlineExceeded, SigmahatError
 from sigmahat_client.estimates import Estimates
+from sigmahat_client.intake import Job, chunk_tensors, chunks, shared_tensors
 from sigmahat_client.telemetry import traced
 
 Steps = Generator[Wait | Estimates, Arrival[Estimates] | None, None]

@@ -10,15 +10,15 @@ from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any, Self, TypedDict, Unpack
+from typing import Any, Literal, Self, TypedDict, Unpack
 
 from sigmahat_client.backend import Backend
 from sigmahat_client.call import Call, Limits, Post, Steps, resume
 from sigmahat_client.dispatch import Arrival, Wait
-from sigmahat_client.encoding import encode
 from sigmahat_client.endpoints import Tls
 from sigmahat_client.errors import InvalidRequest
 from sigmahat_client.estimates import Estimates
+from sigmahat_client.intake import encode
 
 
 class Arguments(TypedDict, total=False):
@@ -31,6 +31,7 @@ class Arguments(TypedDict, total=False):
     blocks: Any
     covariance: bool
     classic: bool
+    on_bad_asset: Literal["raise", "drop"]
     deadline_s: float | None
     progress: Callable[[int, int], object] | None
 
@@ -130,8 +131,9 @@ class ShrinkageClient(BaseClient):
     tls : Tls, optional
         Encrypt, with these certificates.
     shared_memory : bool
-        Let a server on this machine hand over large matrices in shared memory; where that does not work, they come
-        through gRPC.
+        Let a server on this machine hand over large matrices in shared memory. It wants a key for that, which it leaves
+        in a file for its own user (``$XDG_RUNTIME_DIR``, or the temporary folder); where that is not to be had, or does
+        not work, they come through gRPC.
 
     Examples
     --------
@@ -162,6 +164,7 @@ class ShrinkageClient(BaseClient):
         blocks: Any = None,
         covariance: bool = False,
         classic: bool = False,
+        on_bad_asset: Literal["raise", "drop"] = "raise",
         deadline_s: float | None = None,
         progress: Callable[[int, int], object] | None = None,
     ) -> Estimates:
@@ -169,9 +172,10 @@ class ShrinkageClient(BaseClient):
 
         Parameters
         ----------
-        returns : DataFrame, Arrow table or floating point array of shape (rows, assets)
-            Simple returns per period (0.01 is 1 %), oldest first, NaN = missing. An Arrow table (or polars frame, or
-            anything else with an Arrow stream) may have one column of dates.
+        returns : DataFrame, Arrow table, DataArray or floating point array of shape (rows, assets)
+            Simple returns per period (0.01 is 1 %), oldest first; NaN, None or masked = missing. Frames of pandas or
+            polars (lazy ones too), Arrow tables and anything else with an Arrow stream, xarray; what has no index may
+            have one column of dates.
         universes : mapping of names to lists, list of lists, or integer array (n_universes, n_assets), optional
             Lists hold labels, or column numbers where `returns` has no labels. The array holds column numbers, each row
             padded at its end with -1. Default: one universe, "all", with every column.
@@ -182,13 +186,16 @@ class ShrinkageClient(BaseClient):
         market : DataFrame or floating point array of shape (rows, indicators), optional
             Indicators as `sigmahat_kernels.request.MARKET_COLUMNS` lists them; NaN = missing.
         dates : sequence of dates, or of days since 1970-01-01, of length rows, optional
-            Strictly increasing. Default: the index of a DataFrame, where that is a DatetimeIndex.
+            Strictly increasing. Default: those that `returns` has, as `intake.rows` reads them.
         blocks : mapping of assets to block names, or integer array of shape (n_universes, widest universe), optional
             Asks for an intensity of each block (sector ...).
         covariance : bool
             Ask for the matrices too.
         classic : bool
             Matrices by textbook linear shrinkage of the plain sample covariance; the parameters stay the same.
+        on_bad_asset : {"raise", "drop"}
+            What becomes of a universe with assets that are not in the panel or whose returns cannot be used: refuse it,
+            or estimate it without them, with a warning (`AssetsDropped`) and a note in `Estimates.dropped`.
         deadline_s : float, optional
             Default: the client's.
         progress : callable, optional
@@ -199,6 +206,11 @@ class ShrinkageClient(BaseClient):
         Estimates
             In the order of `universes`. A universe that cannot be estimated (an unknown asset, a short history ...) has
             a status and NaN there; `Estimates.failures` says why.
+
+        Warns
+        -----
+        EstimateWarning
+            If something is odd about assets that were estimated: once a call, by name.
 
         Raises
         ------
@@ -221,13 +233,16 @@ class ShrinkageClient(BaseClient):
             blocks=blocks,
             covariance=covariance,
             classic=classic,
+            on_bad_asset=on_bad_asset,
             deadline_s=deadline_s,
             progress=progress,
         )
         with call.giving_what_there_is():
             for _ in _blocking(call.steps(), arrivals):
                 pass
-        return call.estimates()
+        estimates = call.estimates()
+        estimates.warn()
+        return estimates
 
     def stream(self, returns: Any, universes: Any = None, **arguments: Unpack[Arguments]) -> Iterator[Estimates]:
         """Estimate as `estimate` does, but yield the estimates as they come: of a few hundred universes at a time.

@@ -4,29 +4,34 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from sigmahat_client.encoding import Job, chunk_tensors
 from sigmahat_client.errors import UNANSWERED, ServerError
 from sigmahat_client.estimates import Estimates
+from sigmahat_client.intake.job import Job, chunk_tensors
+from sigmahat_client.intake.returns import refused_assets
 from sigmahat_kernels.parameters import PUBLISHED
 from sigmahat_kernels.request import PADDING, block_ids
+from sigmahat_kernels.status import WarningFlag
 
 _SHAPES: dict[str, tuple[int, ...]] = {
     **{name.upper(): head.shape for name, head in PUBLISHED.items()},
     "STATUS": (),
     "STATUS_ASSET": (),
+    "WARNINGS": (),
 }
 """Tensor -> its shape behind the axis of universes."""
 
 
 def output_names(job: Job, *, covariance: bool) -> list[str]:
     """What to ask for."""
-    return [*_SHAPES, *["BLOCK_INTENSITY"] * (job.blocks is not None), *["COVARIANCE"] * covariance]
+    return [*_SHAPES, "ASSET_WARNINGS", *["BLOCK_INTENSITY"] * (job.blocks is not None), *["COVARIANCE"] * covariance]
 
 
-def decode(job: Job, chunk: slice, answer: Mapping[str, np.ndarray | None]) -> Estimates:
+def decode(job: Job, chunk: slice, answer: Mapping[str, npt.NDArray[Any] | None]) -> Estimates:
     """Turn the tensors that answer one request into the caller's words. They are copied.
 
     Raises
@@ -49,7 +54,8 @@ def decode(job: Job, chunk: slice, answer: Mapping[str, np.ndarray | None]) -> E
         sizes = job.sizes[chunk].tolist()
         # Each its own copy: a view would keep the whole answer alive.
         covariance = tuple(matrix[:size, :size].copy() for matrix, size in zip(matrices, sizes, strict=True))
-    return _estimates(job, chunk, fields, block_intensity, covariance)
+    flagged = _received(answer, "ASSET_WARNINGS", (None, 3)).tolist()
+    return _estimates(job, chunk, fields, flagged, block_intensity, covariance)
 
 
 def unanswered(job: Job, chunk: slice, *, covariance: bool) -> Estimates:
@@ -58,21 +64,23 @@ def unanswered(job: Job, chunk: slice, *, covariance: bool) -> Estimates:
     fields = {name: np.full((n, *shape), np.nan, np.float32) for name, shape in _SHAPES.items()}
     fields["STATUS"] = np.full(n, UNANSWERED, np.int32)
     fields["STATUS_ASSET"] = np.full(n, PADDING, np.int32)
+    fields["WARNINGS"] = np.zeros(n, np.int32)
     sizes = job.sizes[chunk].tolist()
     matrices = tuple(np.broadcast_to(np.float32(np.nan), (size, size)) for size in sizes) if covariance else None
-    return _estimates(job, chunk, fields, _no_blocks(job, n), matrices)
+    return _estimates(job, chunk, fields, [], _no_blocks(job, n), matrices)
 
 
-def _no_blocks(job: Job, n: int) -> np.ndarray:
+def _no_blocks(job: Job, n: int) -> npt.NDArray[Any]:
     return np.full((n, len(job.block_names)), np.nan, np.float32)
 
 
 def _estimates(
     job: Job,
     chunk: slice,
-    tensors: dict[str, np.ndarray],
-    block_intensity: np.ndarray,
-    covariance: tuple[np.ndarray, ...] | None,
+    tensors: dict[str, npt.NDArray[Any]],
+    flagged: list[list[int]],
+    block_intensity: npt.NDArray[Any],
+    covariance: tuple[npt.NDArray[Any], ...] | None,
 ) -> Estimates:
     published = {name: tensors[name.upper()] for name in PUBLISHED}
     # A single number a universe has no axis of its own here, whatever the tensor's shape.
@@ -86,22 +94,54 @@ def _estimates(
         block_intensity=block_intensity,
         status=tensors["STATUS"],
         status_asset=tuple(_asset(job, chunk.start + i, code) for i, code in enumerate(codes)),
+        warnings=_named_flags(job, chunk, tensors["WARNINGS"].tolist(), flagged),
+        refused=tuple(
+            refused_assets(job, chunk.start + i, status, code)
+            for i, (status, code) in enumerate(zip(tensors["STATUS"].tolist(), codes, strict=True))
+        ),
+        dropped=job.dropped[chunk],
         covariance=covariance,
         **fields,
     )
 
 
+def _named_flags(
+    job: Job, chunk: slice, flags: list[int], flagged: list[list[int]]
+) -> tuple[dict[str, tuple[Hashable, ...]], ...]:
+    """Each universe's flags by name, with the assets that (universe, asset, flags) of `flagged` say have them."""
+    of_assets: dict[int, list[tuple[int, int]]] = {}
+    for u, code, own in flagged:
+        of_assets.setdefault(u, []).append((code, own))
+    found = []
+    for u, whole in enumerate(flags):
+        odd = {}
+        for bit in (1 << k for k in range(whole.bit_length()) if whole >> k & 1):
+            assets = [_asset(job, chunk.start + u, code) for code, own in of_assets.get(u, []) if own & bit]
+            odd[WarningFlag(bit).name or str(bit)] = tuple(assets)
+        found.append(odd)
+    return tuple(found)
+
+
 def _asset(job: Job, u: int, code: int) -> Hashable | None:
     if code == PADDING:
         return None
-    return job.assets_of(u)[job.universes[u].tolist().index(code)]
+    place: int = job.universes[u].tolist().index(code)
+    return job.assets_of(u)[place]
 
 
-def _received(answer: Mapping[str, np.ndarray | None], name: str, shape: tuple[int, ...]) -> np.ndarray:
+def _received(
+    answer: Mapping[str, npt.NDArray[Any] | None], name: str, shape: tuple[int | None, ...]
+) -> npt.NDArray[Any]:
+    """The tensor of that name, checked; None is any length."""
     tensor = answer[name]
-    if tensor is None or tensor.shape != shape:
+    if tensor is None or not _fits(tensor.shape, shape):
         got = "nothing" if tensor is None else f"shape {tensor.shape}"
+        wanted = str(shape).replace("None", "any")
         raise ServerError(
-            f"the server should answer {name} of shape {shape}, got {got}: do its version and ours match?"
+            f"the server should answer {name} of shape {wanted}, got {got}: do its version and ours match?"
         )
     return tensor
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(wanted) and all(w in (None, length) for length, w in zip(shape, wanted, strict=True))

@@ -14,27 +14,33 @@ the server's operator
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Hashable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Hashable, Iterable, Sequence
+from typing import NamedTuple
 
-from sigmahat_kernels.status import InvalidRequest, Status
-
-if TYPE_CHECKING:
-    from sigmahat_client.estimates import Estimates
+from sigmahat_kernels.status import InvalidRequest, SigmahatError, Status, WarningFlag
 
 __all__ = [
     "UNANSWERED",
+    "AssetsDropped",
     "DeadlineExceeded",
+    "EstimateWarning",
     "InvalidRequest",
     "NoServer",
+    "RefusedAsset",
     "RequestTooLarge",
     "ServerError",
     "ServerUnavailable",
     "SigmahatError",
     "UniverseError",
     "error_from_grpc",
+    "explanation",
+    "level_of_caller",
+    "listed",
     "no_server",
+    "some",
+    "warning_text",
 ]
 
 # In gRPC's words: a closed port, or a name without an address.
@@ -43,17 +49,28 @@ _NOBODY = re.compile(r"connection refused|actively refused|errors? resolving|DNS
 UNANSWERED = -1
 """Status of a universe to which no answer came; the client's own, no server sends it."""
 
+_MOST_LISTED = 100
 
-class SigmahatError(Exception):
-    """Base of what goes wrong with a request that can be read. One that cannot is an `InvalidRequest`, a ValueError.
 
-    Attributes
-    ----------
-    estimates : Estimates or None
-        What `estimate` had when it gave up; the universes without an answer have the status `UNANSWERED`.
-    """
+class RefusedAsset(NamedTuple):
+    """An asset that cannot be estimated within its universe."""
 
-    estimates: Estimates | None = None
+    asset: Hashable
+    status: int
+    """A `sigmahat_kernels.status.Status`."""
+    n_returns: int
+    """Rows of the window in which it has a return; 0 of an asset that is not in the panel."""
+    detail: str
+    """Rows, values and limits; may be empty."""
+
+    @property
+    def reason(self) -> str:
+        """What was wanted, and what was found."""
+        return explanation(self.status) + (f" ({self.detail})" if self.detail else "")
+
+
+class AssetsDropped(UserWarning):
+    """Universes were estimated without assets that cannot be, as `on_bad_asset="drop"` asks."""
 
 
 class UniverseError(SigmahatError):
@@ -67,15 +84,33 @@ class UniverseError(SigmahatError):
         A `sigmahat_kernels.status.Status`, or the bare number of one that this version does not know.
     asset : Hashable or None
         The offending asset, where the status names one.
+    refused : tuple of RefusedAsset
+        All such assets of the universe, that one first; or those that were left out, where too few remained.
     """
 
-    def __init__(self, universe: Hashable, status: int, asset: Hashable | None = None) -> None:
-        super().__init__(universe, status, asset)  # these are the args that pickle needs
-        self.universe, self.status, self.asset = universe, status, asset
+    def __init__(
+        self,
+        universe: Hashable,
+        status: int,
+        asset: Hashable | None = None,
+        refused: Sequence[RefusedAsset] = (),
+    ) -> None:
+        super().__init__(universe, status, asset, refused)  # these are the args that pickle needs
+        self.universe, self.status, self.asset, self.refused = universe, status, asset, tuple(refused)
 
     def __str__(self) -> str:
-        culprit = "" if self.asset is None else f", asset {self.asset!r}"
-        return f"universe {self.universe!r}{culprit}: {explanation(self.status)}"
+        if not self.refused:
+            culprit = "" if self.asset is None else f", asset {self.asset!r}"
+            return f"universe {self.universe!r}{culprit}: {explanation(self.status)}"
+        if self.asset is None:
+            return f"universe {self.universe!r}: {explanation(self.status)}; left out: {listed(self.refused)}"
+        first, *others = self.refused
+        also = f"; {len(others)} more: {listed(others)}" if others else ""
+        return f"universe {self.universe!r}, asset {first.asset!r}: {first.reason}{also}"
+
+
+class EstimateWarning(UserWarning):
+    """Universes were estimated, but something is odd about their assets; `Estimates.warnings` has all of it."""
 
 
 class ServerUnavailable(SigmahatError, ConnectionError):
@@ -111,10 +146,39 @@ def explanation(status: int) -> str:
         return f"status {status}, which this version of the client does not know"
 
 
+def listed(refused: Sequence[RefusedAsset]) -> str:
+    """Name assets in one line, each with its status and numbers."""
+    shown = []
+    for asset, status, _, detail in refused[:_MOST_LISTED]:
+        name = Status(status).name if status in list(Status) else f"status {status}"
+        shown.append(f"{asset!r} ({', '.join(filter(None, [name, detail]))})")
+    return ", ".join(shown) + (f" and {len(refused) - len(shown)} more" if len(refused) > len(shown) else "")
+
+
 def no_server(addresses: Iterable[str]) -> NoServer:
     """Say what to type."""
     where = ", ".join(addresses)
     return NoServer(f"{where}: no server is there: start one with `sigmahat serve`, or name another with url (--url)")
+
+
+def some(names: Sequence[Hashable], most: int = 10) -> str:
+    """Name the first few in one line."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + more
+
+
+def level_of_caller() -> int:
+    """Frames from the function that asks up to the first that is not this package's: whose line a warning shows."""
+    frame, level = inspect.currentframe(), 0
+    while frame is not None and frame.f_globals["__name__"].startswith("sigmahat_client"):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def warning_text(name: str) -> str:
+    """What a flag of `Estimates.warnings` says; a newer server may know flags that this version does not."""
+    flag = WarningFlag.__members__.get(name)
+    return f"warning {name}" if flag is None else flag.explanation
 
 
 def error_from_grpc(code: str, message: str, url: str) -> Exception:

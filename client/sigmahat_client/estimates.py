@@ -3,20 +3,24 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import numpy.typing as npt
 
-from sigmahat_client.errors import UniverseError
+from sigmahat_client.errors import EstimateWarning, RefusedAsset, UniverseError, level_of_caller, some, warning_text
 from sigmahat_kernels.parameters import PUBLISHED
 from sigmahat_kernels.status import Status
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+
+Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -29,40 +33,47 @@ class Estimates:
     """Labels of each universe's assets, or column numbers of returns that had no labels."""
     labelled: bool
     """Whether `assets` are labels."""
-    intensity: np.ndarray
+    intensity: Floats
     """(U,) shrinkage intensity in [0, 1]."""
-    target_weights: np.ndarray
+    target_weights: Floats
     """(U, targets) selection weights over `parameters.TARGETS`; sum 1."""
-    target_intensity: np.ndarray
+    target_intensity: Floats
     """(U, targets) intensity toward each target alone."""
-    target_confidence: np.ndarray
+    target_confidence: Floats
     """(U, targets) probability that the target alone does at least as well as the mixture."""
     block_names: tuple[Hashable, ...]
-    block_intensity: np.ndarray
+    block_intensity: Floats
     """(U, B) intensity of each block; NaN where the universe does not hold the block."""
-    memory: np.ndarray
+    memory: Floats
     """(U,) weight of the exponentially weighted correlation."""
-    volatility: np.ndarray
+    volatility: Floats
     """(U, 4) weights over `parameters.VOLATILITY_BASES`, then the pull to the cross-section."""
-    intensity_tilt: np.ndarray
-    """(U, 8) how an asset's intensity leans on its `assets.ASSET_STATISTICS`."""
-    volatility_tilt: np.ndarray
+    intensity_tilt: Floats
+    """(U, 8) how an asset's intensity leans on its `asset_statistics.ASSET_STATISTICS`."""
+    volatility_tilt: Floats
     """(U, 8) how an asset's ln volatility leans on them."""
-    level: np.ndarray
+    level: Floats
     """(U, 2) in the order of `parameters.LEVELS`: added to all ln volatilities; common variance of all assets."""
-    condition: np.ndarray
+    condition: Floats
     """(U,) log10 condition number of the estimate."""
-    expected_error: np.ndarray
+    expected_error: Floats
     """(U,) expected log ratio of realised and forecast volatility of the minimum-variance portfolio."""
-    uncertainty: np.ndarray
+    uncertainty: Floats
     """(U, 2) aleatoric and epistemic standard deviation of the expected error."""
-    regime: np.ndarray
+    regime: Floats
     """(U, 4) probabilities of `parameters.REGIMES`."""
-    status: np.ndarray
+    status: npt.NDArray[np.int32]
     """(U,) `status.Status` codes, 0 = good."""
     status_asset: tuple[Hashable | None, ...]
     """The asset that the status complains of, or None."""
-    covariance: tuple[np.ndarray, ...] | None
+    warnings: tuple[dict[str, tuple[Hashable, ...]], ...]
+    """Of each universe the names of `status.WarningFlag` that are set, with the assets concerned: none of some, since
+    they are of the universe as a whole."""
+    refused: tuple[tuple[RefusedAsset, ...], ...]
+    """All assets of each universe that cannot be estimated, `status_asset` first; empty where the status names none."""
+    dropped: tuple[tuple[RefusedAsset, ...], ...]
+    """Assets that `on_bad_asset="drop"` left out of each universe; `assets` are those that remain."""
+    covariance: tuple[Floats, ...] | None
     """One (N, N) float32 matrix a universe, of its own size, in squared returns per period; None if not asked for."""
 
     @classmethod
@@ -91,6 +102,30 @@ class Estimates:
         """One error for each universe that could not be estimated."""
         return [self._error(u) for u in np.flatnonzero(self.status != Status.GOOD).tolist()]
 
+    @property
+    def warning_lines(self) -> list[str]:
+        """One line for each flag of `warnings`: the assets, or how many universes it is of, and what it says."""
+        found: dict[str, tuple[list[Hashable], dict[Hashable, None]]] = {}
+        for universe, odd in zip(self.universes, self.warnings, strict=True):
+            for name, assets in odd.items():
+                universes, concerned = found.setdefault(name, ([], {}))
+                universes.append(universe)
+                concerned.update(dict.fromkeys(assets))
+        return [
+            (some(list(assets)) if assets else f"{len(universes)} of {len(self)} universes") + f": {warning_text(name)}"
+            for name, (universes, assets) in found.items()
+        ]
+
+    def warn(self) -> None:
+        """Give one `EstimateWarning` that names the odd assets of all universes; none if there are none.
+
+        What concerns universes as a whole is in `warnings` alone.
+        """
+        of_assets = [{name: assets for name, assets in odd.items() if assets} for odd in self.warnings]
+        if any(of_assets):
+            lines = replace(self, warnings=tuple(of_assets)).warning_lines
+            warnings.warn(EstimateWarning("; ".join(lines)), stacklevel=level_of_caller())
+
     def raise_for_status(self) -> None:
         """Raise the first of `failures`, if there is one."""
         failures = self.failures
@@ -99,7 +134,7 @@ class Estimates:
                 failures[0].add_note(f"{len(failures)} of {len(self)} universes failed; see Estimates.failures")
             raise failures[0]
 
-    def covariance_of(self, universe: Hashable) -> pd.DataFrame | np.ndarray:
+    def covariance_of(self, universe: Hashable) -> pd.DataFrame | Floats:
         """Return the covariance matrix of one universe.
 
         Returns
@@ -127,7 +162,7 @@ class Estimates:
             import pandas as pd
         except ModuleNotFoundError:
             return self.covariance[u]
-        labels: Any = list(self.assets[u])
+        labels = _index(self.assets[u])
         return pd.DataFrame(self.covariance[u], index=labels, columns=labels) if self.labelled else self.covariance[u]
 
     def to_frame(self) -> pd.DataFrame:
@@ -140,12 +175,16 @@ class Estimates:
                 columns |= _named([f"{name}_{block}" for block in self.block_names], self.block_intensity)
             elif name in PUBLISHED:
                 columns |= _named(PUBLISHED[name].columns, getattr(self, name))
+        columns["warnings"] = [
+            "; ".join(f"{name}: {', '.join(map(str, assets))}" if assets else name for name, assets in odd.items())
+            for odd in self.warnings
+        ]
+        columns["n_dropped"] = np.array([len(dropped) for dropped in self.dropped])
         columns["status"] = self.status
         columns["message"] = [
             "" if status == Status.GOOD else str(self._error(u)) for u, status in enumerate(self.status.tolist())
         ]
-        index: Any = list(self.universes)
-        return pd.DataFrame(columns, index=pd.Index(index, name="universe"))
+        return pd.DataFrame(columns, index=_index(self.universes, name="universe"))
 
     def to_arrow(self) -> pa.Table:
         """Return an Arrow table, to be written as Parquet for instance; needs pandas and pyarrow.
@@ -156,7 +195,7 @@ class Estimates:
         import pyarrow as pa
 
         numbers = pa.Table.from_pandas(self.to_frame(), preserve_index=False)
-        columns = {"universe": pa.array(self.universes), "assets": pa.array(list(map(list, self.assets)))}
+        columns = {"universe": _arrow_names(self.universes), "assets": _arrow_lists(self.assets)}
         columns |= dict(zip(numbers.column_names, numbers.columns, strict=True))
         if self.covariance is not None:
             rows = [
@@ -167,9 +206,37 @@ class Estimates:
         return pa.table(columns)
 
     def _error(self, u: int) -> UniverseError:
-        return UniverseError(self.universes[u], int(self.status[u]), self.status_asset[u])
+        refused = self.refused[u] or self.dropped[u]
+        return UniverseError(self.universes[u], int(self.status[u]), self.status_asset[u], refused)
 
 
-def _named(names: Sequence[str], values: np.ndarray) -> dict[str, np.ndarray]:
+def _index(names: Sequence[Hashable], name: str | None = None) -> pd.Index[Any]:
+    """Names as they are: pandas would take tuples apart."""
+    import pandas as pd
+
+    index: pd.Index[Any] = pd.Index(list(names), tupleize_cols=False)
+    return index.rename(name)
+
+
+def _arrow_names(names: Sequence[Hashable]) -> pa.Array:
+    """Names of one type as they are, tuples and names of mixed types as text: a column has one type."""
+    import pyarrow as pa
+
+    if any(isinstance(name, tuple) for name in names):
+        return pa.array(map(str, names), pa.string())
+    try:
+        return pa.array(names)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array(map(str, names), pa.string())
+
+
+def _arrow_lists(lists: Sequence[Sequence[Hashable]]) -> pa.Array:
+    import pyarrow as pa
+
+    offsets = np.cumsum([0, *map(len, lists)], dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, _arrow_names(list(chain.from_iterable(lists))))
+
+
+def _named(names: Sequence[str], values: Floats) -> dict[str, Floats]:
     """The columns of values of shape (U, names), or of shape (U,) for one name."""
     return dict(zip(names, np.atleast_2d(values.T), strict=True))

@@ -11,6 +11,7 @@ from pathlib import Path
 from sigmahat_client.backend import Deliver, Read, Send, Tensors, outcome_of
 from sigmahat_client.errors import DeadlineExceeded
 from sigmahat_kernels.combine import published_tensors
+from sigmahat_kernels.oddities import published_warnings
 from sigmahat_kernels.pipeline import Pipeline
 from sigmahat_kernels.request import read_request
 
@@ -49,6 +50,7 @@ class InProcess:
                 **published_tensors(outputs.combined),
                 "STATUS": outputs.status,
                 "STATUS_ASSET": outputs.status_asset,
+                **published_warnings(outputs.warnings, request.universes),
             }
             return found if outputs.covariance is None else {**found, "COVARIANCE": outputs.covariance}
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import mmap
 import os
 import secrets
+import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +16,29 @@ import numpy as np
 import numpy.typing as npt
 
 _FOLDER = Path("/dev/shm")
+
+KEY_HEADER = "sigmahat-shared-memory"
+
+
+def key_file(url: str) -> Path:
+    """Where the server at host:port of this machine leaves the key for its shared memory, for this user alone."""
+    folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+    return folder / f"sigmahat-{os.getuid()}-{url.rpartition(':')[2]}.key"
+
+
+def key_headers(url: str) -> dict[str, str]:
+    """Headers that let this process register memory with a server of this user.
+
+    Raises
+    ------
+    OSError
+        If there is no key that is this user's.
+    """
+    path = key_file(url)
+    with path.open() as file:
+        if os.fstat(file.fileno()).st_uid != os.getuid():
+            raise PermissionError(f"{path} is another user's")
+        return {f"triton-grpc-protocol-{KEY_HEADER}": file.read()}
 
 
 class Region:

@@ -17,7 +17,7 @@ from tritonclient.utils import np_to_triton_dtype
 from sigmahat_client.backend import Deliver, Outcome, Read, Send, Tensors, outcome_of
 from sigmahat_client.endpoints import Tls, addresses, channel_options, is_loopback, tls_arguments
 from sigmahat_client.errors import NoServer, ServerUnavailable, error_from_grpc, no_server
-from sigmahat_client.shared_memory import Pool, Region
+from sigmahat_client.shared_memory import Pool, Region, key_headers
 
 SHARED_FROM = 1 << 20
 """Bytes of COVARIANCE from which shared memory is used: below, the difference cannot be measured."""
@@ -134,10 +134,16 @@ class Connection:
         return _Requests(self, model, shared, outputs, parameters, headers, deadline).send
 
     def _register(self, name: str, nbytes: int) -> None:
-        self._endpoints[0].client.register_system_shared_memory(name, f"/{name}", nbytes, client_timeout=_REGISTER_S)
+        endpoint = self._endpoints[0]
+        endpoint.client.register_system_shared_memory(
+            name, f"/{name}", nbytes, headers=key_headers(endpoint.address), client_timeout=_REGISTER_S
+        )
 
     def _unregister(self, name: str) -> None:
-        self._endpoints[0].client.unregister_system_shared_memory(name, client_timeout=_REGISTER_S)
+        endpoint = self._endpoints[0]
+        endpoint.client.unregister_system_shared_memory(
+            name, headers=key_headers(endpoint.address), client_timeout=_REGISTER_S
+        )
 
 
 class _Requests:

@@ -22,10 +22,12 @@ class Subcommand(NamedTuple):
 
 SUBCOMMANDS = {
     "serve": Subcommand("sigmahat_deploy.serve_command:serve", "serve", "Serve the models with Triton, locally."),
+    "probe": Subcommand("sigmahat_deploy.probe_command:probe", "cli", "Ask the server here whether it is well."),
     "estimate": Subcommand("sigmahat_deploy.estimate_command:estimate", "cli", "Estimate covariances from a file."),
     "engines": Subcommand(
         "sigmahat_deploy.engines.command:engines", "engines", "Build TensorRT engines on a GPU node."
     ),
+    "loadtest": Subcommand("sigmahat_deploy.loadtest.command:loadtest", "loadtest", "Load servers, and report."),
     "train": Subcommand("sigmahat_trainer.commands.train:train", "train", "Train the members of the ensemble."),
     "export": Subcommand("sigmahat_trainer.commands.export:export", "train", "Quantise members into the repository."),
     "draw": Subcommand("sigmahat_trainer.commands.search:draw", "train", "Draw samples once, for a search."),

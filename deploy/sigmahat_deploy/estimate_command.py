@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,13 +15,24 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from sigmahat_client import Estimates, InvalidRequest, ShrinkageClient, SigmahatError, Tls
+from sigmahat_client import AssetsDropped, Estimates, EstimateWarning, ShrinkageClient, SigmahatError, Tls
+from sigmahat_client.errors import listed
 from sigmahat_deploy.returns_file import Universes, UnreadableFile, read_returns, read_universes
+from sigmahat_kernels.members import MemberError
 
 SOME_FAILED = 3
 """Exit code when the files were written but some universes could not be estimated."""
 
 _SHOWN_FAILURES = 10
+_DEFAULT_URL = "127.0.0.1:8001"
+_STDOUT = Path("-")
+_WRITERS: dict[str, Callable[[pd.DataFrame, Path], object]] = {
+    ".csv": lambda table, path: table.to_csv(path),
+    ".parquet": lambda table, path: table.to_parquet(path),
+    ".feather": lambda table, path: table.reset_index().to_feather(path),
+    ".json": lambda table, path: table.to_json(path, orient="index", double_precision=15),
+}
+"""Ending of --out -> what writes it."""
 _INPUT = click.Path(exists=True, dir_okay=False, path_type=Path)
 _OUTPUT = click.Path(dir_okay=False, path_type=Path)
 
@@ -30,7 +42,12 @@ _OUTPUT = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--universes", type=_INPUT, help="JSON: name to assets, or to assets, start and stop. Default: all assets."
 )
-@click.option("--out", required=True, type=_OUTPUT, help="Parquet file to write: one row a universe.")
+@click.option(
+    "--out",
+    required=True,
+    type=_OUTPUT,
+    help=f"File to write, one row a universe: {', '.join(_WRITERS)}; - writes CSV to standard output.",
+)
 @click.option(
     "--covariances", type=_OUTPUT, help="NPZ file to write: covariance/NAME and assets/NAME of each universe."
 )
@@ -38,9 +55,13 @@ _OUTPUT = click.Path(dir_okay=False, path_type=Path)
     "--url",
     "urls",
     multiple=True,
-    default=["127.0.0.1:8001"],
-    show_default=True,
-    help="host:port of a server's gRPC; several share the work.",
+    help=f"host:port of a server's gRPC; several share the work.  [default: {_DEFAULT_URL}]",
+)
+@click.option("--local", is_flag=True, help="Compute in this process, without a server.")
+@click.option(
+    "--model-repository",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of the members for --local.  [default: model_repository]",
 )
 @click.option(
     "--deadline-s",
@@ -60,64 +81,93 @@ _OUTPUT = click.Path(dir_okay=False, path_type=Path)
 @click.option("--certificate-chain", type=_INPUT, help="PEM file: the client's own certificate, for mutual TLS.")
 @click.option("--private-key", type=_INPUT, help="PEM file: the key of --certificate-chain.")
 @click.option("--classic", is_flag=True, help="Covariances by textbook linear shrinkage of the sample covariance.")
+@click.option("--drop-bad-assets", is_flag=True, help="Estimate universes without the assets that cannot be used.")
 def estimate(
     returns: Path,
     universes: Path | None,
     out: Path,
     covariances: Path | None,
     urls: tuple[str, ...],
+    local: bool,
+    model_repository: Path | None,
     deadline_s: float,
     retry_s: float,
     root_certificates: Path | None,
     certificate_chain: Path | None,
     private_key: Path | None,
     classic: bool,
+    drop_bad_assets: bool,
 ) -> None:
-    """Estimate the universes of RETURNS, a .parquet, .csv or .npz file of simple returns (0.01 is 1 %).
+    """Estimate the universes of RETURNS, a .csv, .csv.gz, .parquet, .feather or .npz file of simple returns.
 
-    Its first column holds dates, the others are assets; an .npz file holds the arrays dates, tickers and ret.
+    0.01 is 1 %. The first column holds dates, the others are assets; an .npz file
+    holds the arrays dates, tickers and ret.
 
     \b
     Exit codes: 0 all universes were estimated, 1 nothing was written,
     2 wrong options, 3 files were written but some universes failed.
     """
-    _check_options(out, covariances, classic)
+    _check_options([returns, universes], out, covariances, classic)
+    if local and (urls or root_certificates or certificate_chain or private_key):
+        raise click.UsageError("--local computes in this process: leave --url and certificates out")
+    if model_repository is not None and not local:
+        raise click.UsageError("--model-repository is for --local: a server has its own")
     try:
         panel = read_returns(returns)
         asked = Universes({"all": panel.columns.tolist()}, {})
         if universes is not None:
             asked = read_universes(universes, pd.DatetimeIndex(panel.index))
-        certificates = root_certificates, certificate_chain, private_key
-        tls = Tls(*certificates) if any(certificates) else None
-        connection = ShrinkageClient(urls, deadline_s=deadline_s, retry_s=retry_s, tls=tls)
-        with connection as client, _progress_bar() as progress:
+        if local:
+            connection = _in_process(model_repository or Path("model_repository"), deadline_s)
+        else:
+            certificates = root_certificates, certificate_chain, private_key
+            tls = Tls(*certificates) if any(certificates) else None
+            connection = ShrinkageClient(urls or _DEFAULT_URL, deadline_s=deadline_s, retry_s=retry_s, tls=tls)
+        with connection as client, _progress_bar() as progress, warnings.catch_warnings():
+            for said_at_the_end in (AssetsDropped, EstimateWarning):
+                warnings.simplefilter("ignore", said_at_the_end)
             estimates = client.estimate(
                 panel,
                 asked.assets,
                 windows=asked.windows,
                 covariance=covariances is not None,
                 classic=classic,
+                on_bad_asset="drop" if drop_bad_assets else "raise",
                 progress=progress,
             )
         _write(estimates, out, covariances)
-    except (UnreadableFile, InvalidRequest, SigmahatError, OSError) as error:
+    except (UnreadableFile, SigmahatError, MemberError, OSError) as error:
         raise click.ClickException(str(error)) from error
     _report(estimates)
 
 
-def _check_options(out: Path, covariances: Path | None, classic: bool) -> None:
+def _check_options(inputs: list[Path | None], out: Path, covariances: Path | None, classic: bool) -> None:
     """Find out before the work, not after it, that its result could not be written."""
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError as error:  # also where it does not fit the NumPy that is installed
-        raise click.ClickException(f"Parquet files need a working pyarrow: {error}") from error
+    if out != _STDOUT and out.suffix.lower() not in _WRITERS:
+        raise click.BadParameter(f"must end with {', '.join(_WRITERS)}, or be -, got {out}", param_hint="--out")
+    if covariances is not None and covariances.suffix.lower() != ".npz":
+        raise click.BadParameter(f"must end with .npz, got {covariances}", param_hint="--covariances")
+    if out.suffix.lower() in (".parquet", ".feather"):
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError as error:  # also where it does not fit the NumPy that is installed
+            raise click.ClickException(f"{out.suffix} files need a working pyarrow: {error}") from error
     for option, path in (("--out", out), ("--covariances", covariances)):
-        if path is not None and not path.parent.is_dir():
+        if path is None:
+            continue
+        if not path.parent.is_dir():
             raise click.BadParameter(f"{path.parent} is not a folder: create it first", param_hint=option)
-    if covariances is not None and covariances.absolute() == out.absolute():
-        raise click.BadParameter("must not be the file of --out", param_hint="--covariances")
+        if path.exists() and any(source is not None and path.samefile(source) for source in inputs):
+            raise click.BadParameter(f"must not be {path}, which is read: name another file", param_hint=option)
     if classic and covariances is None:
         raise click.UsageError("--classic changes covariances only: give --covariances too")
+
+
+def _in_process(model_repository: Path, deadline_s: float) -> ShrinkageClient:
+    try:
+        return ShrinkageClient.local(model_repository, deadline_s=deadline_s)
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"--local needs {error.name}: pip install {error.name}") from error
 
 
 @contextmanager
@@ -136,7 +186,10 @@ def _write(estimates: Estimates, out: Path, covariances: Path | None) -> None:
             draft = files.enter_context(_draft_of(covariances))
             with draft.open("wb") as file:  # given a name, savez would change its ending
                 np.savez(file, **_matrices(estimates))
-        estimates.to_frame().to_parquet(files.enter_context(_draft_of(out)))
+        if out == _STDOUT:
+            click.echo(estimates.to_frame().to_csv(), nl=False)
+        else:
+            _WRITERS[out.suffix.lower()](estimates.to_frame(), files.enter_context(_draft_of(out)))
 
 
 def _matrices(estimates: Estimates) -> dict[str, np.ndarray]:
@@ -162,10 +215,16 @@ def _draft_of(path: Path) -> Iterator[Path]:
 
 def _report(estimates: Estimates) -> None:
     failures = estimates.failures
-    for failure in failures[:_SHOWN_FAILURES]:
-        click.echo(str(failure), err=True)
-    if len(failures) > _SHOWN_FAILURES:
-        click.echo(f"... and {len(failures) - _SHOWN_FAILURES} more", err=True)
+    lines = [
+        f"universe {name!r} is estimated without {len(dropped)} assets: {listed(dropped)}"
+        for name, dropped in zip(estimates.universes, estimates.dropped, strict=True)
+        if dropped
+    ]
+    for found in (lines, estimates.warning_lines, list(map(str, failures))):
+        for line in found[:_SHOWN_FAILURES]:
+            click.echo(line, err=True)
+        if len(found) > _SHOWN_FAILURES:
+            click.echo(f"... and {len(found) - _SHOWN_FAILURES} more", err=True)
     if failures:
         click.echo(f"{len(failures)} of {len(estimates)} universes failed", err=True)
         raise click.exceptions.Exit(SOME_FAILED)

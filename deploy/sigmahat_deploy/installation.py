@@ -5,11 +5,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import sysconfig
 from importlib import metadata
 from pathlib import Path
+
+from sigmahat_kernels.request import MAX_ASSETS, MAX_PANEL_CELLS, MAX_UNIVERSES
+
+MAX_MESSAGE_BYTES = 4 * (MAX_PANEL_CELLS + 2 * MAX_UNIVERSES * MAX_ASSETS) + 16 * 2**20
+"""The largest panel with the most and widest universes and their blocks, and 16 MB for what comes with them."""
+
+_SET_LIMIT = b"\x41\xc7\x45\x50"
+"""`movl $..., 0x50(%r13)`: where Triton's gRPC front end sets ``max_receive_message_size``."""
 
 
 class ServerError(RuntimeError):
@@ -57,7 +66,7 @@ def build_tree(root: Path, libpython: Path) -> Path:
     for library in (*(site / "nvidia_pytriton.libs").iterdir(), libpython):
         (libraries / library.name).symlink_to(library)
     binary.parent.mkdir(parents=True)
-    _copy_without_cancellation(wheel / "bin" / "tritonserver", binary)
+    _copy_mended(wheel / "bin" / "tritonserver", binary)
     shutil.copytree(wheel / "backends" / "python", backend)
     shutil.copy(wheel / "python_backend_stubs" / _python_version() / stub.name, stub)
 
@@ -72,28 +81,33 @@ def build_tree(root: Path, libpython: Path) -> Path:
     return binary
 
 
-def _copy_without_cancellation(source: Path, target: Path) -> None:
-    """Copy the server such that it lets a request finish whose caller has gone, instead of cancelling it.
+def _copy_mended(source: Path, target: Path) -> None:
+    """Copy the server, with two things changed that Triton 2.51 has no option for.
 
-    Triton 2.51 crashes when a request inside an ensemble is cancelled: about every 30th caller that was killed or
-    missed its deadline took the server down. The server asks its core library for a cancellation by name; in the copy
-    that name, in the table of imported names, is the one of a C function that takes nothing, does nothing and returns
-    0, which means success.
+    It lets a request finish whose caller has gone, instead of cancelling it: it crashes when a request inside an
+    ensemble is cancelled, and about every 30th caller that was killed or missed its deadline took it down. The server
+    asks its core library for a cancellation by name; in the copy that name, in the table of imported names, is the one
+    of a C function that takes nothing, does nothing and returns 0, which means success.
+
+    gRPC refuses a message above `MAX_MESSAGE_BYTES` when its first bytes say how long it is, instead of receiving up to
+    2 GB before the models' own limits are asked: the number in the one instruction that sets it is another.
     """
     content = source.read_bytes()
-    name = b"\0TRITONSERVER_InferenceRequestCancel\0"
-    if name not in content:
+    name, limit = b"\0TRITONSERVER_InferenceRequestCancel\0", _SET_LIMIT + struct.pack("<i", 2**31 - 1)
+    if name not in content or content.count(limit) != 1:
         raise ServerError(f"{source} is not the Triton 2.51 that nvidia-pytriton 0.7.0 brings: install that version")
-    target.write_bytes(content.replace(name, b"\0sched_yield".ljust(len(name), b"\0")))
+    content = content.replace(name, b"\0sched_yield".ljust(len(name), b"\0"))
+    content = content.replace(limit, _SET_LIMIT + struct.pack("<i", MAX_MESSAGE_BYTES))
+    target.write_bytes(content)
     shutil.copymode(source, target)
 
 
-def environment() -> dict[str, str]:
+def environment(**own: str) -> dict[str, str]:
     """Put this Python first on PATH, where the stub looks for its packages, and give each model one thread."""
     unwanted = ("LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH")
     environment = {name: value for name, value in os.environ.items() if name not in unwanted}
     environment["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), environment.get("PATH", os.defpath)))
-    environment.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
+    environment.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1", **own)
     return environment
 
 

@@ -9,8 +9,10 @@ ensemble is its release, and every answer says its model's version.
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from google.protobuf import text_format
@@ -18,6 +20,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from sigmahat_deploy.installation import ServerError
 from sigmahat_deploy.model_control import ModelControl
+from sigmahat_kernels.files import write_whole
 from sigmahat_kernels.manifest import ManifestError, read_verified, write_manifest
 
 _DRAIN_S = 120.0
@@ -43,36 +46,87 @@ class Releases:
         self.source = source
         self.folder = folder
         self.current = 1
+        self.coming: frozenset[Path] = frozenset()
+        """Folders of the release that is being loaded, if one is."""
         self._configs = _read_configs(source)
+        self._swapping = threading.Lock()
         self._write(self._configs, self.current)
 
-    def swap(self, control: ModelControl) -> None:
-        """Serve what `source` holds now. Requests go on all the time, each answered by one release alone.
+    def serving(self) -> frozenset[Path]:
+        """Folders of the current release: each model's, with its files."""
+        return self._folders(self._configs, self.current)
+
+    def probed(self) -> list[str]:
+        """Models to ask for a sign of life: together they have every step."""
+        return [model for model in ("shrinkage", "covariance") if model in self._configs]
+
+    def settle(self, timeout_s: float = 30.0) -> None:
+        """Wait for the end of a swap in another thread: until then the folder may hold halves of a release.
 
         Raises
         ------
         ServerError
-            If the new release cannot be served; the old one still is.
+            If that lasts too long.
         """
-        old, new = self.current, self.current + 1
-        configs = _read_configs(self.source)
-        if gone := set(_public(self._configs)) - set(_public(configs)):
-            raise ServerError(f"{self.source} no longer holds {', '.join(sorted(gone))}: that needs a restart")
-        try:
-            self._write(configs, new)
-            for model in _public(configs):
-                control.load(model)  # with the steps that it names
-        except ServerError:
-            self._remove(configs, new, control.unload)
-            for model in _public(self._configs):
-                self._write_config(model, self._configs[model], old)
+        if not self._swapping.acquire(timeout=timeout_s):
+            raise ServerError(f"the new release in {self.folder} was not taken back within {timeout_s:g} s")
+        self._swapping.release()
+
+    def swap(self, control: ModelControl, check: Callable[[], object], load_timeout_s: float) -> None:
+        """Serve what `source` holds now. Requests go on all the time, each answered by one release alone.
+
+        May run in another thread than what else is done here. Whatever is raised, the old release still is served.
+
+        Parameters
+        ----------
+        control : ModelControl
+        check : callable
+            Called when the new release has been loaded; what it raises takes that back.
+        load_timeout_s : float
+            Seconds that Triton may take to load a model with its steps.
+
+        Raises
+        ------
+        ServerError
+            If the new release cannot be served.
+        """
+        with self._swapping:
+            old, new = self.current, self.current + 1
+            configs = _read_configs(self.source)
+            if gone := set(_public(self._configs)) - set(_public(configs)):
+                raise ServerError(f"{self.source} no longer holds {', '.join(sorted(gone))}: that needs a restart")
+            self.coming = self._folders(configs, new)
+            try:
+                self._write(configs, new)
+                for model in _public(configs):
+                    control.load(model, load_timeout_s)  # with the steps that it names
+                check()
+            except BaseException:
+                self._take_back(configs, new, control)
+                raise
+            finally:
+                self.coming = frozenset()
+            replaced, self._configs, self.current = self._configs, configs, new
+            with suppress(ServerError):  # of a Triton that has died: it is started again with the new release
+                deadline = time.monotonic() + _DRAIN_S
+                while control.unloading() and time.monotonic() < deadline:
+                    time.sleep(0.05)
+            self._unload(replaced, old, control)
+            self._remove(replaced, old)
+
+    def _take_back(self, configs: _Configs, new: int, control: ModelControl) -> None:
+        """Remove first, which makes room on a full disk; ensembles leave the new steps before those are unloaded."""
+        self._remove(configs, new)
+        for model in _public(self._configs):
+            self._write_config(model, self._configs[model], self.current)
+            with suppress(ServerError):
                 control.load(model)
-            raise
-        deadline = time.monotonic() + _DRAIN_S
-        while control.unloading() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        self._remove(self._configs, old, control.unload)
-        self.current, self._configs = new, configs
+        self._unload(configs, new, control)
+
+    def _unload(self, configs: _Configs, release: int, control: ModelControl) -> None:
+        for model in set(configs) - set(_public(configs)):
+            with suppress(ServerError):  # never loaded, or Triton is gone
+                control.unload(_step_name(model, release))
 
     def _write(self, configs: _Configs, release: int) -> None:
         """Lay out a release. Triton takes no notice before it is told to load something."""
@@ -85,14 +139,13 @@ class Releases:
             self._write_config(target.parent.name, config, release)
         write_manifest(self.folder, sorted(self.folder.rglob("*.onnx")))
 
-    def _remove(self, configs: _Configs, release: int, unload: Callable[[str], None]) -> None:
+    def _remove(self, configs: _Configs, release: int) -> None:
         for model in configs:
             version = self._version(configs, model, release)
-            if model in _public(configs):
-                shutil.rmtree(version, ignore_errors=True)
-            elif version.exists():
-                unload(version.parent.name)
-                shutil.rmtree(version.parent)
+            shutil.rmtree(version if model in _public(configs) else version.parent, ignore_errors=True)
+
+    def _folders(self, configs: _Configs, release: int) -> frozenset[Path]:
+        return frozenset(self._version(configs, model, release) for model in configs)
 
     def _version(self, configs: _Configs, model: str, release: int) -> Path:
         """Folder of a model's files: a public model has a version for each release, a step is a model of its own."""
@@ -106,7 +159,8 @@ class Releases:
         written.name = name
         for step in written.ensemble_scheduling.step:
             step.model_name, step.model_version = _step_name(step.model_name, release), 1
-        (self.folder / name / "config.pbtxt").write_text(text_format.MessageToString(written))
+        content = text_format.MessageToString(written).encode()
+        write_whole(self.folder / name / "config.pbtxt", lambda file: file.write(content))
 
     def _copy(self, version: Path, target: Path) -> None:
         """Copy a model's files; what holds learned numbers must be what the manifest of `source` says."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import csv
 import json
+import zlib
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +15,14 @@ from zipfile import BadZipFile
 import numpy as np
 import pandas as pd
 
+from sigmahat_client.errors import InvalidRequest
+from sigmahat_client.intake.arrays import floats
+from sigmahat_client.intake.containers import Table, read_table
+from sigmahat_client.intake.rows import index_rows
+from sigmahat_client.intake.universes import read_labels
+from sigmahat_deploy.csv_table import UnreadableFile, read_csv
 
-class UnreadableFile(ValueError):
-    """The file does not hold what it should; the message names it."""
+__all__ = ["Universes", "UnreadableFile", "read_returns", "read_universes"]
 
 
 class Universes(NamedTuple):
@@ -31,29 +38,38 @@ def read_returns(path: Path) -> pd.DataFrame:
     Parameters
     ----------
     path : Path
-        ``.parquet`` or ``.csv``: the first column (or Parquet's index) holds dates, every other one the returns of the
-        asset that it is named after. ``.npz``: arrays ``dates`` (T,), ``tickers`` (N,) and ``ret`` (T, N).
+        ``.csv``, ``.csv.gz``, ``.parquet`` or ``.feather``: the first column (or the index that is stored) holds dates,
+        every other one the returns of the asset that it is named after; `csv_table` says what CSV may look like.
+        ``.npz``: arrays ``dates`` (T,), ``tickers`` (N,) and ``ret`` (T, N).
 
     Returns
     -------
     DataFrame
-        Assets in columns, named by strings; a DatetimeIndex, strictly increasing, without time zone.
+        Assets in columns, named by strings; a DatetimeIndex, strictly increasing, without time zone: days, or times
+        where the rows are intraday.
 
     Raises
     ------
     UnreadableFile
-        If it is of another kind, broken, or its dates are none.
+        If it is of another kind, broken, or its dates are none; names file, line, column and value.
     """
-    readers = {".parquet": _read_parquet, ".csv": _read_csv, ".npz": _read_npz}
-    if path.suffix not in readers:
-        raise UnreadableFile(f"{path} should end with {', '.join(readers)}")
+    ending = next((ending for ending in _READERS if path.name.lower().endswith(ending)), None)
+    if ending is None:
+        raise UnreadableFile(f"{path} should end with {', '.join(_READERS)}")
     try:
-        returns = readers[path.suffix](path)
-    except UnreadableFile as error:
+        table = _READERS[ending](path)
+        rows = index_rows(table.index, len(table.values))
+        if rows.times is None:
+            raise UnreadableFile(f"the first column should hold dates such as 2019-01-31, got {_first(table.index)}")
+        labels = list(map(str, read_labels(table.labels, None, table.values.shape[1])))
+    except (UnreadableFile, InvalidRequest) as error:
         raise UnreadableFile(f"{path}: {error}") from None
-    except (ValueError, OSError, BadZipFile, csv.Error) as error:  # pyarrow's own errors are ValueErrors or OSErrors
-        raise UnreadableFile(f"{path} is no readable {path.suffix} file: {error}") from error
-    return returns.set_axis(_dates(path, returns.index), axis="index").rename(columns=str)
+    except (ValueError, OSError, EOFError, BadZipFile, csv.Error, zlib.error) as error:
+        # pyarrow's own errors are ValueErrors or OSErrors
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UnreadableFile(f"{path} is no readable {ending} file: {reason}") from error
+    dates = rows.times if rows.days is None else rows.days.astype("datetime64[D]")
+    return pd.DataFrame(table.values, pd.DatetimeIndex(dates), labels)
 
 
 def read_universes(path: Path, dates: pd.DatetimeIndex) -> Universes:
@@ -73,7 +89,7 @@ def read_universes(path: Path, dates: pd.DatetimeIndex) -> Universes:
         If it is anything else.
     """
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repeats)
+        entries = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_repeats)
     except (ValueError, OSError) as error:
         raise UnreadableFile(f"{path} is no readable JSON: {error}") from error
     if not isinstance(entries, dict):
@@ -93,49 +109,45 @@ def read_universes(path: Path, dates: pd.DatetimeIndex) -> Universes:
     return universes
 
 
-def _read_parquet(path: Path) -> pd.DataFrame:
-    frame = pd.read_parquet(path)
-    return _first_column_as_index(frame) if isinstance(frame.index, pd.RangeIndex) else frame
+def _read_csv(path: Path) -> Table:
+    table = read_csv(path)
+    return Table(table.values, table.labels, table.dates)
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
-    with path.open(newline="", encoding="utf-8") as file:
-        header = next(csv.reader(file), [])
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:  # pandas would rename the second one
-        raise UnreadableFile(f"columns {twice[:10]} occur more than once")
-    return _first_column_as_index(pd.read_csv(path))
+def _read_frame(frame: pd.DataFrame) -> Table:
+    if isinstance(frame.index, pd.RangeIndex):
+        if not len(frame.columns):
+            raise UnreadableFile("there should be a column of dates and one for each asset, but there are none")
+        frame = frame.set_index(frame.columns[0])
+    return read_table(frame)
 
 
-def _read_npz(path: Path) -> pd.DataFrame:
+def _read_npz(path: Path) -> Table:
     with np.load(path, allow_pickle=False) as arrays:
         missing = {"dates", "tickers", "ret"} - set(arrays)
         if missing:
             raise UnreadableFile(
                 f"there should be arrays dates, tickers and ret, but {', '.join(sorted(missing))} is not"
             )
-        return pd.DataFrame(arrays["ret"], index=arrays["dates"], columns=arrays["tickers"])
+        values = floats("ret", arrays["ret"])
+        if values.shape != (len(arrays["dates"]), len(arrays["tickers"])):
+            wanted = f"{len(arrays['dates'])} dates and {len(arrays['tickers'])} tickers"
+            raise UnreadableFile(f"ret has shape {values.shape}, for {wanted}")
+        return Table(values, arrays["tickers"].tolist(), arrays["dates"])
 
 
-def _first_column_as_index(frame: pd.DataFrame) -> pd.DataFrame:
-    if not len(frame.columns):
-        raise UnreadableFile("there should be a column of dates and one for each asset, but there are none")
-    return frame.set_index(frame.columns[0])
+_READERS: dict[str, Callable[[Path], Table]] = {
+    ".csv": _read_csv,
+    ".csv.gz": _read_csv,
+    ".parquet": lambda path: _read_frame(pd.read_parquet(path)),
+    ".feather": lambda path: _read_frame(pd.read_feather(path)),
+    ".npz": _read_npz,
+}
+"""Ending -> reader."""
 
 
-def _dates(path: Path, index: pd.Index[Any]) -> pd.DatetimeIndex:
-    wanted = f"{path}: the first column should hold dates such as 2019-01-31"
-    if pd.api.types.is_numeric_dtype(index):  # pandas would take them for nanoseconds since 1970
-        raise UnreadableFile(f"{wanted}, got {', '.join(map(str, index[:3]))}")
-    try:
-        dates = pd.DatetimeIndex(pd.to_datetime(index, format="ISO8601")).tz_localize(None)
-    except (ValueError, TypeError) as error:
-        raise UnreadableFile(f"{wanted}: {error}") from error
-    if dates.hasnans:
-        raise UnreadableFile(f"{wanted}, but {np.count_nonzero(dates.isna())} of {len(dates)} rows have none")
-    for i in np.flatnonzero(dates[1:] <= dates[:-1])[:1]:
-        raise UnreadableFile(f"{path}: dates should be strictly increasing, got {dates[i + 1]} after {dates[i]}")
-    return dates
+def _first(index: Any) -> str:
+    return ", ".join(map(str, np.asarray(index)[:3]))
 
 
 def _assets(value: Any) -> list[str]:

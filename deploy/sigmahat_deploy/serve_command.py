@@ -14,8 +14,9 @@ from typing import Any
 
 import click
 
+from sigmahat_deploy.certificates import Tls
 from sigmahat_deploy.installation import ServerError
-from sigmahat_deploy.server import LocalServer, Tls, on_signals
+from sigmahat_deploy.server import LocalServer, on_signals
 from sigmahat_deploy.supervisor import Address, Endurance, GaveUp, supervise, urls
 from sigmahat_kernels.files import write_whole
 

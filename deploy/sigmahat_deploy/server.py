@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import resource
 import secrets
 import signal
 import socket
@@ -19,42 +20,34 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from sigmahat_client.shared_memory import key_file
+from sigmahat_deploy.certificates import Tls
 from sigmahat_deploy.installation import ServerError, build_tree, check_installation, environment
 from sigmahat_deploy.model_control import ModelControl
+from sigmahat_deploy.triton_log import TritonLog
+from sigmahat_kernels.heartbeat import FOLDER as HEARTBEATS
 
-_DRAIN_S = 60.0
-"""Accepted requests may take this long after the block has ended. Work that outlasts Triton's own exit timeout hangs
-Triton 2.51 for good, so that one is longer and never reached."""
-
-_LOOPBACK = re.compile(r"127\.\d+\.\d+\.\d+$")
-
-_CHANGES_MODELS = ("model-repository",)
-_REACHES_OUT = ("shared-memory", "trace", "logging")
-"""Triton's APIs that only the owner of the server may call: always, and when it listens to other machines."""
+_DRAIN_S = 57.0
+"""Accepted requests may take this long after the block has ended: the minute that is promised, less what follows. Work
+that outlasts Triton's own exit timeout hangs Triton 2.51 for good, so that one is longer and never reached."""
 
 _ENSEMBLE = re.compile(r'^\s*platform:\s*"ensemble"', re.MULTILINE)
 
 _SHARED_MEMORY = Path("/dev/shm")
 
-_LOG_LINES = 30
-
-NOISE = re.compile(
-    r"^\s*$|^[+|]|^I\d{4} [^\]]*\]\s*$"  # tables of options and model states, and the headers above them
-    r"|CudaDriverHelper|CUDA memory pool|NVML|DCGM|unable to create stream|Unable to allocate pinned"  # without a GPU
-    r"|Collecting CPU metrics|TRITONBACKEND_ModelInstance|Timeout \d+: Found|successfully unloaded"
-)
-"""What Triton writes into its log that helps nobody."""
-
-
-class Tls(NamedTuple):
-    """Files in PEM format that encrypt the gRPC port."""
-
-    certificate: Path
-    key: Path
-    client_ca: Path | None = None  # if given, callers must have a certificate that it signed
+_ALIVE = {
+    "keepalive-time": 60_000,
+    "keepalive-timeout": 20_000,
+    "keepalive-permit-without-calls": 1,
+    "http2-max-pings-without-data": 0,
+    "http2-min-recv-ping-interval-without-data": 10_000,
+    "max-connection-age": 300_000,
+    "max-connection-age-grace": 600_000,
+}
+"""Options of gRPC, in milliseconds: a caller that has vanished is let go after 80 s, and everyone connects anew after
+5 minutes, once what he has asked for has been answered; the client's pings, every 20 s, are no offence."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +58,12 @@ class LocalServer:
     http_url: str  # host:port, as tritonclient.http takes it
     metrics_url: str  # a whole address, for Prometheus or a browser
     process: subprocess.Popen[bytes]  # leads its own session and process group, to which the Python models belong
-    log_path: Path  # gone once the server has stopped
+    log: TritonLog
     shm_prefix: str  # its files in /dev/shm begin with this
+    heartbeats: Path  # folder of its Python models' signs of life
     repository: Path
     model_control: ModelControl
     tls: Tls | None
-
-    def log_tail(self) -> str:
-        """Return the last lines of the log, less the tables and what is harmless without a GPU."""
-        lines = self.log_path.read_text(errors="replace").splitlines()
-        telling = [line for line in lines if not NOISE.search(line)]
-        return "\n".join(telling[-_LOG_LINES:]) or "(the log is empty)"
 
 
 @contextmanager
@@ -88,6 +76,7 @@ def local_server(
     probe: Callable[[LocalServer], object] | None = None,
     startup_timeout_s: float = 120.0,
     tls: Tls | None = None,
+    metrics_host: str | None = None,
     extra_args: Sequence[str] = (),
 ) -> Iterator[LocalServer]:
     """Run Triton on `model_repository` for as long as the ``with`` block lasts.
@@ -106,8 +95,9 @@ def local_server(
     grpc_port, http_port, metrics_port : int
         0 picks a free port.
     host : str
-        Address to listen on, of this machine alone by default. On another one, shared memory, tracing and logging
-        settings are refused to callers; loading and unloading models always is.
+        Name or IPv4 address to listen on, of this machine alone by default. Whatever it is, callers without a key may
+        neither load models, change settings of log and trace, nor register shared memory; the key for that last one is
+        in a file that only this user can read, where `ShrinkageClient` looks for it.
     probe : callable, optional
         Gets the server and makes a real inference; whatever it raises means "not yet". Triton calls itself
         ready while a Python model is dead, so without a probe readiness promises little. It must not block for long.
@@ -115,6 +105,8 @@ def local_server(
         Seconds until every model must be loaded and the probe have passed.
     tls : Tls, optional
         Encrypts gRPC. HTTP and metrics, which Triton never encrypts, then listen on loopback alone.
+    metrics_host : str, optional
+        Address for metrics alone.
     extra_args : sequence of str
         More options of ``tritonserver``, placed last; all three ports must stay open.
 
@@ -129,9 +121,11 @@ def local_server(
     ...     client = tritonclient.grpc.InferenceServerClient(server.grpc_url)
     """
     repository = check_repository(model_repository)
+    if tls is not None:
+        tls.check()
     libpython = check_installation()
     plaintext_host = host if tls is None else "127.0.0.1"
-    hosts = {"grpc": host, "http": plaintext_host, "metrics": plaintext_host}
+    hosts = {"grpc": host, "http": plaintext_host, "metrics": metrics_host or plaintext_host}
     wanted = {"grpc": grpc_port, "http": http_port, "metrics": metrics_port}
     addresses = _reserve_ports({name: (hosts[name], port) for name, port in wanted.items()})
     with _terminate_as_exit(), tempfile.TemporaryDirectory(prefix="sigmahat-server-") as folder:
@@ -140,13 +134,15 @@ def local_server(
         with on_signals(interrupted.append):  # a process that Popen has not returned yet could not be stopped
             server = _start(binary, Path(folder), repository, addresses, tls, extra_args)
         drain = False
-        with swept_if_killed(Path(folder), server.process.pid, server.shm_prefix):
+        with swept_if_killed(Path(folder), server.process.pid, server.shm_prefix, key_file(server.grpc_url)):
             try:
                 for signum in interrupted:
                     signal.raise_signal(signum)
                 _wait_until_ready(server, probe, startup_timeout_s)
+                close_shared_memory(server)
                 drain = True
-                yield server
+                with published_key(server.grpc_url, server.model_control.shared_memory_key):
+                    yield server
             except ServerError:
                 drain = False
                 raise
@@ -155,7 +151,7 @@ def local_server(
 
 
 @contextmanager
-def swept_if_killed(folder: Path, group: int = 0, shm_prefix: str = "") -> Iterator[None]:
+def swept_if_killed(folder: Path, group: int = 0, shm_prefix: str = "", key: Path | None = None) -> Iterator[None]:
     """If this process is killed inside the block, kill the process group `group` and remove the files named here.
 
     Nothing in this process can do that: a shell waits for the end of a pipe, which comes with the end of this process.
@@ -168,6 +164,7 @@ def swept_if_killed(folder: Path, group: int = 0, shm_prefix: str = "") -> Itera
         str(group),
         str(folder),
         shm_prefix and f"{_SHARED_MEMORY}/{shm_prefix}",
+        str(key or ""),
     ]
     sweeper = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     try:
@@ -181,6 +178,7 @@ _SWEEP = """
 cat
 [ "$1" = 0 ] || kill -s KILL -- "-$1"
 [ -z "$3" ] || rm -f -- "$3"*
+[ -z "$4" ] || rm -f -- "$4"
 rm -rf -- "$2"
 """
 
@@ -228,6 +226,8 @@ def _reserve_ports(wanted: dict[str, tuple[str, int]]) -> dict[str, tuple[str, i
         for name, (host, port) in wanted.items():
             try:
                 listener = held.enter_context(socket.create_server((host, port)))
+            except socket.gaierror as error:
+                raise ServerError(f"--host {host} is no name of this machine: {error.strerror}") from error
             except OSError as error:
                 remedy = (
                     f"choose another port with --{name}-port (0 picks a free one)"
@@ -236,7 +236,7 @@ def _reserve_ports(wanted: dict[str, tuple[str, int]]) -> dict[str, tuple[str, i
                 )
                 reason = str(error.strerror).partition(" (while")[0]  # create_server repeats the address there
                 raise ServerError(f"cannot listen on {host}:{port} for {name}: {reason}; {remedy}") from error
-            addresses[name] = (host, listener.getsockname()[1])
+            addresses[name] = listener.getsockname()  # in numbers: Triton does not resolve names
     return addresses
 
 
@@ -250,7 +250,6 @@ def _start(
 ) -> LocalServer:
     urls = {name: f"{host}:{port}" for name, (host, port) in addresses.items()}
     control = ModelControl(urls["http"])
-    restricted = _CHANGES_MODELS if _LOOPBACK.match(addresses["grpc"][0]) else _CHANGES_MODELS + _REACHES_OUT
     shm_prefix = f"sigmahat_{os.getpid()}_{secrets.token_hex(4)}_"
     command = [
         str(binary),
@@ -261,38 +260,44 @@ def _start(
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
         "--model-control-mode=explicit",
         "--load-model=*",
-        *control.restrict(restricted),
+        *control.restrict(),
     ]
     for name, (host, port) in addresses.items():
         command += [f"--allow-{name}=true", f"--{name}-address={host}", f"--{name}-port={port}"]
+    command += [f"--grpc-{name}={value}" for name, value in _ALIVE.items()]
     if tls is not None:
         command += ["--grpc-use-ssl=true", f"--grpc-server-cert={tls.certificate}", f"--grpc-server-key={tls.key}"]
         if tls.client_ca is not None:
             command += ["--grpc-use-ssl-mutual=true", f"--grpc-root-cert={tls.client_ca}"]
     command += extra_args
 
-    log_path = folder / "triton.log"
-    with log_path.open("wb") as log:
-        try:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment(),
-                start_new_session=True,
-            )
-        except PermissionError as error:
-            raise ServerError(
-                f"cannot execute {binary}: {error.strerror}; if its file system is mounted noexec, "
-                "set TMPDIR to a folder elsewhere"
-            ) from error
+    heartbeats = folder / "heartbeats"
+    heartbeats.mkdir()
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment(**{HEARTBEATS: str(heartbeats)}),
+            start_new_session=True,
+        )
+    except PermissionError as error:
+        raise ServerError(
+            f"cannot execute {binary}: {error.strerror}; if its file system is mounted noexec, "
+            "set TMPDIR to a folder elsewhere"
+        ) from error
+    assert process.stdout is not None  # it is a pipe
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ProcessLookupError):  # every connection is a file, and the soft limit is often 1,024
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (most, most))
     return LocalServer(
         grpc_url=urls["grpc"],
         http_url=urls["http"],
         metrics_url=f"http://{urls['metrics']}/metrics",
         process=process,
-        log_path=log_path,
+        log=TritonLog(process.stdout),
+        heartbeats=heartbeats,
         shm_prefix=shm_prefix,
         repository=repository,
         model_control=control,
@@ -308,12 +313,12 @@ def _wait_until_ready(server: LocalServer, probe: Callable[[LocalServer], object
             return
         if time.monotonic() > deadline:
             raise ServerError(
-                f"Triton was not ready after {timeout_s:g} s ({failure}); its log ends with:\n{server.log_tail()}"
+                f"Triton was not ready after {timeout_s:g} s ({failure}); its log ends with:\n{server.log.tail()}"
             )
         time.sleep(0.1)
     raise ServerError(
         f"Triton could not start, it ended with {describe_exit(server.process.returncode)}; "
-        f"its log ends with:\n{server.log_tail()}"
+        f"its log ends with:\n{server.log.tail()}"
     )
 
 
@@ -360,6 +365,7 @@ def _stop(server: LocalServer, drain: bool) -> None:
         _kill_group(group)  # after a crash the Python models live on, and so may Triton itself after its time limit
         server.process.wait()
         _wait_until_gone(group)
+        server.log.close()
         for leftover in _SHARED_MEMORY.glob(f"{server.shm_prefix}*"):
             leftover.unlink(missing_ok=True)
     if not drain:  # nobody has asked for the end yet: this may be a restart
@@ -379,9 +385,34 @@ def _finish_ensembles(server: LocalServer, deadline: float) -> None:
     with suppress(ServerError):  # a server that does not answer gets its SIGTERM
         for config in configs:
             if _ENSEMBLE.search(config.read_text()):
-                server.model_control.unload(config.parent.name)
+                server.model_control.unload(config.parent.name, timeout_s=max(deadline - time.monotonic(), 1.0))
         while server.process.poll() is None and server.model_control.unloading() and time.monotonic() < deadline:
             time.sleep(0.05)
+
+
+def close_shared_memory(server: LocalServer) -> None:
+    """Let only this user read the server's regions, which hold panels and matrices: Triton makes them 0644."""
+    for region in _SHARED_MEMORY.glob(f"{server.shm_prefix}*"):
+        with suppress(FileNotFoundError):
+            region.chmod(0o600)
+
+
+@contextmanager
+def published_key(grpc_url: str, key: str) -> Iterator[None]:
+    """Keep the key of shared memory where this user's clients find it, inside the block."""
+    path = key_file(grpc_url)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    except OSError:  # another user's file, a folder that cannot be written: matrices go through gRPC
+        yield
+        return
+    with os.fdopen(descriptor, "w") as file:
+        os.fchmod(descriptor, 0o600)
+        file.write(key)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _kill_group(group: int) -> None:

@@ -3,48 +3,51 @@
 
 from __future__ import annotations
 
-import os
-import re
-import select
+import resource
 import signal
+import socket
 import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import NoReturn
 
+from sigmahat_deploy.certificates import Tls
+from sigmahat_deploy.exporter import Metrics, exported
 from sigmahat_deploy.installation import ServerError
-from sigmahat_deploy.probe import probe_shrinkage
+from sigmahat_deploy.probe import BUSY, ProbeTimeout, probe_shrinkage
+from sigmahat_deploy.processes import Process, Processes
+from sigmahat_deploy.progress import Progress, Unreachable, read_states
 from sigmahat_deploy.releases import Releases
 from sigmahat_deploy.server import (
-    NOISE,
     LocalServer,
-    Tls,
     check_repository,
+    close_shared_memory,
     describe_exit,
     local_server,
     swept_if_killed,
 )
+from sigmahat_deploy.swap import Log, Swap
 
 _TICK_S = 0.2
 """How long a wait may be: now and then Python handles a signal only after it, see `local_server`."""
 
-_BUSY = re.compile(r"maximum queue size|timeout expired", re.IGNORECASE)
-"""What a probe gets from a server that has more work than it can do, and is well otherwise."""
+_LOOK_S = 1.0
+
+_FEW_FILES = 4096
 
 
 class GaveUp(ServerError):
     """The server died too often in too short a time."""
 
 
-class Log(Protocol):
-    """Receives what happened, as one record."""
-
-    def __call__(self, event: str, /, level: str = "info", **fields: Any) -> None: ...
+class _CertificatesChanged(Exception):
+    """The server has to be started again, when it has answered what it accepted."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class Endurance:
     probe_timeout_s: float = 90.0  # longer than a busy server keeps a request in its queue
     max_restarts: int = 5
     within_s: float = 300.0
+    stuck_after_s: float = 20.0  # a step beats oftener than this, also on a machine with other work
+    busy_after_s: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -79,8 +84,9 @@ def supervise(
 ) -> NoReturn:
     """Serve `model_repository` until an exception, such as a signal handler raises, ends it.
 
-    The server is killed and started again when Triton or a Python model's process ends, and when twice in a row a real
-    inference fails. On SIGHUP the files of the repository are taken anew, without a gap (`Releases.swap`).
+    The server is killed and started again when Triton or a Python model's process ends, when a step is stuck, and when
+    twice in a row a real inference goes wrong. On SIGHUP the files of the repository are taken anew, without a gap
+    (`Releases.swap`), and so are certificates, which takes a restart.
 
     Parameters
     ----------
@@ -91,7 +97,7 @@ def supervise(
     published : callable
         Makes a context manager that is entered while the server answers.
     startup_timeout_s : float
-        Seconds until the first inference, after each start.
+        Seconds until the first inference, after each start; and that a new release may take to load.
     endurance : Endurance
 
     Raises
@@ -103,48 +109,69 @@ def supervise(
     """
     deaths: deque[float] = deque()
     answered = False
+    metrics = Metrics(log)
+    log = metrics.log
     with (
         _on_hangup() as swap_wanted,
         tempfile.TemporaryDirectory(prefix="sigmahat-models-") as folder,
         swept_if_killed(Path(folder)),
+        exported(metrics, "127.0.0.1" if address.tls else address.host, address.metrics_port) as metrics_url,
     ):
         releases = Releases(check_repository(model_repository), Path(folder))
         while True:
             try:
-                with _started(releases, address, startup_timeout_s, len(deaths), log) as server:
+                releases.settle()
+                for warning in _warnings(address):
+                    log("warning", level="warning", reason=warning)
+                with _started(releases, address, startup_timeout_s) as (server, seconds):
+                    shown = replace(server, metrics_url=metrics_url)
+                    log("ready", startup_s=seconds, release=releases.current, restarts=len(deaths), **urls(shown))
                     answered, address = True, _keep_ports(address, server)
                     try:
-                        with published(server):
-                            _watch(server, releases, swap_wanted, endurance, log)
+                        with metrics.of_triton(server.metrics_url), published(shown):
+                            _watch(server, releases, swap_wanted, endurance, startup_timeout_s, log)
                     except ServerError:
                         raise
                     except BaseException:
                         log("draining")
                         raise
+            except _CertificatesChanged:
+                log("restarting", level="warning", reason="the certificates have changed")
             except ServerError as error:
                 if not answered:
                     raise
                 _bury(str(error), deaths, endurance, log)
 
 
+def _warnings(address: Address) -> list[str]:
+    """What is allowed, and better otherwise."""
+    warnings = address.tls.check() if address.tls else []
+    if address.tls is None and not ip_address(socket.gethostbyname(address.host)).is_loopback:
+        warnings.append(
+            f"--host {address.host} without --tls-certificate: whoever reaches it can read and ask anything"
+        )
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most < _FEW_FILES:
+        warnings.append(f"this process may open {most:,} files, one a connection: raise ulimit -Hn to {_FEW_FILES:,}")
+    return warnings
+
+
 @contextmanager
-def _started(
-    releases: Releases, address: Address, startup_timeout_s: float, n_restarts: int, log: Log
-) -> Iterator[LocalServer]:
+def _started(releases: Releases, address: Address, startup_timeout_s: float) -> Iterator[tuple[LocalServer, float]]:
+    """A server that answers, and the seconds until it did. Its own metrics are for this machine: see `exporter`."""
     begin = time.monotonic()
     with local_server(
         releases.folder,
         address.grpc_port,
         address.http_port,
-        address.metrics_port,
+        metrics_port=0,
         host=address.host,
         probe=probe_shrinkage,
         startup_timeout_s=startup_timeout_s,
         tls=address.tls,
+        metrics_host="127.0.0.1",
     ) as server:
-        seconds = round(time.monotonic() - begin, 3)
-        log("ready", startup_s=seconds, release=releases.current, restarts=n_restarts, **urls(server))
-        yield server
+        yield server, round(time.monotonic() - begin, 3)
 
 
 def urls(server: LocalServer) -> dict[str, str]:
@@ -153,11 +180,8 @@ def urls(server: LocalServer) -> dict[str, str]:
 
 
 def _keep_ports(address: Address, server: LocalServer) -> Address:
-    grpc, http, metrics = (
-        int(url.removesuffix("/metrics").rpartition(":")[2])
-        for url in (server.grpc_url, server.http_url, server.metrics_url)
-    )
-    return Address(address.host, grpc, http, metrics, address.tls)
+    grpc, http = (int(url.rpartition(":")[2]) for url in (server.grpc_url, server.http_url))
+    return replace(address, grpc_port=grpc, http_port=http)
 
 
 def _bury(reason: str, deaths: deque[float], endurance: Endurance, log: Log) -> None:
@@ -176,107 +200,132 @@ def _bury(reason: str, deaths: deque[float], endurance: Endurance, log: Log) -> 
 
 
 def _watch(
-    server: LocalServer, releases: Releases, swap_wanted: threading.Event, endurance: Endurance, log: Log
+    server: LocalServer,
+    releases: Releases,
+    swap_wanted: threading.Event,
+    endurance: Endurance,
+    load_timeout_s: float,
+    log: Log,
 ) -> NoReturn:
     """Return never; raise ServerError as soon as the server must be started again."""
-    messages = _Messages(server.log_path)
-    with _health(server, endurance) as failure, ExitStack() as open_files:
-        processes = _open_processes(server, open_files)
+    certificates = server.tls and server.tls.digest()
+    server.log.new_messages()  # of the start, which was well
+    with (
+        _health(server, releases, endurance, log) as failure,
+        ExitStack() as open_files,
+        ExitStack() as swap_ends,
+    ):
+        swap: Swap | None = None
+        processes = Processes(server.process.pid, open_files)
         while True:
-            ended, _, _ = select.select(processes, [], [], _TICK_S)
-            for message in messages.new():
+            ended = processes.ended(_TICK_S)
+            close_shared_memory(server)  # regions that a swap has made
+            for message in server.log.new_messages():
                 log("triton", level="warning", message=message)
-            if ended or server.process.poll() is not None:
-                raise ServerError(_describe_death(server, [processes[file] for file in ended]))
+            replacing = swap is not None and swap.recent()
+            if replacing:
+                processes.look()
+            dead = _dead(ended, processes, releases, replacing)
+            if dead or server.process.poll() is not None:
+                raise ServerError(_describe_death(server, dead))
             if failure:
-                raise ServerError(f"the server lives but does not answer as it should: {failure[-1]}")
-            if swap_wanted.is_set():
+                raise ServerError(failure[-1])
+            if swap is not None:
+                swap.enforce_limit(processes)
+            if swap_wanted.is_set() and not (swap and swap.running()):
+                if server.tls is not None and _renewed(server.tls, certificates, log):
+                    raise _CertificatesChanged
                 swap_wanted.clear()
-                n_processes = len(processes)
-                _swap(server, releases, log)
-                processes = _open_again(server, n_processes, open_files)
+                swap = swap_ends.enter_context(Swap(server, releases, load_timeout_s, log, processes))
 
 
-def _swap(server: LocalServer, releases: Releases, log: Log) -> None:
-    begin = time.monotonic()
-    log("swapping", release=releases.current + 1)
+def _renewed(tls: Tls, digest: str | None, log: Log) -> bool:
+    """Whether other certificates than those in use lie there, and are good."""
     try:
-        releases.swap(server.model_control)
-        probe_shrinkage(server)
+        if tls.digest() == digest:
+            return False
+        tls.check()
     except ServerError as error:
-        log("swap_failed", level="error", reason=str(error), release=releases.current)
-    else:
-        log("swapped", seconds=round(time.monotonic() - begin, 3), release=releases.current)
+        log("certificates_refused", level="error", reason=str(error))
+        return False
+    return True
 
 
-def _open_processes(server: LocalServer, open_files: ExitStack) -> dict[int, str]:
-    """File descriptors that become readable when a process of the server ends, and what each process is.
-
-    A Python model's process names its file, ``MODEL/VERSION/model.py``; where that is gone, it is about to end itself.
-    """
-    processes = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            group = int(stat.read_text().rpartition(")")[2].split()[2])
-            if group != server.process.pid:
-                continue
-            words = (stat.parent / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            model = next((Path(word) for word in words if word.endswith("/model.py")), None)
-            if model is not None and not model.exists():
-                continue
-            file = os.pidfd_open(int(stat.parent.name))
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        open_files.callback(os.close, file)
-        processes[file] = "Triton" if model is None else f"the process of model {model.parts[-3]}"
-    return processes
-
-
-def _open_again(server: LocalServer, n_expected: int, open_files: ExitStack, timeout_s: float = 15.0) -> dict[int, str]:
-    """Open the processes once those that a swap has replaced are gone: Triton lets them end in their own time."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        open_files.close()
-        processes = _open_processes(server, open_files)
-        if len(processes) <= n_expected or time.monotonic() > deadline:
-            return processes
-        time.sleep(_TICK_S)
+def _dead(ended: list[Process], processes: Processes, releases: Releases, replacing: bool) -> list[str]:
+    """What has ended that the current release needs. Triton replaces processes only in a swap."""
+    serving = releases.serving()
+    return [
+        f"the process of model {process.program.parts[-3]}"
+        for process in ended
+        if process.program is not None
+        and process.program.parent in serving
+        and not (replacing and processes.runs(process.program.parts[-3]))
+    ]
 
 
 def _describe_death(server: LocalServer, ended: list[str]) -> str:
     code = server.process.poll()
     if code is None:
         return f"{' and '.join(sorted(ended))} ended by itself"
-    return f"Triton ended by itself with {describe_exit(code)}; its log ends with:\n{server.log_tail()}"
+    server.log.close()
+    return f"Triton ended by itself with {describe_exit(code)}; its log ends with:\n{server.log.tail()}"
 
 
 @contextmanager
-def _health(server: LocalServer, endurance: Endurance) -> Iterator[list[str]]:
-    """Probe in the background; the list that this gives is empty until two probes in a row have failed."""
+def _health(server: LocalServer, releases: Releases, endurance: Endurance, log: Log) -> Iterator[list[str]]:
+    """Probe, and look whether the steps get on, in the background; the list is empty until the server is unwell."""
     failure: list[str] = []
+    asked: list[float] = []  # when the first probe was sent that has no good answer yet
     stop = threading.Event()
 
     def keep_probing() -> None:
         last = ""
         while not stop.wait(0.0 if last else endurance.probe_interval_s):
-            error = _probe(server, endurance.probe_timeout_s)
+            if not asked:
+                asked.append(time.monotonic())
+            error = _probe(server, releases, endurance.probe_timeout_s)
+            if not error:
+                asked.clear()
             if error and last:
-                failure.append(error)
+                failure.append(f"the server lives but does not answer as it should: {error}")
                 return
             last = error
 
-    threading.Thread(target=keep_probing, daemon=True).start()
+    def keep_looking() -> None:
+        progress, busy = Progress(endurance.stuck_after_s), False
+        while not stop.wait(_LOOK_S):
+            waited_s = max((time.monotonic() - begin for begin in list(asked)), default=0.0)
+            try:
+                states = read_states(server)
+            except Unreachable:
+                states = {}
+            serving = {folder.parent.name for folder in releases.serving()}
+            if stuck := progress.look(states, serving, waited_s):
+                log("stuck", level="error", reason=stuck)
+                failure.append(f"the server is stuck: {stuck}")
+                return
+            if busy != (waited_s > endurance.busy_after_s):
+                busy = not busy
+                if busy:
+                    log("busy", level="warning", waited_s=round(waited_s, 1), steps=progress.busy(serving))
+
+    for work in (keep_probing, keep_looking):
+        threading.Thread(target=work, daemon=True).start()
     try:
         yield failure
     finally:
         stop.set()
 
 
-def _probe(server: LocalServer, timeout_s: float) -> str:
+def _probe(server: LocalServer, releases: Releases, timeout_s: float) -> str:
+    """What is wrong; no answer in time is not, nor is a refusal: `Progress` tells whether the server is stuck."""
     try:
-        probe_shrinkage(server, timeout_s)
+        for model in releases.probed():
+            probe_shrinkage(server, timeout_s, model)
+    except ProbeTimeout:
+        return ""
     except Exception as error:  # whatever a probe raises is a failure
-        return "" if _BUSY.search(str(error)) else str(error) or type(error).__name__
+        return "" if BUSY.search(str(error)) else str(error) or type(error).__name__
     return ""
 
 
@@ -289,20 +338,3 @@ def _on_hangup() -> Iterator[threading.Event]:
         yield asked
     finally:
         signal.signal(signal.SIGHUP, previous)
-
-
-class _Messages:
-    """Warnings and errors in Triton's log, as they come."""
-
-    def __init__(self, log_path: Path) -> None:
-        self._path = log_path
-        self._offset = log_path.stat().st_size
-
-    def new(self) -> list[str]:
-        with self._path.open("rb") as log:
-            log.seek(self._offset)
-            text = log.read()
-        complete = text[: text.rfind(b"\n") + 1]
-        self._offset += len(complete)
-        messages = re.split(r"(?m)^(?=[IWEF]\d{4} )", complete.decode(errors="replace"))
-        return [m.strip() for m in messages if m[:1] not in ("", "I") and not NOISE.search(m)]

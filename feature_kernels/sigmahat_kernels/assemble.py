@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from sigmahat_kernels import heartbeat
 from sigmahat_kernels.backend import array_namespace, to_numpy
 from sigmahat_kernels.covariance import classic_parameters, estimate_covariance
 from sigmahat_kernels.groups import (
@@ -20,7 +21,7 @@ from sigmahat_kernels.parallel import Pause, available_threads, for_each, for_ea
 from sigmahat_kernels.parameters import Parameters, intensity_of
 from sigmahat_kernels.request import MAX_COVARIANCE_CELLS, PADDING, Request, block_ids
 from sigmahat_kernels.scratch import Scratch
-from sigmahat_kernels.shared_window import KeptMoments, Moments, share_window
+from sigmahat_kernels.shared_window import KeptMoments, WindowMoments, share_window
 from sigmahat_kernels.status import InvalidRequest, Status
 
 
@@ -49,8 +50,9 @@ def assemble(
         Takes the place of the universe's own intensity for the assets of each block of `request.blocks`.
     classic : bool
         Textbook multi-target linear shrinkage (1 - delta) S + sum_k w_k F_k of the plain sample covariance S (n - 1),
-        with targets that keep its diagonal: no winsorising, no exponential weights, tilts or levels. A pair
-        with missing returns divides by sqrt((n_i - 1)(n_j - 1)).
+        with targets that keep its diagonal: no winsorising, no exponential weights, tilts or levels. Variances
+        are of the rows that an asset has, correlations of universes with missing returns those of
+        `gaps.complete_correlations`.
     threads : int, optional
         Python threads; default one per available core.
     kept : KeptMoments, optional
@@ -109,7 +111,7 @@ def _intensity_of_assets(request: Request, parameters: Parameters, block_intensi
 
 def _moments_of(
     request: Request, group: WindowGroup, classic: bool, kept: KeptMoments | None
-) -> tuple[WindowGroup, Moments]:
+) -> tuple[WindowGroup, WindowMoments]:
     """A window's moments, kept or computed, and the group as it stands among their columns."""
     found = kept.take(group) if kept else None
     winsor_limit = None if classic else WINSOR_LIMIT
@@ -120,7 +122,7 @@ def _fill_part(
     covariance: np.ndarray,
     request: Request,
     part: WindowGroup,
-    moments: Moments,
+    moments: WindowMoments,
     parameters: Parameters,
     intensity: np.ndarray,
     pause: Pause,
@@ -128,10 +130,11 @@ def _fill_part(
     """Estimate the universes of a part of a window, in place, a stack of one size at a time."""
     xp = array_namespace(moments.slow)
     scratch = Scratch(xp)
-    for chunk in chunks_by_size(request, part):
+    incomplete = moments.incomplete.columns if moments.incomplete is not None else None
+    for chunk in chunks_by_size(request, part, incomplete):
         pause()
         universes = part.universes[chunk]
-        index = xp.asarray(gather_index(request, part, chunk))
+        index = gather_index(request, part, chunk)
         size = index.shape[1]
         estimate = estimate_covariance(
             moments.gather(index, scratch),
@@ -139,3 +142,4 @@ def _fill_part(
             xp.asarray(intensity[universes, :size], xp.float64),
         )
         covariance[universes, :size, :size] = to_numpy(estimate.astype(xp.float32))
+        heartbeat.beat()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sigmahat_kernels import missing, regime, temporal
+from sigmahat_kernels import heartbeat, missing, regime, temporal
 from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.correlation import CORRELATION, correlation_features
 from sigmahat_kernels.groups import (
@@ -15,19 +15,19 @@ from sigmahat_kernels.groups import (
     chunks_by_size,
     gather_index,
     group_by_window,
-    group_returns,
     membership_of,
     parts_of,
     refuse_columns,
 )
 from sigmahat_kernels.market import MARKET, market_features
 from sigmahat_kernels.missing import MISSING
+from sigmahat_kernels.oddities import Warnings, flag_assets, flag_universes
 from sigmahat_kernels.pairs import PairStatistics
 from sigmahat_kernels.parallel import Pause, available_threads, for_each, for_each_group, go_on
 from sigmahat_kernels.regime import REGIME, SPREADS, asset_series, market_series, regime_features
 from sigmahat_kernels.request import Request, check_universes
 from sigmahat_kernels.scratch import Scratch
-from sigmahat_kernels.shared_window import KeptMoments, Products, share_window
+from sigmahat_kernels.shared_window import KeptMoments, Products, SharedWindow, share_window
 from sigmahat_kernels.solvers import Solver, choose_solver
 from sigmahat_kernels.spectrum import SPECTRUM, spectrum_features
 from sigmahat_kernels.status import Status
@@ -46,6 +46,7 @@ class FeatureTable(NamedTuple):
     features: np.ndarray  # (n, N_FEATURES) float32; NaN rows where the status is not GOOD
     status: np.ndarray  # (n,) int32, `Status` codes
     status_asset: np.ndarray  # (n,) int32, the offending entry of UNIVERSES, -1 where there is none
+    warnings: Warnings  # none where the status is not GOOD
     solvers: tuple[str, ...]  # who computed the spectra: "lapack", "kernels-float64" ...
 
 
@@ -83,11 +84,15 @@ def compute_features(
     threads = threads or (available_threads() if array_namespace(request.panel) is np else 1)
     status, status_asset = check_universes(request)
     features = np.full((len(status), N_FEATURES), np.nan, np.float32)
-    table = FeatureTable(features, status, status_asset, ())
+    warnings = Warnings(np.zeros(len(status), np.int32), np.zeros(request.universes.shape, np.int32))
+    table = FeatureTable(features, status, status_asset, warnings, ())
     groups = list(group_by_window(request, np.flatnonzero(status == Status.GOOD)))
     for_each_group(
         lambda group, threads: _fill_group(table, request, group, chosen, kept, pause, threads), groups, threads
     )
+    good = np.flatnonzero(status == Status.GOOD)
+    own = flag_universes(request._replace(universes=request.universes[good], windows=request.windows[good]))
+    warnings.of_universe[good] = own | np.bitwise_or.reduce(warnings.of_asset[good], axis=1)
     return table._replace(solvers=tuple(sorted(chosen.used)))
 
 
@@ -101,11 +106,7 @@ class _Summands(NamedTuple):
     averages: dict[str, Array]  # name -> (m,), what is averaged over a universe's assets
 
 
-def _prepare_group(request: Request, group: WindowGroup, kept: KeptMoments | None) -> _Summands:
-    """Share a group's window, keep what its matrices will need, and return what its features need."""
-    shared = share_window(group_returns(request, group))
-    if kept is not None:
-        kept.keep(group, shared.moments)
+def _summands(shared: SharedWindow) -> _Summands:
     window, factor = shared.window, shared.factor
     averages = {
         **regime.asset_averages(window),
@@ -118,6 +119,7 @@ def _prepare_group(request: Request, group: WindowGroup, kept: KeptMoments | Non
         # Around a common centre first: the difference of two large numbers would lose the digits.
         averages[spread] = averages[of] - averages[of].mean()
         averages[f"{spread}_square"] = averages[spread] ** 2
+    heartbeat.beat()
     transposed = array_namespace(factor).ascontiguousarray(factor.T)
     return _Summands(len(factor), shared.products, transposed, asset_series(window, factor), averages)
 
@@ -131,12 +133,20 @@ def _fill_group(
     pause: Pause,
     threads: int,
 ) -> None:
-    """Compute the features of the universes of one window, in place."""
+    """Compute the features of the universes of one window, in place; keep what their matrices will need."""
     pause()
-    group = refuse_columns(request, group, table.status, table.status_asset)
+    usable = refuse_columns(request, group, table.status, table.status_asset)
+    group = usable.group
     if not len(group.universes):
         return
-    summands = _prepare_group(request, group, kept)
+    shared = share_window(usable.returns)
+    if kept is not None:
+        kept.keep(group, shared.moments)
+    heartbeat.beat()
+    odd = flag_assets(request, usable, shared.window, shared.products.slow)
+    if odd is not None:
+        table.warnings.of_asset[group.universes] = odd
+    summands = _summands(shared)
     of_window = {**season_features(request.dates, group.stop), **market_features(request.market, group.stop)}
 
     def fill_part(part: WindowGroup) -> None:
@@ -193,6 +203,7 @@ def _solve_part(
         where = xp.asarray(chunk)
         n_assets = index.shape[1]
         values, pairs = solver.measure(summands.products, summands.factor, index, scratch)
+        heartbeat.beat()
         eigenvalues[where, width - n_assets :] = values
         for name, value in pairs._asdict().items():
             full_shape = (len(eigenvalues), *((width,) if name == "row_sum" else value.shape[1:]))

@@ -25,6 +25,12 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         draft.unlink(missing_ok=True)
 
 
+def check_new(path: Path) -> None:
+    """Raise FileExistsError, which says what to do, if `path` is there already."""
+    if path.exists():
+        raise FileExistsError(f"{path} is there already: name a new folder, or remove it")
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder beside `path`, to be filled, that takes that name at the end; after an error nothing is left of it.
@@ -34,8 +40,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     FileExistsError
         If `path` is there already.
     """
-    if path.exists():
-        raise FileExistsError(f"{path} is there already: name a new folder, or remove it")
+    check_new(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sigmahat_kernels.backend import Array, array_namespace, to_numpy
-from sigmahat_kernels.panel import column_status
+from sigmahat_kernels.backend import Array, array_namespace
 from sigmahat_kernels.request import PADDING, Request
+from sigmahat_kernels.returns import judge_columns, mean_row_days, universe_status
+from sigmahat_kernels.stale import without_stale
 from sigmahat_kernels.status import Status
 
 CHUNK_CELLS = 128 * 1024
@@ -58,25 +59,40 @@ def _group(request: Request, start: int, stop: int, universes: np.ndarray) -> Wi
 
 
 def group_returns(request: Request, group: WindowGroup) -> Array:
-    """Returns of a group's columns over its window, shape (T, m)."""
+    """Returns of a group's columns over its window without stale prices, shape (T, m)."""
+    return without_stale(_gathered(request, group))[0]
+
+
+def _gathered(request: Request, group: WindowGroup) -> Array:
     xp = array_namespace(request.panel)
     return request.panel[group.start : group.stop][:, xp.asarray(group.columns)]
 
 
-def refuse_columns(request: Request, group: WindowGroup, status: np.ndarray, status_asset: np.ndarray) -> WindowGroup:
-    """Give universes that hold an unusable column its status, in place; return the group of those that remain."""
-    codes = to_numpy(column_status(group_returns(request, group)))
-    if not codes.any():
-        return group
+class UsableGroup(NamedTuple):
+    """A group without the universes that hold an unusable column."""
+
+    group: WindowGroup
+    returns: Array  # (T, m) of its columns, stale prices missing
+    stale: Array  # (m,) bool, whether a column had stale prices
+
+
+def refuse_columns(request: Request, group: WindowGroup, status: np.ndarray, status_asset: np.ndarray) -> UsableGroup:
+    """Give universes that hold an unusable column its status, in place; return what remains."""
+    returns, stale = without_stale(_gathered(request, group))
+    row_days = mean_row_days(None if request.dates is None else request.dates[group.start : group.stop])
+    judged = judge_columns(returns, row_days)
+    if not judged.status.any() and not judged.large.any():
+        return UsableGroup(group, returns, stale)
     rows = request.universes[group.universes]
-    held = rows != PADDING
-    bad = np.where(held, codes[group.place[rows]], 0)
+    bad = universe_status(judged, group.place[rows], rows != PADDING)
     first = np.argmax(bad != 0, axis=1)
     picked = np.arange(len(rows)), first
     refused = bad[picked] != Status.GOOD
     status[group.universes[refused]] = bad[picked][refused]
     status_asset[group.universes[refused]] = rows[picked][refused]
-    return _group(request, group.start, group.stop, group.universes[~refused])
+    left = _group(request, group.start, group.stop, group.universes[~refused])
+    kept = array_namespace(returns).asarray(group.place[left.columns])
+    return UsableGroup(left, returns[:, kept], stale[kept])
 
 
 def parts_of(request: Request, group: WindowGroup) -> Iterator[WindowGroup]:
@@ -95,13 +111,25 @@ def parts_of(request: Request, group: WindowGroup) -> Iterator[WindowGroup]:
         yield group._replace(universes=group.universes[order[i : i + size]])
 
 
-def chunks_by_size(request: Request, group: WindowGroup) -> Iterator[np.ndarray]:
-    """Positions within the group, in chunks of universes of one size, so that their matrices stack."""
-    sizes = (request.universes[group.universes] != PADDING).sum(axis=1)
-    for size in np.unique(sizes)[::-1]:  # the large ones first: no thread is left with a long one at the end
-        members = np.flatnonzero(sizes == size)
-        per_chunk = max(1, _scaled(request, CHUNK_CELLS) // int(size) ** 2)
-        yield from (members[i : i + per_chunk] for i in range(0, len(members), per_chunk))
+def chunks_by_size(request: Request, group: WindowGroup, incomplete: np.ndarray | None = None) -> Iterator[np.ndarray]:
+    """Positions within the group, in chunks of universes of one size, so that their matrices stack.
+
+    With `incomplete` (m,), whether a column misses returns, universes that hold one come in chunks of their own, small
+    enough for their series of both moments.
+    """
+    rows = request.universes[group.universes]
+    held = rows != PADDING
+    sizes = held.sum(axis=1)
+    with_gaps = np.zeros(len(rows), bool)
+    if incomplete is not None:
+        with_gaps = (held & incomplete[group.place[rows]]).any(axis=1)
+    n_obs = group.stop - group.start
+    for size in np.unique(sizes)[::-1].tolist():  # the large ones first: no thread is left with a long one at the end
+        for apart in (False, True):
+            members = np.flatnonzero((sizes == size) & (with_gaps == apart))
+            cells = size * max(size, 2 * n_obs) if apart else size**2
+            per_chunk = max(1, _scaled(request, CHUNK_CELLS) // cells)
+            yield from (members[i : i + per_chunk] for i in range(0, len(members), per_chunk))
 
 
 def gather_index(request: Request, group: WindowGroup, chunk: np.ndarray) -> np.ndarray:

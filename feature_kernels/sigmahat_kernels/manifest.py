@@ -34,14 +34,17 @@ def read_manifest(folder: Path) -> dict[str, str]:
     Raises
     ------
     ManifestError
-        If there is no manifest.
+        If there is no manifest, or it cannot be read.
     """
     manifest = folder / MANIFEST
     if not manifest.is_file():
         raise ManifestError(
             f"files of {folder} cannot be verified: there is no {manifest}; `sigmahat train` and `export` write it"
         )
-    digests: dict[str, str] = json.loads(manifest.read_text())
+    try:
+        digests: dict[str, str] = dict(json.loads(manifest.read_text()))
+    except ValueError as error:
+        raise ManifestError(f"{manifest} must be JSON, file to SHA-256, but is none: {error}") from error
     return digests
 
 

@@ -15,6 +15,10 @@ MEMBER_FILES = {"int8": "model.onnx", "int8-fp16": "model_int8_fp16.onnx", "fp16
 """Precision -> file in a member's version folder. The first runs everywhere; the others are for engines on a GPU: the
 same int8 products with float16 between them, and float16 throughout."""
 
+MEAN_LIMIT, P99_LIMIT = 0.01, 0.03
+"""What int8, or another order of rounding, may change in an answer, in its unit: on average and in the worst hundredth.
+A maximum would only measure that single values fall to the other side of a rounding."""
+
 
 class MemberError(RuntimeError):
     """A member's file cannot be used with these kernels."""

@@ -62,7 +62,16 @@ UNCERTAINTY = Metric(
     ("kind",),
     (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0),
 )
-METRICS = (UNIVERSES, REFUSED, SECONDS, REQUESTS, COST, QUEUED_COST, QUEUED, INTENSITY, UNCERTAINTY)
+STEPS = (UNIVERSES, REFUSED, SECONDS, REQUESTS, COST, QUEUED_COST, QUEUED, INTENSITY, UNCERTAINTY)
+
+READY = Metric("sigmahat_ready", GAUGE, "1 while the service answers, 0 while it starts, restarts or stops")
+RELEASE = Metric("sigmahat_release", GAUGE, "Release that is served; 1 at the start, one more after each swap")
+RESTARTS = Metric("sigmahat_restarts_total", COUNTER, "Times that the server was started again")
+DEATHS = Metric("sigmahat_deaths_total", COUNTER, "Times that the server died, or was ended because it was unwell")
+STUCK = Metric("sigmahat_stuck_total", COUNTER, "Times that a step had work and did not get on")
+BUSY = Metric("sigmahat_busy_total", COUNTER, "Times that a probe had to wait while the steps got on")
+SWAPS = Metric("sigmahat_swaps_total", COUNTER, "Releases that were to replace another", ("result",))
+SUPERVISOR = (READY, RELEASE, RESTARTS, DEATHS, STUCK, BUSY, SWAPS)
 
 Labels = tuple[tuple[str, str], ...]
 

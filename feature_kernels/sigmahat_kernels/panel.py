@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A window of the panel: checks on its columns, volatilities, and winsorised standardised returns."""
+"""A window of the panel: volatilities, and winsorised standardised returns."""
 
 from __future__ import annotations
 
 from types import ModuleType
 from typing import NamedTuple
 
-import numpy as np
-
 from sigmahat_kernels.backend import Array, array_namespace
-from sigmahat_kernels.status import MAX_ABS_RETURN, MAX_MEAN_ABS_RETURN, MIN_OBSERVATIONS, Status
 
 WINSOR_LIMIT = 3.0
 """Standardised returns are cut here: one fat-tailed day must not set the correlations."""
@@ -22,9 +19,6 @@ VOLATILITY_FLOOR = 0.1
 
 _OLDEST_HALFLIVES = 500.0
 """No weight is below 2^-500, about 1e-151: its product with a squared return is still a number above zero."""
-
-_SMALLEST_RANGE = 1e-100
-"""Returns closer together than this are constant: their squares underflow."""
 
 TINY = 1e-300
 """What sums of squares are divided by at least: a series that does not move."""
@@ -47,40 +41,13 @@ class Window(NamedTuple):
         return bool(self.n_observed.min() == len(self.returns))
 
 
-def column_status(returns: Array) -> Array:
-    """Status code of each column of a window, looking at its returns; shape (T, m) -> (m,) int32.
-
-    In the order of the checks: infinite, too large for returns, too few returns, constant.
-    """
-    xp = array_namespace(returns)
-    missing = xp.isnan(returns)
-    infinite = xp.isinf(returns)
-    usable = xp.where(missing | infinite, 0.0, returns)
-    n_observed = (~missing).sum(axis=0)
-    magnitude = xp.abs(usable)
-    # Cut above the limit on single values, so that no sum overflows.
-    mean_magnitude = xp.minimum(magnitude, 2.0 * MAX_ABS_RETURN).sum(axis=0) / xp.maximum(n_observed, 1)
-    lowest = xp.where(missing | infinite, np.inf, returns).min(axis=0)
-    highest = xp.where(missing | infinite, -np.inf, returns).max(axis=0)
-
-    status = xp.zeros(returns.shape[1], xp.int32)
-    for code, bad in (  # later ones win, so the first check stands last
-        (Status.CONSTANT_ASSET, highest - lowest <= _SMALLEST_RANGE),
-        (Status.SHORT_HISTORY, n_observed < MIN_OBSERVATIONS),
-        (Status.NOT_RETURNS, (magnitude.max(axis=0) > MAX_ABS_RETURN) | (mean_magnitude > MAX_MEAN_ABS_RETURN)),
-        (Status.NON_FINITE, infinite.any(axis=0)),
-    ):
-        status = xp.where(bad, int(code), status)
-    return status
-
-
 def prepare_window(returns: Array, *, winsor_limit: float | None = WINSOR_LIMIT) -> Window:
     """Measure volatilities and standardise the returns of one window.
 
     Parameters
     ----------
     returns : array of shape (T, m)
-        Simple returns, NaN = missing; columns that passed `column_status`.
+        Simple returns, NaN = missing; columns that passed `returns.column_status`.
     winsor_limit : float or None
         Cut in standard deviations; None leaves the returns as they are (textbook sample correlation).
 

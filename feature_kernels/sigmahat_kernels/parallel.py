@@ -11,6 +11,8 @@ from typing import TypeVar
 
 from threadpoolctl import ThreadpoolController
 
+from sigmahat_kernels import heartbeat
+
 T = TypeVar("T")
 
 Pause = Callable[[], None]
@@ -33,10 +35,11 @@ def for_each(work: Callable[[T], None], items: Iterable[T], threads: int) -> Non
     if threads == 1:
         for item in items:
             work(item)
+            heartbeat.beat()
         return
     with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(work, items):
-            pass
+            heartbeat.beat()
 
 
 def for_each_group(work: Callable[[T, int], None], groups: Sequence[T], threads: int) -> None:

@@ -13,6 +13,7 @@ from sigmahat_kernels.assemble import assemble
 from sigmahat_kernels.combine import Combined, combine
 from sigmahat_kernels.features import FeatureTable, compute_features
 from sigmahat_kernels.members import MEMBER_FILES, Member, member_folders
+from sigmahat_kernels.oddities import Warnings
 from sigmahat_kernels.parallel import Pause, go_on
 from sigmahat_kernels.parameters import split_parameters
 from sigmahat_kernels.request import Request, with_blocks
@@ -28,6 +29,7 @@ class Outputs(NamedTuple):
     combined: Combined
     status: np.ndarray  # (n,) int32
     status_asset: np.ndarray  # (n,) int32
+    warnings: Warnings
     covariance: np.ndarray | None  # (n, N, N) float32
 
 
@@ -67,13 +69,19 @@ class Pipeline:
                 classic=classic,
                 kept=kept,
             )
-        return Outputs(combined, status, row_asset[:, 0], matrices)
+        return Outputs(combined, status, row_asset[:, 0], table.warnings, matrices)
 
 
 def features_and_status(
     request: Request, kept: KeptMoments | None = None, *, pause: Pause = go_on
 ) -> tuple[FeatureTable, np.ndarray, np.ndarray]:
-    """Features of all universes and their blocks, with status and offending asset as arrays (universes, 1 + blocks)."""
+    """Features of all universes and their blocks, with status and offending asset as arrays (universes, 1 + blocks).
+
+    Warnings are those of the universes: a block is smaller, but nobody asked for it alone.
+    """
     table = compute_features(with_blocks(request), kept=kept, pause=pause)
-    shape = (len(request.universes), -1)
-    return table, table.status.reshape(shape), table.status_asset.reshape(shape)
+    n_universes = len(request.universes)
+    own = slice(None, None, len(table.status) // n_universes)
+    warnings = Warnings(*(flags[own] for flags in table.warnings))
+    shape = (n_universes, -1)
+    return table._replace(warnings=warnings), table.status.reshape(shape), table.status_asset.reshape(shape)

@@ -9,7 +9,10 @@ from __future__ import annotations
 from threading import Lock
 from typing import NamedTuple
 
-from sigmahat_kernels.backend import Array
+import numpy as np
+
+from sigmahat_kernels.backend import Array, array_namespace
+from sigmahat_kernels.gaps import Incomplete, complete_correlations, incomplete
 from sigmahat_kernels.groups import WindowGroup
 from sigmahat_kernels.panel import FAST_HALFLIFE, WINSOR_LIMIT, Window, correlation_factor, prepare_window
 from sigmahat_kernels.scratch import Scratch, take_blocks
@@ -27,17 +30,37 @@ class Products(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """All that an estimate reads of the returns; of a window's m columns, or gathered for n universes of N assets."""
+    """All that an estimate reads of the returns of n universes of N assets."""
 
-    slow: Array  # (m, m) or (n, N, N), equal-weighted correlation
-    fast: Array  # (m, m) or (n, N, N), exponentially weighted correlation
-    volatilities: Array  # (3, m) or (3, n, N), in the order of `parameters.VOLATILITY_BASES`
-    kurtosis: Array  # (m,) or (n, N)
+    slow: Array  # (n, N, N) equal-weighted correlation
+    fast: Array  # (n, N, N) exponentially weighted correlation
+    volatilities: Array  # (3, n, N), in the order of `parameters.VOLATILITY_BASES`
+    kurtosis: Array  # (n, N)
 
-    def gather(self, index: Array, scratch: Scratch) -> Moments:
-        """Those of `n` universes from a window's: `index` (n, N) holds their columns, `scratch` the correlations."""
-        slow, fast = (take_blocks(getattr(self, name), index, scratch, name) for name in ("slow", "fast"))
-        return Moments(slow, fast, self.volatilities[:, index], self.kurtosis[index])
+
+class WindowMoments(NamedTuple):
+    """What the moments of a window's universes are gathered from; m columns."""
+
+    slow: Array  # (m, m) equal-weighted correlation, missing = 0
+    fast: Array  # (m, m) exponentially weighted correlation, missing = 0
+    volatilities: Array  # (3, m)
+    kurtosis: Array  # (m,)
+    incomplete: Incomplete | None  # None where no return is missing
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        arrays = [*self[:4], *(self.incomplete or ())]
+        return sum(array.nbytes for array in arrays)
+
+    def gather(self, index: np.ndarray, scratch: Scratch) -> Moments:
+        """Those of n universes, `index` (n, N) their columns; in `scratch`. All miss returns or none does."""
+        there = array_namespace(self.slow).asarray(index)
+        if self.incomplete is not None and self.incomplete.columns[index[0]].any():
+            slow, fast = complete_correlations(self.incomplete, there, scratch)
+        else:
+            slow, fast = (take_blocks(getattr(self, name), there, scratch, name) for name in ("slow", "fast"))
+        return Moments(slow, fast, self.volatilities[:, there], self.kurtosis[there])
 
 
 class SharedWindow(NamedTuple):
@@ -48,9 +71,10 @@ class SharedWindow(NamedTuple):
     products: Products
 
     @property
-    def moments(self) -> Moments:
+    def moments(self) -> WindowMoments:
         """What an estimate reads of it."""
-        return Moments(self.products.slow, self.products.fast, self.window.volatilities, self.window.kurtosis)
+        products, window = self.products, self.window
+        return WindowMoments(products.slow, products.fast, window.volatilities, window.kurtosis, incomplete(window))
 
 
 def share_window(returns: Array, *, winsor_limit: float | None = WINSOR_LIMIT) -> SharedWindow:
@@ -82,18 +106,18 @@ class KeptMoments:
 
     def __init__(self, limit: int = KEPT_BYTES) -> None:
         self._left = limit
-        self._kept: dict[tuple[int, int], tuple[WindowGroup, Moments]] = {}
+        self._kept: dict[tuple[int, int], tuple[WindowGroup, WindowMoments]] = {}
         self._lock = Lock()
 
-    def keep(self, group: WindowGroup, moments: Moments) -> None:
+    def keep(self, group: WindowGroup, moments: WindowMoments) -> None:
         """Keep the moments of a group's columns, if there is room."""
-        size = sum(array.nbytes for array in moments)
+        size = moments.nbytes
         with self._lock:
             if size <= self._left:
                 self._left -= size
                 self._kept[group.start, group.stop] = group, moments
 
-    def take(self, group: WindowGroup) -> tuple[WindowGroup, Moments] | None:
+    def take(self, group: WindowGroup) -> tuple[WindowGroup, WindowMoments] | None:
         """The moments of a group's window, kept no longer, and the group as it stands among their columns.
 
         Every universe of the group must have been in the group that was kept.

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from sigmahat_kernels import heartbeat
 from sigmahat_kernels.backend import Array
 from sigmahat_kernels.metrics import COST, QUEUED, QUEUED_COST
 from sigmahat_kernels.parallel import Pause, available_threads, go_on
-from sigmahat_kernels.status import InvalidRequest
-from sigmahat_kernels.triton import PythonModel
+from sigmahat_kernels.triton import PythonModel, read_parameters
 from sigmahat_kernels.turns import Overdue, Turn, Turns
 
 MAX_QUEUED = 64
@@ -89,11 +88,9 @@ class SlicedModel(PythonModel):
                 seconds = max(1.0, 1e-3 * self._turns.cost / available_threads())
                 message = f"Exceeds maximum queue size: {waiting} requests are here, try again in about {seconds:.0f} s"
                 return self._refuse("queue", message, pb_utils.TritonError.UNAVAILABLE)
-            parameters = json.loads(request.parameters() or "{}")
+            parameters = read_parameters(request)
             work = self.plan({name: np.array(tensor) for name, tensor in tensors.items()}, parameters)
             caller = parameters.get("caller", "")
-            if not isinstance(caller, str):
-                raise InvalidRequest(f"the parameter caller must be a string, got {caller!r}")
         except Exception as error:  # each becomes an answer
             return self._failed(error)
         allowed_s = 1e-6 * request.timeout()
@@ -112,7 +109,7 @@ class SlicedModel(PythonModel):
     def _finish(self, work: Work, turn: Turn, allowed_s: float, names: Sequence[str], sender: Any, nbytes: int) -> None:
         begin = time.monotonic()
         try:
-            with self._turns.left_after(turn):
+            with heartbeat.working(), self._turns.left_after(turn):
                 turn.pause()
                 if not allowed_s:
                     turn.deadline = float("inf")  # what has begun is finished

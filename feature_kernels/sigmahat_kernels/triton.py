@@ -14,11 +14,16 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from sigmahat_kernels import heartbeat
 from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.cost import CostTooHigh
 from sigmahat_kernels.metrics import REFUSED, REQUESTS, SECONDS, Meters, triton_sender
 from sigmahat_kernels.scratch import keep_freed_memory
 from sigmahat_kernels.status import InvalidRequest
+
+PARAMETERS: dict[str, type] = {"caller": str, "classic": bool}
+"""What a request may ask for beside its tensors, name to type. Every model of an ensemble gets them all; those that
+Triton takes for itself (timeout, priority, sequence_*, binary data of HTTP) arrive at none."""
 
 
 class PythonModel:
@@ -45,6 +50,10 @@ class PythonModel:
         """Write a line to the server's log."""
         pb_utils.Logger.log_info(f"{self.name}: {message}")
 
+    def progress(self) -> None:
+        """Say that the work gets on: between slices. A step that has work and says nothing for 20 s is restarted."""
+        heartbeat.beat()
+
     def to_device(self, name: str, tensor: Array) -> Array:
         """Move PANEL and FEATURES to the GPU where the instance has one; index tensors are read on the host."""
         if not self.on_gpu or name not in ("PANEL", "FEATURES"):
@@ -68,12 +77,19 @@ class PythonModel:
         self.step = re.sub(r"-r\d+$", "", self.name)  # the same in every release
         self.meters = Meters(triton_sender(pb_utils))
         self.load(Path(args["model_repository"]) / args["model_version"])
+        heartbeat.start(self.name)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Called by Triton with the requests that it gathered; answers each, or gives each its own error."""
-        if not self._merges:
-            return [self._respond([request])[0] for request in requests]
-        return self._respond(requests)
+        with heartbeat.working():
+            # What one request asks for, or misspells, is no matter of the others'.
+            if self._merges and len({request.parameters() for request in requests}) == 1:
+                return self._respond(requests)
+            answers = []
+            for request in requests:
+                answers += self._respond([request])
+                self.progress()
+            return answers
 
     def finalize(self) -> None:
         """Called by Triton before the instance ends."""
@@ -84,12 +100,13 @@ class PythonModel:
             return [_failure("cancelled", pb_utils.TritonError.CANCELLED)] * len(requests)
         begin = time.monotonic()
         try:
+            parameters = read_parameters(requests[0])
             tensors = [self._read(request) for request in requests]
             lengths = [len(next(iter(t.values()))) for t in tensors]
             joined = tensors[0]
             if len(tensors) > 1:
                 joined = {name: np.concatenate([t[name] for t in tensors]) for name in tensors[0]}
-            outputs = self.answer(joined, json.loads(requests[0].parameters() or "{}"))
+            outputs = self.answer(joined, parameters)
             self._count(begin, len(requests))
             if len(requests) == 1:
                 return [self._write(requests[0].requested_output_names(), outputs)]
@@ -133,6 +150,25 @@ class PythonModel:
     def _write(self, names: Sequence[str], outputs: dict[str, Array]) -> Any:
         # Triton checks neither names nor types of what a Python model returns.
         return pb_utils.InferenceResponse([_tensor(name, outputs[name], self._outputs[name]) for name in names])
+
+
+def read_parameters(request: Any) -> dict[str, Any]:
+    """Parameters of a request, by name.
+
+    Raises
+    ------
+    InvalidRequest
+        If one is not in `PARAMETERS`, or of another type than there.
+    """
+    found: dict[str, Any] = json.loads(request.parameters() or "{}")
+    unknown = sorted(found.keys() - PARAMETERS.keys())
+    if unknown:
+        known = ", ".join(sorted(PARAMETERS))
+        raise InvalidRequest(f"the request has the parameters {unknown}, which are none; there is {known}")
+    for name, value in found.items():
+        if not isinstance(value, PARAMETERS[name]):
+            raise InvalidRequest(f"the parameter {name} must be a {PARAMETERS[name].__name__}, got {value!r}")
+    return found
 
 
 def _array(tensor: Any) -> Array:

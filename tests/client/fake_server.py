@@ -126,7 +126,8 @@ def foretold(tensors: dict[str, np.ndarray], *, covariance: bool) -> dict[str, n
     status, asset = check_universes(request)
     bad = status != 0
     first = np.where(bad, np.nan, universes[:, 0])
-    answer = {"STATUS": status, "STATUS_ASSET": asset}
+    answer = {"STATUS": status, "STATUS_ASSET": asset, "WARNINGS": np.zeros_like(status)}
+    answer["ASSET_WARNINGS"] = np.empty((0, 3), np.int32)
     for name, (offset, shape) in HEADS.items():
         head = first[:, None] + offset + np.arange(shape[0] if shape else 1)
         answer[name] = head.reshape(-1, *shape).astype(np.float32)

@@ -13,12 +13,13 @@ import pandas as pd
 import pytest
 from client.fake_server import HEADS, FakeServer, fake_server
 
-from sigmahat_client import Estimates, ShrinkageClient, UniverseError
+from sigmahat_client import Estimates, EstimateWarning, ServerError, ShrinkageClient, UniverseError
 from sigmahat_kernels.asset_statistics import ASSET_STATISTICS
 from sigmahat_kernels.status import Status
 
 TICKERS = [f"T{i:03}" for i in range(500)]
 DATES = pd.bdate_range("2020-01-01", periods=25)
+BESIDE = ["STATUS", "STATUS_ASSET", "WARNINGS", "ASSET_WARNINGS"]
 SCALARS = [name for name, (_, shape) in HEADS.items() if not shape or name == "MEMORY"]
 
 
@@ -69,7 +70,7 @@ def test_parameters_need_no_matrices(client: ShrinkageClient, server: FakeServer
     assert re.fullmatch("[0-9a-f]{16}", request.parameters.pop("caller"))
     assert request.parameters == {}
     assert request.tensors.keys() == {"PANEL", "UNIVERSES", "DATES"}
-    assert sorted(request.outputs) == sorted([*HEADS, "STATUS", "STATUS_ASSET"])
+    assert sorted(request.outputs) == sorted([*HEADS, *BESIDE])
 
 
 def test_all_that_was_handed_in_is_sent(client: ShrinkageClient, server: FakeServer):
@@ -92,7 +93,7 @@ def test_all_that_was_handed_in_is_sent(client: ShrinkageClient, server: FakeSer
     np.testing.assert_array_equal(request.tensors["MARKET"], np.full((25, 2), 20.0, np.float32))
     np.testing.assert_array_equal(request.tensors["BLOCKS"], [[0, 0, 0, -1], [0, 0, 0, 0], [0, 0, -1, -1]])
     assert request.tensors["DATES"][0] == 18262
-    assert sorted(request.outputs) == sorted([*HEADS, "STATUS", "STATUS_ASSET", "BLOCK_INTENSITY", "COVARIANCE"])
+    assert sorted(request.outputs) == sorted([*HEADS, *BESIDE, "BLOCK_INTENSITY", "COVARIANCE"])
 
 
 def test_universes_stay_in_order_when_answers_do_not():
@@ -152,7 +153,10 @@ def test_failures_name_universe_and_asset(client: ShrinkageClient):
         "short": (Status.TOO_FEW_OBSERVATIONS, None),
         "single": (Status.TOO_FEW_ASSETS, None),
     }
-    assert str(estimates.failures[0]) == "universe 'unknown', asset 'XXX': the asset is not a column of the panel"
+    assert (
+        str(estimates.failures[0])
+        == "universe 'unknown', asset 'XXX': the asset is not a column of the panel; 1 more: 'YYY' (UNKNOWN_ASSET)"
+    )
     with pytest.raises(UniverseError, match="'unknown', asset 'XXX'") as raised:
         estimates.raise_for_status()
     assert raised.value.__notes__ == ["4 of 6 universes failed; see Estimates.failures"]
@@ -219,7 +223,8 @@ def test_frame_has_one_row_a_universe_and_flat_columns(client: ShrinkageClient):
         *(f"{head}_tilt_{name}" for head in ("intensity", "volatility") for name in ASSET_STATISTICS),
         *("level_log_volatility", "level_common_variance"),
         *("condition", "expected_error", "uncertainty_aleatoric", "uncertainty_epistemic"),
-        *("regime_calm", "regime_normal", "regime_elevated", "regime_stressed", "status", "message"),
+        *("regime_calm", "regime_normal", "regime_elevated", "regime_stressed"),
+        *("warnings", "n_dropped", "status", "message"),
     ]
     row = table.loc["last"]
     assert (row["n_assets"], row["intensity"], row["weight_single_factor"], row["memory"]) == (2, 7.0, 1009.0, 4007.0)
@@ -240,3 +245,67 @@ def test_an_empty_universe_fails_alone(client: ShrinkageClient):
     assert [(error.universe, error.status) for error in estimates.failures] == [("empty", Status.TOO_FEW_ASSETS)]
     assert estimates.covariance is not None
     assert estimates.covariance[0].shape == (0, 0)
+
+
+# ---------------------------------------------------------------------------------------------------------- warnings
+
+
+def odd(answer: dict[str, np.ndarray]) -> None:
+    """In the first universe a return of T001 and T004 dominates, the latter is stale; in the last the size is odd."""
+    answer["WARNINGS"] = np.array([2 | 4, 0, 32 | 1 << 20], np.int32)
+    answer["ASSET_WARNINGS"] = np.array([[0, 1, 4], [0, 4, 2 | 4]], np.int32)
+
+
+def test_warnings_come_by_name_with_their_assets():
+    with fake_server(change=odd) as server, ShrinkageClient(server.url) as client:
+        with pytest.warns(EstimateWarning) as said:
+            estimates = client.estimate(frame(), UNIVERSES)
+        streamed = next(client.stream(frame(), UNIVERSES))
+    expected = (
+        {"STALE_PRICES": ("T004",), "DOMINANT_RETURN": ("T001", "T004")},
+        {},
+        {"UNUSUAL_SIZE": (), "1048576": ()},
+    )
+    assert estimates.warnings == streamed.warnings == expected
+    (line,) = [str(warning.message) for warning in said]
+    assert line == (
+        "'T004': long runs of returns of exactly zero, taken as missing; "
+        "'T001', 'T004': one return makes up most of the variance: a split that was not adjusted?"
+    )
+    assert said[0].filename == __file__
+    column = ["STALE_PRICES: T004; DOMINANT_RETURN: T001, T004", "", "UNUSUAL_SIZE; 1048576"]
+    assert estimates.to_frame()["warnings"].tolist() == column
+    assert estimates.to_arrow()["warnings"].to_pylist() == column
+
+
+def test_what_concerns_a_whole_universe_needs_no_python_warning():
+    def small(answer: dict[str, np.ndarray]) -> None:
+        answer["WARNINGS"] = np.full(3, 32, np.int32)
+
+    with fake_server(change=small) as server, ShrinkageClient(server.url) as client:
+        assert client.estimate(frame(), UNIVERSES).warnings == ({"UNUSUAL_SIZE": ()},) * 3  # warnings are errors here
+
+
+def test_many_odd_assets_are_counted():
+    def many(answer: dict[str, np.ndarray]) -> None:
+        answer["WARNINGS"] = np.array([4], np.int32)
+        answer["ASSET_WARNINGS"] = np.array([[0, i, 4] for i in range(14)], np.int32)
+
+    with (
+        fake_server(change=many) as server,
+        ShrinkageClient(server.url) as client,
+        pytest.warns(EstimateWarning, match="'T009' and 4 more: one return"),
+    ):
+        client.estimate(frame())
+
+
+def test_asset_warnings_of_another_shape_are_the_servers_error():
+    def wide(answer: dict[str, np.ndarray]) -> None:
+        answer["ASSET_WARNINGS"] = np.zeros((1, 4), np.int32)
+
+    with (
+        fake_server(change=wide) as server,
+        ShrinkageClient(server.url) as client,
+        pytest.raises(ServerError, match=r"ASSET_WARNINGS of shape \(any, 3\), got shape \(1, 4\)"),
+    ):
+        client.estimate(frame(), UNIVERSES)

@@ -3,8 +3,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
+import stat
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +20,14 @@ import tritonclient.grpc as triton
 from click.testing import CliRunner
 from tritonclient.utils import InferenceServerException
 
+from sigmahat_client.shared_memory import key_file, key_headers
+from sigmahat_client.transport import Connection
+from sigmahat_deploy import server as server_module
+from sigmahat_deploy.certificates import Tls
+from sigmahat_deploy.installation import MAX_MESSAGE_BYTES, ServerError
 from sigmahat_deploy.probe import probe_shrinkage
 from sigmahat_deploy.serve_command import serve
-from sigmahat_deploy.server import LocalServer, Tls, local_server
+from sigmahat_deploy.server import LocalServer, local_server
 
 trustme = pytest.importorskip("trustme", reason="needs sigmahat[dev]")
 
@@ -153,8 +163,9 @@ def refused(url: str, action: Callable[[Any], object]) -> bool:
 
 
 @pytest.mark.server
-def test_outside_loopback_the_owner_alone_controls_the_server(repository: Path) -> None:
-    with local_server(repository, 0, 0, 0, host="0.0.0.0", probe=probe_shrinkage) as server:
+@pytest.mark.parametrize("host", ["localhost", "0.0.0.0"])
+def test_the_owner_alone_controls_the_server(repository: Path, host: str) -> None:
+    with local_server(repository, 0, 0, 0, host=host, probe=probe_shrinkage) as server:
         url = server.grpc_url.replace("0.0.0.0", "127.0.0.1")
         for name, action in {**CONTROLS, **REACHES_OUT}.items():
             assert refused(url, action), name
@@ -164,14 +175,108 @@ def test_outside_loopback_the_owner_alone_controls_the_server(repository: Path) 
             assert connection.getresponse().status == 403, path
             connection.close()
         assert ask(url) == [0.5]
+        assert server.model_control.key not in repr(server)
+        assert server.model_control.shared_memory_key not in repr(server)
 
 
 @pytest.mark.server
-def test_on_loopback_shared_memory_is_open_and_the_models_are_not(repository: Path) -> None:
+def test_this_users_clients_find_the_key_of_shared_memory_and_nothing_is_open_to_others(repository: Path) -> None:
     with local_server(repository, 0, 0, 0, probe=probe_shrinkage) as server:
-        assert all(refused(server.grpc_url, action) for action in CONTROLS.values())
-        assert not refused(server.grpc_url, REACHES_OUT["shared memory"])
-        assert server.model_control.key not in repr(server)
+        key = key_file(server.grpc_url)
+        assert stat.S_IMODE(key.stat().st_mode) == 0o600
+        regions = list(Path("/dev/shm").glob(f"{server.shm_prefix}*"))
+        assert {stat.S_IMODE(region.stat().st_mode) for region in regions} == {0o600}
+        connection = Connection(server.grpc_url)
+        region = connection.pool.take(1 << 20)
+        assert region is not None
+        connection.pool.give(region)
+        connection.close()
+        with triton.InferenceServerClient(server.grpc_url) as client:
+            assert client.get_system_shared_memory_status(headers=key_headers(server.grpc_url)).regions == {}
+        assert not refused(server.grpc_url, lambda client: client.is_server_live())
+    assert not key.exists()
+    stranger = Connection(server.grpc_url)
+    assert stranger.pool.take(1 << 20) is None  # without the file, matrices go through gRPC
+    stranger.close()
+
+
+@pytest.mark.server
+def test_a_message_above_the_limits_is_refused_before_it_is_received(repository: Path) -> None:
+    with local_server(repository, 0, 0, 0, probe=probe_shrinkage) as server:
+        panel = triton.InferInput("PANEL", [1, MAX_MESSAGE_BYTES // 4 + 1], "FP32")
+        panel.set_data_from_numpy(np.zeros((1, MAX_MESSAGE_BYTES // 4 + 1), np.float32))
+        with (
+            triton.InferenceServerClient(server.grpc_url) as client,
+            pytest.raises(InferenceServerException, match=f"larger than max .*{MAX_MESSAGE_BYTES}") as raised,
+        ):
+            client.infer("shrinkage", [panel])
+        assert raised.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
+        pages = int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[1])
+        assert pages * os.sysconf("SC_PAGE_SIZE") < MAX_MESSAGE_BYTES
+        assert ask(server.grpc_url) == [0.5]
+
+
+@pytest.mark.server
+def test_an_idle_connection_is_closed(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(server_module._ALIVE, "max-connection-age", 500)
+    monkeypatch.setitem(server_module._ALIVE, "max-connection-age-grace", 500)
+    with local_server(repository, 0, 0, 0, probe=probe_shrinkage) as server:
+        host, _, port = server.grpc_url.rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=20) as idle:
+            idle.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")  # the preface, SETTINGS
+            with suppress(ConnectionResetError):
+                while idle.recv(1 << 16):
+                    pass
+
+
+# --- certificates
+
+
+def dated(folder: Path, begin: timedelta, end: timedelta) -> Papers:
+    """A certificate that is valid between two times from now."""
+    now = datetime.now(UTC)
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1", not_before=now + begin, not_after=now + end)
+    files = Papers(*(folder / f"dated-{part}.pem" for part in Papers._fields))
+    authority.cert_pem.write_to_path(str(files.ca))
+    issued.cert_chain_pems[0].write_to_path(str(files.certificate))
+    issued.private_key_pem.write_to_path(str(files.key))
+    return files
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "words"),
+    [
+        (-timedelta(days=9), -timedelta(days=1), r"dated-certificate\.pem expired at 20.* UTC: renew it"),
+        (timedelta(days=1), timedelta(days=9), r"dated-certificate\.pem is not valid before 20"),
+    ],
+)
+def test_a_certificate_that_is_not_valid_today_is_refused(
+    tmp_path: Path, begin: timedelta, end: timedelta, words: str
+) -> None:
+    files = dated(tmp_path, begin, end)
+    with pytest.raises(ServerError, match=words):
+        Tls(files.certificate, files.key).check()
+
+
+def test_one_that_expires_within_30_days_is_warned_of(tmp_path: Path) -> None:
+    files = dated(tmp_path, -timedelta(days=1), timedelta(days=29))
+    (warning,) = Tls(files.certificate, files.key).check()
+    assert re.search(r"dated-certificate\.pem expires at 20", warning)
+    files = dated(tmp_path, -timedelta(days=1), timedelta(days=31))
+    assert Tls(files.certificate, files.key).check() == []
+
+
+def test_what_is_no_certificate_or_anothers_key_is_named(tmp_path: Path) -> None:
+    own, other = papers(tmp_path, "own"), papers(tmp_path, "other")
+    with pytest.raises(ServerError, match=r"other-key\.pem is not the key of .*own-certificate\.pem"):
+        Tls(own.certificate, other.key).check()
+    with pytest.raises(ServerError, match=r"own-key\.pem must hold certificates in PEM format"):
+        Tls(own.key, own.key).check()
+    with pytest.raises(ServerError, match=r"own-ca\.pem must hold a private key in PEM format"):
+        Tls(own.certificate, own.ca).check()
+    with pytest.raises(ServerError, match=r"cannot read .*none\.pem: No such file"):
+        Tls(tmp_path / "none.pem", own.key).check()
 
 
 def test_loopback_is_the_default() -> None:

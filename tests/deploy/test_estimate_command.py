@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,16 +57,16 @@ def test_all_assets_are_one_universe(folder: Path, server: FakeServer):
 
 def test_windows_and_covariances(folder: Path, server: FakeServer):
     universes = {"file": ["DDD", "BBB"], "b/c": {"assets": ["CCC", "BBB", "AAA"], "start": "2020-01-03", "stop": 28}}
-    result = run(folder, server.url, "--classic", "--covariances", str(folder / "matrices"), universes=universes)
+    result = run(folder, server.url, "--classic", "--covariances", str(folder / "matrices.npz"), universes=universes)
     assert (result.exit_code, result.stderr) == (0, "")
     np.testing.assert_array_equal(server.received[-1].tensors["WINDOWS"], [[0, 30], [2, 28]])
     assert server.received[-1].parameters["classic"] is True
     assert pd.read_parquet(folder / "out.parquet").index.tolist() == ["file", "b/c"]
-    with np.load(folder / "matrices", allow_pickle=False) as arrays:
+    with np.load(folder / "matrices.npz", allow_pickle=False) as arrays:
         assert set(arrays) == {"covariance/file", "assets/file", "covariance/b/c", "assets/b/c"}
         assert arrays["assets/b/c"].tolist() == ["CCC", "BBB", "AAA"]
         np.testing.assert_array_equal(arrays["covariance/file"], [[3003, 3001], [1003, 1001]])
-    assert written(folder) == {"out.parquet", "matrices"}
+    assert written(folder) == {"out.parquet", "matrices.npz"}
 
 
 def test_failed_universes_are_told_apart(folder: Path, server: FakeServer):
@@ -81,6 +82,79 @@ def test_failed_universes_are_told_apart(folder: Path, server: FakeServer):
     assert table["message"].iloc[1] == lines[0]
     with np.load(folder / "matrices.npz") as arrays:
         assert set(arrays) == {"covariance/good", "assets/good"}
+
+
+READERS = {
+    ".csv": lambda path: pd.read_csv(path, index_col="universe"),
+    ".parquet": pd.read_parquet,
+    ".feather": lambda path: pd.read_feather(path).set_index("universe"),
+    ".json": lambda path: pd.DataFrame.from_dict(json.loads(path.read_text()), orient="index"),
+}
+
+
+@pytest.mark.parametrize("ending", READERS)
+def test_the_ending_of_out_decides(folder: Path, server: FakeServer, ending: str):
+    out = folder / f"table{ending}"
+    universes = {"good": ["DDD", "BBB"], "bad": ["AAA", "X"]}
+    result = run(folder, server.url, "--out", str(out), universes=universes)
+    assert result.exit_code == 3
+    table = READERS[ending](out)
+    assert table.index.tolist() == ["good", "bad"]
+    assert table.loc["good", "memory"] == 4003
+    assert np.isnan(table["memory"].astype(float).loc["bad"])
+    assert table["status"].tolist() == [0, 2]
+    assert written(folder) == {out.name}
+
+
+def test_a_dash_is_standard_output(folder: Path, server: FakeServer):
+    result = run(folder, server.url, "--out", "-")
+    assert result.exit_code == 0
+    assert pd.read_csv(io.StringIO(result.stdout), index_col="universe").loc["all", "memory"] == 4000
+    assert written(folder) == set()
+
+
+def test_what_is_odd_is_said_in_the_closing_lines(folder: Path):
+    def odd(answer: dict[str, np.ndarray]) -> None:
+        answer["WARNINGS"] = np.array([4 | 32], np.int32)
+        answer["ASSET_WARNINGS"] = np.array([[0, 2, 4]], np.int32)
+
+    with fake_server(change=odd) as server:
+        result = run(folder, server.url)
+    assert result.exit_code == 0
+    assert result.stderr.splitlines() == [
+        "'CCC': one return makes up most of the variance: a split that was not adjusted?",
+        "1 of 1 universes: not 5 to 500 assets, with which the networks were trained",
+    ]
+    assert pd.read_parquet(folder / "out.parquet").loc["all", "warnings"] == "DOMINANT_RETURN: CCC; UNUSUAL_SIZE"
+
+
+def test_assets_that_cannot_be_used_are_dropped_and_named(folder: Path, server: FakeServer):
+    arrays = dict(np.load(folder / "returns.npz"))
+    arrays["ret"][:, 1] = np.nan
+    np.savez(folder / "returns.npz", **arrays)
+    universes = {"one": ["BBB", "CCC", "AAA"], "two": ["DDD", "CCC"], "three": ["XXX", "AAA", "CCC"]}
+    result = run(folder, server.url, "--drop-bad-assets", universes=universes)
+    assert result.exit_code == 0
+    assert result.stderr.splitlines() == [
+        "universe 'one' is estimated without 1 assets: 'BBB' (SHORT_HISTORY, 0 of 30 rows)",
+        "universe 'three' is estimated without 1 assets: 'XXX' (UNKNOWN_ASSET)",
+    ]
+    np.testing.assert_array_equal(server.received[-1].tensors["UNIVERSES"], [[2, 0], [3, 2], [0, 2]])
+    table = pd.read_parquet(folder / "out.parquet")
+    assert table[["n_assets", "n_dropped"]].to_numpy().tolist() == [[2, 1], [2, 0], [2, 1]]
+
+
+def test_local_needs_no_server(folder: Path):
+    pytest.importorskip("onnxruntime", reason="needs sigmahat[serve]")
+    repository = Path(__file__).parents[2] / "model_repository"
+    arguments = ["estimate", str(folder / "returns.npz"), "--out", str(folder / "out.csv"), "--local"]
+    result = CliRunner().invoke(main, [*arguments, "--model-repository", str(repository)])
+    small = "1 of 1 universes: not 5 to 500 assets, with which the networks were trained\n"
+    assert (result.exit_code, result.stderr) == (0, small)
+    assert pd.read_csv(folder / "out.csv").loc[0, "status"] == 0
+    (folder / "empty").mkdir()
+    result = CliRunner().invoke(main, [*arguments, "--model-repository", str(folder / "empty")])
+    assert (result.exit_code, "no member at" in result.stderr) == (1, True)
 
 
 def test_no_server_leaves_what_was_there(folder: Path):
@@ -112,7 +186,11 @@ def test_a_write_that_fails_leaves_no_half_files(folder: Path, server: FakeServe
     ("options", "code", "words"),
     [
         (["--out", "{folder}/nowhere/out.parquet"], 2, "{folder}/nowhere is not a folder: create it first"),
-        (["--covariances", "{folder}/out.parquet"], 2, "must not be the file of --out"),
+        (["--covariances", "{folder}/matrices.csv"], 2, "must end with .npz, got {folder}/matrices.csv"),
+        (["--out", "{folder}/out.xlsx"], 2, "must end with .csv, .parquet, .feather, .json, or be -"),
+        (["--out", "{folder}/out"], 2, "must end with .csv"),
+        (["--local"], 2, "--local computes in this process: leave --url"),
+        (["--model-repository", "{folder}"], 2, "--model-repository is for --local"),
         (["--classic"], 2, "--classic changes covariances only"),
         (["--deadline-s", "0"], 2, "0.0 is not in the range"),
         (["--universes", "{folder}/nonesuch.json"], 2, "does not exist"),
@@ -128,6 +206,15 @@ def test_errors_come_before_the_work(folder: Path, server: FakeServer, options: 
     assert "Traceback" not in result.output
     assert len(server.received) == before
     assert written(folder) == set()
+
+
+@pytest.mark.parametrize(("option", "name"), [("--covariances", "returns.npz"), ("--out", "universes.json")])
+def test_what_is_read_is_not_written_over(folder: Path, server: FakeServer, option: str, name: str):
+    universes = {"one": TICKERS}
+    result = run(folder, server.url, option, str(folder / "." / name), universes=universes)
+    assert result.exit_code == 2
+    assert f"must not be {folder / name}, which is read: name another file" in result.stderr
+    assert json.loads((folder / "universes.json").read_text()) == universes
 
 
 def test_returns_that_are_none_are_an_error(folder: Path, server: FakeServer):

@@ -252,7 +252,7 @@ def test_the_probe_is_retried_and_an_exception_in_the_block_leaves_nothing(repos
     with suppress(ZeroDivisionError), local_server(repository, port, 0, 0, probe=probe) as server:
         assert answers == [[1.0], [2.0], [3.0]]
         assert server.grpc_url == f"127.0.0.1:{port}"
-        assert server.log_path.is_relative_to(temporary)
+        assert server.heartbeats.is_relative_to(temporary)
         raise ZeroDivisionError
     assert server.process.returncode == 0  # it stopped by itself, having finished its requests
     assert_nothing_left(server.process.pid, server.shm_prefix, temporary)
@@ -444,9 +444,9 @@ def test_the_probe_refuses_a_wrong_answer(
 
 def test_the_probe_sends_returns_and_a_padded_universe(monkeypatch: pytest.MonkeyPatch) -> None:
     def infer(
-        protocol: ModuleType, client: Any, panel: np.ndarray, universes: np.ndarray, client_timeout: float
+        protocol: ModuleType, client: Any, model: str, panel: np.ndarray, universes: np.ndarray, client_timeout: float
     ) -> tuple[np.ndarray, np.ndarray]:
-        assert (protocol, client, client_timeout) == (triton, "127.0.0.1:1", 3.0)
+        assert (protocol, client, model, client_timeout) == (triton, "127.0.0.1:1", "shrinkage", 3.0)
         assert panel.shape == (64, 5)
         assert panel.dtype == np.float32
         assert 0.005 < panel.std() < 0.015

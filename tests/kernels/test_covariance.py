@@ -25,6 +25,8 @@ from sigmahat_kernels.parameters import (
     split_parameters,
 )
 from sigmahat_kernels.request import read_request
+from sigmahat_kernels.scratch import Scratch
+from sigmahat_kernels.shared_window import share_window
 from sigmahat_kernels.status import Status
 from sigmahat_kernels.targets import mix_targets, single_factor_loadings
 from sigmahat_trainer.baselines import linear as baselines
@@ -210,6 +212,7 @@ def test_targets_equal_loops(n_assets, missing):
     looped = reference.correlation_targets(reference.standardised(returns.astype(float)))
     stack = targets(np.stack([factor.T @ factor, np.eye(n_assets)]))
     assert stack.shape == (3, 2, n_assets, n_assets)
+    np.testing.assert_allclose(reference.targets_of(factor.T @ factor), looped, rtol=0.0, atol=1e-12)
     np.testing.assert_allclose(stack[:, 0], looped, rtol=0.0, atol=1e-12)
 
 
@@ -258,7 +261,8 @@ def returns():
 
 def sample_parts(returns):
     z = reference.standardised(returns.astype(float))
-    return reference.correlation(z), reference.correlation(z, 63.0), reference.correlation_targets(z)
+    slow = reference.expected_correlation(z)
+    return slow, reference.expected_correlation(z, 63.0), reference.targets_of(slow)
 
 
 def test_nothing_shrunk_and_no_memory_is_the_slow_correlation(returns):
@@ -311,12 +315,10 @@ def test_blend_of_a_stack_equals_one_at_a_time():
 
 
 def measured_statistics(returns):
-    window = prepare_window(returns)
-    factors = [correlation_factor(window), correlation_factor(window, halflife=63.0)]
-    slow, fast = (factor.T @ factor for factor in factors)
-    before = slow.copy()
-    statistics = asset_statistics(slow[None], fast[None], window.volatilities[:, None], window.kurtosis[None])[0]
-    np.testing.assert_allclose(slow, before, rtol=0.0, atol=1e-14)  # the correlation is used afterwards
+    moments = share_window(returns).moments.gather(np.arange(returns.shape[1])[None], Scratch(np))
+    before = moments.slow.copy()
+    statistics = asset_statistics(*moments)[0]
+    np.testing.assert_allclose(moments.slow, before, rtol=0.0, atol=1e-14)  # the correlation is used afterwards
     return statistics
 
 

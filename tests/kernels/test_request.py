@@ -143,6 +143,8 @@ def test_codes_are_never_renumbered():
         "NOT_RETURNS": 7,
         "SHORT_HISTORY": 8,
         "CONSTANT_ASSET": 9,
+        "IMPOSSIBLE_RETURN": 10,
+        "LEVELS": 11,
     }
     assert (MIN_OBSERVATIONS, MIN_ASSETS) == (20, 2)
     explanations = [status.explanation for status in Status]
@@ -221,7 +223,15 @@ def spoil(column, kind):
     elif kind == "one move above +1000 %":
         column[5] = 10.01
     elif kind == "one price":
-        column[5] = -10.01
+        column[5] = 123.4
+    elif kind == "one move below -100 %":
+        column[5] = -1.01
+    elif kind == "a code for missing":
+        column[5:25] = -999.25
+    elif kind == "exchange rates":
+        column[:] = 0.007 * np.cumprod(1.0 + column)
+    elif kind == "yields below zero":
+        column[:] = -0.004 * np.cumprod(1.0 + column)
     elif kind == "prices":
         column[:] = 100.0 * np.cumprod(1.0 + column)
     elif kind == "prices near one":
@@ -250,6 +260,10 @@ REFUSED = {
     "minus infinite": Status.NON_FINITE,
     "one move above +1000 %": Status.NOT_RETURNS,
     "one price": Status.NOT_RETURNS,
+    "one move below -100 %": Status.IMPOSSIBLE_RETURN,
+    "a code for missing": Status.IMPOSSIBLE_RETURN,
+    "exchange rates": Status.LEVELS,
+    "yields below zero": Status.LEVELS,
     "prices": Status.NOT_RETURNS,
     "prices near one": Status.NOT_RETURNS,
     "percentages": Status.NOT_RETURNS,
@@ -294,8 +308,7 @@ def test_fault_outside_the_window_is_none():
 def test_first_bad_asset_in_the_universes_own_order_is_named():
     panel = simulate_returns()
     panel[:, 2], panel[:, 9], panel[25:, 5] = 0.0, np.inf, np.nan
-    panel[:25, 5] = 0.01
-    panel[10, 5] = 0.02
+    panel[:25, 5] = 0.01 * (-1.0) ** np.arange(25)
     expected = [(Status.NON_FINITE, 9), (Status.CONSTANT_ASSET, 2), (Status.GOOD, -1)]
     assert answer(panel, [[1, 9, 2], [1, 2, 9], [1, 5, 0]]) == expected
 
@@ -305,6 +318,10 @@ def test_first_bad_asset_in_the_universes_own_order_is_named():
     [
         (["zeros", "19 returns"], Status.SHORT_HISTORY),
         (["prices", "19 returns"], Status.NOT_RETURNS),
+        (["one move below -100 %", "19 returns"], Status.IMPOSSIBLE_RETURN),
+        (["percentages", "one move below -100 %"], Status.NOT_RETURNS),
+        (["exchange rates", "19 returns"], Status.SHORT_HISTORY),
+        (["exchange rates", "one value"], Status.CONSTANT_ASSET),
         (["percentages", "infinite"], Status.NON_FINITE),
         (["19 returns", "infinite"], Status.NON_FINITE),
     ],
@@ -316,8 +333,8 @@ def test_precedence_of_faults_of_one_asset(faults, expected):
     assert answer(panel, [[0, 1]]) == [(expected, 0)]
 
 
-@pytest.mark.parametrize("largest", [10.0, -10.0])
-def test_a_tenfold_move_is_still_a_return(largest):
+@pytest.mark.parametrize("largest", [10.0, -1.0, np.float32(-1.0000005)])
+def test_a_tenfold_move_and_a_total_loss_are_still_returns(largest):
     panel = simulate_returns()
     panel[5, 0] = largest
     assert answer(panel, [[0, 1]]) == [(Status.GOOD, -1)]
@@ -325,13 +342,14 @@ def test_a_tenfold_move_is_still_a_return(largest):
 
 def test_average_move_is_taken_over_the_returns_that_are_there():
     panel = simulate_returns()
-    panel[:, 0] = np.where(np.arange(60) % 2 == 0, 0.29, -0.29)
-    assert answer(panel, [[0, 1]]) == [(Status.GOOD, -1)]
-    panel[:, 0] *= 0.31 / 0.29
-    assert answer(panel, [[0, 1]]) == [(Status.NOT_RETURNS, 0)]
+    panel[:, 0] = np.where(np.arange(60) % 2 == 0, 0.74, -0.74)
+    assert answer(panel, [[0, 1, 2]]) == [(Status.GOOD, -1)]
+    assert answer(panel, [[0, 1]]) == [(Status.NOT_RETURNS, 0)]  # half of the universe is above 0.3
+    panel[:, 0] *= 0.76 / 0.74
+    assert answer(panel, [[0, 1, 2]]) == [(Status.NOT_RETURNS, 0)]
     panel[::2, 0] = np.nan
-    panel[1, 0] = 0.3
-    assert answer(panel, [[0, 1]]) == [(Status.NOT_RETURNS, 0)]
+    panel[1, 0] = 0.75
+    assert answer(panel, [[0, 1, 2]]) == [(Status.NOT_RETURNS, 0)]
 
 
 def test_returns_whose_squares_underflow_are_constant():

@@ -13,7 +13,7 @@ from sigmahat_kernels.parameters import N_PARAMETERS
 from sigmahat_kernels.pipeline import Pipeline
 from sigmahat_kernels.request import PADDING, Request, read_request
 from sigmahat_kernels.scratch import Scratch
-from sigmahat_kernels.shared_window import KeptMoments, Moments, share_window
+from sigmahat_kernels.shared_window import KeptMoments, WindowMoments, share_window
 from sigmahat_kernels.status import Status
 
 N_ROWS, N_COLUMNS = 120, 30
@@ -73,11 +73,13 @@ def test_gathered_moments_are_those_of_the_columns():
     index = np.array([[3, 0, 7], [11, 29, 2]])
     gathered = moments.gather(index, Scratch(np))
     for u, columns in enumerate(index):
-        expected = share_window(draw_returns()[:, columns]).moments
-        for actual, wanted in zip((m[u] for m in (gathered.slow, gathered.fast)), expected[:2], strict=True):
+        expected = share_window(draw_returns()[:, columns]).moments.gather(np.arange(3)[None], Scratch(np))
+        for actual, wanted in zip(
+            (m[u] for m in (gathered.slow, gathered.fast)), (m[0] for m in expected[:2]), strict=True
+        ):
             np.testing.assert_allclose(actual, wanted, rtol=0, atol=1e-14)
-        np.testing.assert_allclose(gathered.volatilities[:, u], expected.volatilities, rtol=1e-14)
-        np.testing.assert_allclose(gathered.kurtosis[u], expected.kurtosis, rtol=1e-14)
+        np.testing.assert_allclose(gathered.volatilities[:, u], expected.volatilities[:, 0], rtol=1e-14)
+        np.testing.assert_allclose(gathered.kurtosis[u], expected.kurtosis[0], rtol=1e-14)
 
 
 def count_shared_windows(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
@@ -142,7 +144,7 @@ def test_a_refused_universe_leaves_its_neighbours_their_matrices(monkeypatch):
 def test_kept_moments_stay_within_their_limit():
     request = draw_request(windows=3)
     groups = list(group_by_window(request, np.arange(12)))
-    moments = [Moments(*(np.zeros(25) for _ in range(4))) for _ in groups]  # 800 bytes each
+    moments = [WindowMoments(*(np.zeros(25) for _ in range(4)), None) for _ in groups]  # 800 bytes each
     kept = KeptMoments(2_000)
     for group, each in zip(groups, moments, strict=True):
         kept.keep(group, each)

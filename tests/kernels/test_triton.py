@@ -133,7 +133,7 @@ def model(module: ModuleType, max_batch_size: int) -> Any:
                 raise InvalidRequest("VALUES must not be negative")
             if (values > 100).any():
                 raise ZeroDivisionError("a secret path")
-            return {"DOUBLED": values * (3 if parameters.get("triple") else 2), "NOT ASKED FOR": values}
+            return {"DOUBLED": values * (3 if parameters.get("classic") else 2), "NOT ASKED FOR": values}
 
     made = Doubler()
     config = {
@@ -160,7 +160,7 @@ def request(*values: float, **options: Any) -> FakeRequest:
 def test_each_request_alone(triton_module: ModuleType) -> None:
     doubler = model(triton_module, 0)
     assert str(doubler.directory) == "/models/doubler/3"
-    responses = doubler.execute([request(1, 2), request(3, parameters='{"triple": true}')])
+    responses = doubler.execute([request(1, 2), request(3, parameters='{"classic": true}')])
     assert doubler.calls == [2, 1]
     assert [r.tensors[0].values.tolist() for r in responses] == [[2, 4], [9]]
     assert [len(r.tensors) for r in responses] == [1, 1]
@@ -172,6 +172,18 @@ def test_joined_requests_are_cut_apart_again(triton_module: ModuleType) -> None:
     responses = doubler.execute([request(1, 2), request(3), request(4, 5, 6)])
     assert doubler.calls == [6]
     assert [r.tensors[0].values.tolist() for r in responses] == [[2, 4], [6], [8, 10, 12]]
+
+
+@pytest.mark.parametrize("max_batch_size", [0, 64])
+def test_what_one_request_asks_for_stays_with_it(triton_module: ModuleType, max_batch_size: int) -> None:
+    doubler = model(triton_module, max_batch_size)
+    parameters = ['{"classic": true}', "", '{"clasic": true, "b": 1}', '{"classic": false}', '{"classic": 1}']
+    responses = doubler.execute([request(1, parameters=text) for text in parameters])
+    assert [r.tensors and r.tensors[0].values.tolist() for r in responses] == [[3], [2], None, [2], None]
+    assert [(r.error.code, r.error.message) for r in responses if r.error] == [
+        ("invalid", "the request has the parameters ['b', 'clasic'], which are none; there is classic"),
+        ("invalid", "the parameter classic must be a bool, got 1"),
+    ]
 
 
 def test_an_error_stays_with_its_request(triton_module: ModuleType, logged: list[str]) -> None:

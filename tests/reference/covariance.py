@@ -2,8 +2,7 @@
 """The project's estimate and classical multi-target shrinkage, from their definitions with a loop for every sum.
 
 Nothing of the product is imported, nor any of its rearrangements. `returns` has shape (n_obs, n_assets), NaN = missing.
-A matrix entry is a sum over the rows in which both assets have a return, divided by the root of the product of the two
-assets' own sums.
+Products that need a missing return are replaced by what one factor makes of them, see `expected_correlation`.
 """
 
 from __future__ import annotations
@@ -67,7 +66,10 @@ def standardised(returns, winsor_limit=WINSOR_LIMIT):
 
 
 def correlation(z, halflife=None):
-    """Correlation of standardised returns, weighted by age if a half-life is given."""
+    """Correlation of standardised returns, weighted by age if a half-life is given; a missing return counts as zero.
+
+    An entry is a sum over the rows that both assets have, divided by the root of the product of their own sums.
+    """
     n_obs, n_assets = z.shape
     w = [weight(n_obs, t, halflife) for t in range(n_obs)]
     own = [sum(w[t] * z[t, i] ** 2 for t in observed(z, i)) for i in range(n_assets)]
@@ -78,6 +80,68 @@ def correlation(z, halflife=None):
             both = [t for t in rows if not math.isnan(z[t, j])]
             R[i, j] = sum(w[t] * z[t, i] * z[t, j] for t in both) / math.sqrt(own[i] * own[j])
     return R
+
+
+PRIOR_ROWS = 20
+
+
+def factor_given(values, rho):
+    """Mean and variance of a factor of variance rho, given assets that load 1 on it and have variance 1 themselves."""
+    n = len(values)
+    if n == 0:
+        return 0.0, rho
+    known = np.full((n, n), rho) + (1 - rho) * np.eye(n)
+    weights = np.linalg.solve(known, np.full(n, rho))
+    return float(weights @ values), float(rho - weights.sum() * rho)
+
+
+def expected_correlation(z, halflife=None):
+    """Correlation with each product that needs a missing return replaced by its mean given the rest of its row.
+
+    The model is one factor that all assets load on alike, of the average correlation's variance; then each asset gets
+    its own slope on the factor as seen without it, drawn toward the universe's by 20 average rows, and no larger than
+    its variance allows. What the slope leaves of the asset's variance is its own.
+    """
+    n_obs, n_assets = z.shape
+    if not np.isnan(z).any():
+        return correlation(z, halflife)
+    scaled = np.full(z.shape, np.nan)
+    rows = [observed(z, i) for i in range(n_assets)]
+    for i in range(n_assets):
+        scale = math.sqrt(len(rows[i]) / sum(z[t, i] ** 2 for t in rows[i]))
+        for t in rows[i]:
+            scaled[t, i] = scale * z[t, i]
+    there = [[i for i in range(n_assets) if not math.isnan(z[t, i])] for t in range(n_obs)]
+    products = [scaled[t, i] * scaled[t, j] for t in range(n_obs) for i in there[t] for j in there[t] if i != j]
+    rho = min(max(sum(products) / max(len(products), 1), 0.01), 0.99)
+
+    shared, square, unsure = np.zeros((3, n_assets))
+    for i in range(n_assets):
+        for t in rows[i]:
+            mean, variance = factor_given([scaled[t, j] for j in there[t] if j != i], rho)
+            shared[i] += scaled[t, i] * mean
+            square[i] += mean**2
+            unsure[i] += variance / len(rows[i])
+    prior = PRIOR_ROWS * sum(square) / sum(len(r) for r in rows)
+    slope, own = np.zeros((2, n_assets))
+    for i in range(n_assets):
+        if prior > 0:
+            slope[i] = (shared[i] + prior * sum(shared) / sum(square)) / (square[i] + prior)
+        slope[i] = min(max(slope[i], -1 / math.sqrt(rho)), 1 / math.sqrt(rho))
+        residual = 1 - (2 * slope[i] * shared[i] - slope[i] ** 2 * square[i]) / len(rows[i])
+        own[i] = max(residual - slope[i] ** 2 * unsure[i], 0.0)
+
+    S = np.zeros((n_assets, n_assets))
+    for t in range(n_obs):
+        mean, variance = factor_given([scaled[t, j] for j in there[t]], rho)
+        for i in range(n_assets):
+            for j in range(n_assets):
+                x, y = (scaled[t, k] if k in there[t] else slope[k] * mean for k in (i, j))
+                product = x * y
+                if i not in there[t] and j not in there[t]:
+                    product += slope[i] * slope[j] * variance + (own[i] if i == j else 0.0)
+                S[i, j] += weight(n_obs, t, halflife) * product
+    return np.array([[S[i, j] / math.sqrt(S[i, i] * S[j, j]) for j in range(n_assets)] for i in range(n_assets)])
 
 
 def unit_columns(z):
@@ -122,11 +186,25 @@ def correlation_targets(z):
     return identity, constant, factor
 
 
+def targets_of(R):
+    """The same three from a correlation matrix alone: a loading is a row's sum over the root of all entries' sum."""
+    n_assets = len(R)
+    total = sum(R[i, j] for i in range(n_assets) for j in range(n_assets))
+    loadings = [sum(R[i]) / math.sqrt(total) if total > 1e-12 else 0.0 for i in range(n_assets)]
+    identity, constant, factor = np.eye(n_assets), np.eye(n_assets), np.eye(n_assets)
+    for i in range(n_assets):
+        for j in range(n_assets):
+            if i != j:
+                constant[i, j] = average_correlation(R)
+                factor[i, j] = loadings[i] * loadings[j]
+    return identity, constant, factor
+
+
 def shrunk_correlation(returns, weights, memory, intensities):
     """(1 - d) R + sum_k w_k F_k for equal intensities d = sum_k w_k; the congruence of `estimate` for others."""
     z = standardised(returns)
-    slow, fast = correlation(z), correlation(z, FAST_HALFLIFE)
-    F = correlation_targets(z)
+    slow, fast = expected_correlation(z), expected_correlation(z, FAST_HALFLIFE)
+    F = targets_of(slow) if np.isnan(z).any() else correlation_targets(z)
     total = sum(weights)
     R = np.empty(slow.shape)
     for i in range(len(R)):
@@ -156,7 +234,7 @@ def blended_volatilities(returns, blend, pull):
 def asset_statistics(returns):
     """Of each asset: eight statistics less their mean over the universe, over a usual difference, at most 4 away."""
     z = standardised(returns)
-    slow, fast = correlation(z), correlation(z, FAST_HALFLIFE)
+    slow, fast = expected_correlation(z), expected_correlation(z, FAST_HALFLIFE)
     n_assets = len(slow)
     rows = []
     for i in range(n_assets):
@@ -227,15 +305,17 @@ def estimate(
 
 
 def sample(returns):
-    """Sample covariance (n - 1); a pair that misses rows is divided by the root of the two assets' own n - 1."""
+    """Sample covariance (n - 1); with missing returns, own variances and the correlations that are expected."""
     x = deviations(returns)
-    n_assets = x.shape[1]
+    n_obs, n_assets = x.shape
+    if np.isnan(x).any():
+        R = expected_correlation(standardised(returns, None))
+        sd = [volatility(returns, i) for i in range(n_assets)]
+        return np.array([[R[i, j] * sd[i] * sd[j] for j in range(n_assets)] for i in range(n_assets)])
     S = np.empty((n_assets, n_assets))
     for i in range(n_assets):
         for j in range(n_assets):
-            both = [t for t in observed(x, i) if not math.isnan(x[t, j])]
-            divisor = math.sqrt((len(observed(x, i)) - 1) * (len(observed(x, j)) - 1))
-            S[i, j] = sum(x[t, i] * x[t, j] for t in both) / divisor
+            S[i, j] = sum(x[t, i] * x[t, j] for t in range(n_obs)) / (n_obs - 1)
     return S
 
 
@@ -247,24 +327,23 @@ def covariance_targets(returns):
     x, S = deviations(returns), sample(returns)
     n_obs, n_assets = x.shape
     sd = [math.sqrt(S[i, i]) for i in range(n_assets)]
-    n = [len(observed(x, i)) - 1 for i in range(n_assets)]
-    r_bar = average_correlation(np.array([[S[i, j] / sd[i] / sd[j] for j in range(n_assets)] for i in range(n_assets)]))
-
-    # Entry by entry in units that make a complete column's sum of squares one, so that missing cells are zeros.
-    unit = np.zeros(x.shape)
-    for i in range(n_assets):
-        for t in observed(x, i):
-            unit[t, i] = x[t, i] / sd[i] / math.sqrt(n[i])
-    factor = [sum(unit[t]) / n_assets for t in range(n_obs)]
+    R = np.array([[S[i, j] / sd[i] / sd[j] for j in range(n_assets)] for i in range(n_assets)])
+    if np.isnan(x).any():
+        return [
+            np.array([[F[i, j] * sd[i] * sd[j] for j in range(n_assets)] for i in range(n_assets)])
+            for F in targets_of(R)
+        ]
+    r_bar = average_correlation(R)
+    factor = [sum(x[t, i] / sd[i] for i in range(n_assets)) / n_assets for t in range(n_obs)]
     v = sum(f**2 for f in factor)
-    beta = [sum(unit[t, i] * factor[t] for t in range(n_obs)) / v for i in range(n_assets)]
+    beta = [sum(x[t, i] * factor[t] for t in range(n_obs)) / v for i in range(n_assets)]
 
     diagonal, constant, single = np.zeros((3, n_assets, n_assets))
     for i in range(n_assets):
         diagonal[i, i] = S[i, i]
         for j in range(n_assets):
             constant[i, j] = S[i, i] if i == j else r_bar * sd[i] * sd[j]
-            single[i, j] = S[i, i] if i == j else beta[i] * beta[j] * v * sd[i] * sd[j]
+            single[i, j] = S[i, i] if i == j else beta[i] * beta[j] * v / (n_obs - 1)
     return diagonal, constant, single
 
 

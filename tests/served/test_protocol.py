@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import importlib.util
 import json
 import re
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -65,18 +67,85 @@ def test_limits_and_statuses_are_those_of_the_kernels() -> None:
     for value, name in limits:
         constant = next(getattr(module, name) for module in (request, status, cost) if hasattr(module, name))
         assert int(value.replace(",", "")) == constant, name
-    rows = re.findall(r"^\| (\d+) \| ([A-Z_]+) \| (.*) \|$", PAGE, flags=re.MULTILINE)
-    assert rows == [(str(int(code)), code.name, code.explanation) for code in status.Status]
+    for heading, published in (("Status of a universe", status.Status), ("Warnings", status.WarningFlag)):
+        section = PAGE.split(f"## {heading}\n")[1].split("\n## ")[0]
+        rows = re.findall(r"^\| (\d+) \| ([A-Z_]+) \| (.*) \|$", section, flags=re.MULTILINE)
+        assert rows == [(str(int(code)), code.name, code.explanation) for code in published]
 
 
 @pytest.mark.server
 def test_the_call_with_plain_stubs_runs(served: str) -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    block, _ = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     names: dict[str, Any] = {}
     exec(compile(block.replace("127.0.0.1:8001", served), "protocol.md", "exec"), names)
     assert names["outputs"]["STATUS"].tolist() == [0, 0]
     assert names["outputs"].keys() == documented("output").keys()
     assert names["outputs"]["COVARIANCE"].shape == (2, 4, 4)
+
+
+@pytest.mark.server
+def test_the_call_through_binary_http_runs(running_server: Any) -> None:
+    _, block = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(block.replace("127.0.0.1:8000", running_server.http_url), "protocol.md", "exec"), names)
+    assert names["response"].status == 200
+    assert names["outputs"].keys() == documented("output").keys()
+    assert names["outputs"]["STATUS"].tolist() == [0, 0]
+    assert np.isfinite(names["outputs"]["COVARIANCE"][0]).all()
+    assert np.isnan(names["outputs"]["COVARIANCE"][1, 3]).all()
+
+
+def post(running_server: Any, model: str = "covariance", method: str = "POST", **changes: Any) -> tuple[int, str]:
+    """Send a small request as JSON, with some of its members replaced."""
+    panel = 0.01 * np.random.default_rng(0).standard_normal((30, 3))
+    universes = np.array([[0, 1, 2], [0, 1, -1]])
+    body: Any = {
+        "inputs": [
+            {"name": "PANEL", "datatype": "FP32", "shape": [30, 3], "data": panel.ravel().tolist()},
+            {"name": "UNIVERSES", "datatype": "INT32", "shape": [2, 3], "data": universes.ravel().tolist()},
+        ],
+        "outputs": [{"name": "STATUS"}],
+    }
+    first = {**body["inputs"][0], **changes.pop("first", {})}
+    body["inputs"][0] = first
+    text = changes.pop("text", None) or json.dumps({**body, **changes})
+    with closing(http.client.HTTPConnection(running_server.http_url)) as connection:
+        connection.request(method, f"/v2/models/{model}/infer", text)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(
+    ("changes", "code", "words"),
+    [
+        ({}, 200, '"data":[0,0]'),
+        (
+            {"parameters": {"classic": True, "timeout": 10_000_000, "priority": 1, "sequence_id": 3}},
+            200,
+            '"data":[0,0]',
+        ),
+        ({"outputs": [{"name": "COVARIANCE"}]}, 200, "NaN"),
+        ({"parameters": {"clasic": True}}, 400, "the parameters ['clasic'], which are none; there is classic"),
+        ({"model": "shrinkage", "parameters": {"clasic": True}}, 400, "['clasic']"),
+        ({"parameters": {"classic": 1}}, 400, "classic must be a bool, got 1"),
+        ({"outputs": [{"name": "X"}]}, 400, "unexpected inference output 'X'"),
+        ({"first": {"name": "X"}}, 400, "unexpected inference input 'X'"),
+        ({"first": {"datatype": "FP64"}}, 400, "data-type is 'FP64'"),
+        ({"first": {"shape": [90]}}, 400, "unexpected shape"),
+        ({"first": {"shape": [0, 3], "data": []}}, 400, "PANEL is empty"),
+        ({"model": "nonesuch"}, 404, "unknown model"),
+        ({"method": "GET"}, 405, "Method Not Allowed"),
+        ({"text": "{"}, 500, "failed to parse"),
+        ({"first": {"data": [None] * 90}}, 500, "non-number"),
+        ({"first": {"shape": [31, 3]}}, 500, "does not match"),
+        ({"parameters": {"timeout": 1}}, 503, "Request timeout expired"),
+    ],
+)
+def test_http_codes_are_those_of_the_page(running_server: Any, changes: dict[str, Any], code: int, words: str) -> None:
+    assert f"| {code} |" in PAGE.split("HTTP code")[1]
+    status, text = post(running_server, **changes)
+    assert (status, words in text) == (code, True), text
 
 
 def tensors(answer: dict[str, Any]) -> dict[str, np.ndarray]:

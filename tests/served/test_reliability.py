@@ -19,7 +19,7 @@ pytest.importorskip("tritonclient.grpc", reason="needs sigmahat[dev]")
 
 from benchmarks.reliability.load import reference, same, tensors
 from benchmarks.reliability.run import ON_THEIR_OWN, on_one_service
-from benchmarks.reliability.scenarios import callers, endpoints, kills, malformed, memory, releases
+from benchmarks.reliability.scenarios import callers, endpoints, kills, malformed, memory, releases, stuck
 from benchmarks.reliability.service import Service, served, wait_for
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(180)]
@@ -136,6 +136,14 @@ def test_sigterm_answers_what_was_accepted(service: Service) -> None:
     assert figures["left_in_shared_memory"] == 0
     log = [json.loads(line) for line in service.log.read_text().splitlines()]
     assert [record["event"] for record in log[-2:]] == ["draining", "stopped"]
+
+
+def test_a_release_that_finds_no_room_on_the_disk_leaves_the_old_one() -> None:
+    if not memory.can_mount():
+        pytest.skip("needs the right to mount a small folder of its own")
+    figures = stuck.full_disk()
+    assert "No space left on device" in figures["reason"]
+    assert (figures["lost"], figures["wrong"], figures["server_deaths"]) == (0, 0, 0)
 
 
 def test_a_full_shared_memory_refuses_what_does_not_fit_and_goes_on() -> None:

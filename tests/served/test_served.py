@@ -19,6 +19,7 @@ from sigmahat_deploy.server import local_server
 from sigmahat_kernels.combine import published_tensors
 from sigmahat_kernels.manifest import write_manifest
 from sigmahat_kernels.members import MEMBER_FILES
+from sigmahat_kernels.oddities import published_warnings
 from sigmahat_kernels.pipeline import Pipeline
 from sigmahat_kernels.request import MAX_ASSETS, MAX_COVARIANCE_CELLS, MAX_PANEL_CELLS, MAX_UNIVERSES, read_request
 from sigmahat_kernels.status import Status
@@ -38,7 +39,8 @@ OUTPUTS = [
         "VOLATILITY",
     ),
     *("INTENSITY_TILT", "VOLATILITY_TILT", "LEVEL"),
-    *("CONDITION", "EXPECTED_ERROR", "REGIME", "UNCERTAINTY", "STATUS", "STATUS_ASSET", "COVARIANCE"),
+    *("CONDITION", "EXPECTED_ERROR", "REGIME", "UNCERTAINTY", "STATUS", "STATUS_ASSET"),
+    *("WARNINGS", "ASSET_WARNINGS", "COVARIANCE"),
 ]
 
 
@@ -63,12 +65,14 @@ def infer(
 
 
 def in_process(pipeline: Pipeline, tensors: dict[str, np.ndarray], classic: bool = False) -> dict[str, np.ndarray]:
-    outputs = pipeline.estimate(read_request(**{k.lower(): v for k, v in tensors.items()}), classic=classic)
+    request = read_request(**{k.lower(): v for k, v in tensors.items()})
+    outputs = pipeline.estimate(request, classic=classic)
     assert outputs.covariance is not None
     return {
         **published_tensors(outputs.combined),
         "STATUS": outputs.status,
         "STATUS_ASSET": outputs.status_asset,
+        **published_warnings(outputs.warnings, request.universes),
         "COVARIANCE": outputs.covariance,
     }
 
@@ -172,7 +176,7 @@ def test_requests_that_triton_joins_keep_their_own_answers(served: str, pipeline
 
 def test_a_classic_that_is_no_boolean_is_refused(served: str, panel: np.ndarray) -> None:
     tensors = {"PANEL": panel, "UNIVERSES": draw(2, (10, 10), panel.shape[1])}
-    with pytest.raises(InferenceServerException, match="classic must be a boolean, got 'false'"):
+    with pytest.raises(InferenceServerException, match="classic must be a bool, got 'false'"):
         infer(served, "covariance", tensors, classic="false")
 
 
@@ -248,7 +252,9 @@ def test_a_bad_universe_spoils_no_neighbour(served: str, panel: np.ndarray, kind
     assert answer["STATUS"].tolist() == [Status.GOOD, status, Status.GOOD]
     assert answer["STATUS_ASSET"].tolist() == [-1, asset, -1]
     alone = infer(served, "covariance", {"PANEL": panel, "UNIVERSES": universes[[0, 2]], "WINDOWS": windows[[0, 2]]})
-    for name in set(OUTPUTS) - {"STATUS", "STATUS_ASSET"}:
+    assert answer["WARNINGS"].tolist() == [0, 0, 0]
+    assert answer["ASSET_WARNINGS"].shape == (0, 3)
+    for name in set(OUTPUTS) - {"STATUS", "STATUS_ASSET", "WARNINGS", "ASSET_WARNINGS"}:
         assert np.isnan(answer[name][1]).all(), name
         np.testing.assert_allclose(answer[name][[0, 2]], alone[name], rtol=1e-5, err_msg=name)
 

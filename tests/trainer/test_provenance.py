@@ -51,7 +51,7 @@ def test_digest_covers_what_a_module_imports_and_nothing_else(toy, name, counts)
     assert (code_digest("sigmahat_toy.start") != before) == counts
 
 
-def test_digest_of_the_training_covers_the_kernels_and_that_of_the_windows_not_the_loss(monkeypatch):
+def test_digest_of_the_training_covers_the_kernels_and_that_of_the_samples_not_the_loss(monkeypatch):
     def modules_of(start):
         seen, real = [], module._source
         with monkeypatch.context() as patch:
@@ -59,14 +59,14 @@ def test_digest_of_the_training_covers_the_kernels_and_that_of_the_windows_not_t
             code_digest(start)
         return set(seen)
 
-    windows, training = modules_of("sigmahat_trainer.data.dataset"), modules_of("sigmahat_trainer.training.member")
-    assert {"sigmahat_trainer.data.simulate", "sigmahat_kernels.features", "sigmahat_kernels.spectrum"} <= windows
+    samples, training = modules_of("sigmahat_trainer.data.dataset"), modules_of("sigmahat_trainer.training.member")
+    assert {"sigmahat_trainer.data.simulate", "sigmahat_kernels.features", "sigmahat_kernels.spectrum"} <= samples
     assert {
         "sigmahat_trainer.model.loss",
         "sigmahat_trainer.model.network",
         "sigmahat_trainer.data.dataset",
     } <= training
-    assert not {"sigmahat_trainer.model.loss", "sigmahat_trainer.training.member"} & windows
+    assert not {"sigmahat_trainer.model.loss", "sigmahat_trainer.training.member"} & samples
 
 
 def test_one_thread_parses_at_a_time(toy, monkeypatch):

@@ -11,9 +11,9 @@ from collections import Counter
 import numpy as np
 import tritonclient.grpc as triton
 
-from benchmarks.figures import Figures
+from benchmarks.figures import ROOT, Figures
 from benchmarks.reliability.load import inputs, probe, tensors
-from benchmarks.reliability.service import ROOT, Service, wait_for
+from benchmarks.reliability.service import Service, wait_for
 
 
 def killed_callers(service: Service, n_callers: int = 30) -> Figures:

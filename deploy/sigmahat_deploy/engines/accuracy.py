@@ -10,11 +10,7 @@ import onnxruntime
 
 from sigmahat_deploy.engines.errors import EngineError
 from sigmahat_deploy.engines.graph import Graph
-
-MEAN_LIMIT = 0.01
-P99_LIMIT = 0.03
-"""What another order of rounding may change in an answer: on average, and in the worst hundredth. A maximum would only
-measure that single values fall to the other side of a rounding."""
+from sigmahat_kernels.members import MEAN_LIMIT, P99_LIMIT
 
 
 def reference(graph: Graph, features: np.ndarray) -> dict[str, np.ndarray]:

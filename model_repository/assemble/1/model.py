@@ -6,17 +6,14 @@ from sigmahat_kernels.cost import matrices_cost
 from sigmahat_kernels.parameters import split_parameters
 from sigmahat_kernels.request import read_request
 from sigmahat_kernels.sliced import SlicedModel, Work
-from sigmahat_kernels.status import InvalidRequest
 
 
 class TritonPythonModel(SlicedModel):
     def plan(self, tensors, parameters):
-        classic = parameters.get("classic", False)
-        if not isinstance(classic, bool):
-            raise InvalidRequest(f"the parameter classic must be a boolean, got {classic!r}")
         heads = split_parameters(tensors.pop("PARAMETERS_INTERNAL"))
         block_intensity = tensors.pop("BLOCK_INTENSITY_INTERNAL")
         status = tensors.pop("STATUS_INTERNAL")
+        classic = parameters.get("classic", False)
         request = read_request(**{name.lower(): self.to_device(name, tensor) for name, tensor in tensors.items()})
 
         def answer(pause):

@@ -4,6 +4,7 @@
 import numpy as np
 
 from sigmahat_kernels.cost import check_cost, features_cost
+from sigmahat_kernels.oddities import published_warnings
 from sigmahat_kernels.pipeline import features_and_status
 from sigmahat_kernels.request import read_request
 from sigmahat_kernels.sliced import SlicedModel, Work
@@ -23,6 +24,7 @@ class TritonPythonModel(SlicedModel):
             table, row_status, row_asset = features_and_status(request, pause=pause)
             # All members read them: on a GPU they go there once.
             features = self.to_device("FEATURES", table.features)
-            return {"FEATURES": features, "ROW_STATUS": row_status, "ROW_ASSET": row_asset}
+            warnings = published_warnings(table.warnings, request.universes)
+            return {"FEATURES": features, "ROW_STATUS": row_status, "ROW_ASSET": row_asset, **warnings}
 
         return Work(check_cost(features_cost(request), n_universes), n_universes, answer)

@@ -36,7 +36,7 @@ def test_help() -> None:
 )
 def test_bound(size: int, single: float, double: float) -> None:
     """Universes per second of an H200: 132 multiprocessors at 1.98 GHz, double at half the rate of single."""
-    h200 = gpu_kernels.Device(132, 1.98e9, 2)
+    h200 = gpu_kernels.GpuLimits(132, 1.98e9, 2)
     assert 1 / gpu_kernels.bound_seconds(size, np.float32, h200) == pytest.approx(single, rel=0.03)
     assert 1 / gpu_kernels.bound_seconds(size, np.float64, h200) == pytest.approx(double, rel=0.03)
 

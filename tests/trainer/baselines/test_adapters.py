@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from trainer.some_constants import CONSTANTS
 
 from sigmahat_kernels.assemble import assemble
 from sigmahat_kernels.features import FEATURE_NAMES
@@ -27,18 +28,6 @@ from sigmahat_trainer.config import TrainConfig
 from sigmahat_trainer.data.panels import fill_missing
 from sigmahat_trainer.model.member_file import CheckpointError, save_member
 from sigmahat_trainer.model.network import MemberNetwork
-
-CONSTANTS = {
-    "target_intensity": [0.5, 0.1, 0.7],
-    "target_weights": [0.4, 0.2, 0.4],
-    "target_confidence": [0.5, 0.5, 0.5],
-    "memory": [0.4],
-    "volatility": [0.3, 0.5, 0.2, 0.1],
-    "condition": [1.0],
-    "expected_error": [0.1],
-    "log_variance": [-2.0],
-    "regime": [0.25, 0.25, 0.25, 0.25],
-}
 
 
 def ragged_request():

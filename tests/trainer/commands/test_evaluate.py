@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
+from trainer.some_constants import CONSTANTS
 
 from sigmahat_deploy.cli import main
 from sigmahat_kernels.features import FEATURE_NAMES
@@ -23,7 +24,7 @@ from sigmahat_trainer.commands.evaluate import PERIODS
 from sigmahat_trainer.commands.options import TRAIN_UNTIL
 from sigmahat_trainer.config import TrainConfig
 from sigmahat_trainer.data.panels import load_panel
-from sigmahat_trainer.evaluation import plots
+from sigmahat_trainer.evaluation import jobs, plots
 from sigmahat_trainer.evaluation.designs import ORACLE
 from sigmahat_trainer.evaluation.methods import HINDSIGHT, Methods
 from sigmahat_trainer.evaluation.results import headline, read_figures
@@ -37,17 +38,6 @@ N_ROWS = 420
 DATES = np.busday_offset(np.datetime64("2012-01-02"), np.arange(N_ROWS), roll="forward")
 PERIOD = f"{DATES[200]}:{DATES[379]}"
 GRID = ["--n", "8,12", "--window", "60,90,400", "--horizon", "15", "--draws", "2", "--resamples", "49"]
-CONSTANTS = {
-    "target_intensity": [0.5, 0.1, 0.7],
-    "target_weights": [0.4, 0.2, 0.4],
-    "target_confidence": [0.5, 0.5, 0.5],
-    "memory": [0.4],
-    "volatility": [0.3, 0.5, 0.2, 0.1],
-    "condition": [1.0],
-    "expected_error": [0.1],
-    "log_variance": [-2.0],
-    "regime": [0.25, 0.25, 0.25, 0.25],
-}
 
 
 def sigmahat(*arguments):
@@ -168,6 +158,27 @@ def test_a_failure_after_the_rows_loses_no_row(data, members, tmp_path, monkeypa
     names = ["evaluation.json", "figures.json", "heads.parquet", "scores.parquet"]
     assert sorted(path.name for path in (tmp_path / "results").iterdir()) == names
     assert read_figures(tmp_path / "results" / "evaluation.json").panels
+
+
+def test_a_cell_that_fails_loses_no_row_of_those_that_ended(data, members, tmp_path, monkeypatch):
+    def fail_at_60(panel, cell, *arguments, **settings):
+        if cell.n_obs == 60:
+            raise ValueError("the shorter cell, which is done last, fails")
+        return evaluate(panel, cell, *arguments, **settings)
+
+    monkeypatch.setattr(jobs, "evaluate", fail_at_60)
+    out = tmp_path / "results"
+    result = quick(data, members, out, "--n", 8, "--window", "60,90", "--period", PERIOD)
+    assert result.exit_code == 1
+    assert "the shorter cell, which is done last, fails" in result.stderr.splitlines()[-1]
+    assert f"rows of 1 of 2 cells are in {out}; " in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+    (left_out,) = json.loads((out / "evaluation.json").read_text())["settings"]["left_out"]
+    assert left_out == "1 of 2 cells: the evaluation ended before them"
+    again = sigmahat("figures", out, "--resamples", 0)
+    assert again.exit_code == 0, (again.output, again.exception)
+    (cell,) = read_figures(out / "evaluation.json").panels["north"]
+    assert cell.n_obs == 90
 
 
 def test_a_folder_without_rows_has_no_figures(tmp_path):

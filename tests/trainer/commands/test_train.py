@@ -27,7 +27,7 @@ from sigmahat_trainer.config import TrainConfig, from_dict, replace_settings
 from sigmahat_trainer.data import sample_cache
 from sigmahat_trainer.data.dataset import WINDOW_LENGTHS
 from sigmahat_trainer.data.panels import load_panel
-from sigmahat_trainer.export import card, install
+from sigmahat_trainer.export import install, model_card
 from sigmahat_trainer.model.member_file import CheckpointError, load_member
 from sigmahat_trainer.provenance import provenance
 from sigmahat_trainer.training import run as ensemble
@@ -468,16 +468,16 @@ def test_export_leaves_the_rest_of_the_repository_alone(exported):
 
 def test_card_holds_the_run_and_what_int8_changed(trained, exported):
     metrics = json.loads((trained[0] / "metrics.json").read_text())
-    summary = card.read_card(exported[0])
+    card = model_card.read_card(exported[0])
     kept = {name: value for name, value in metrics.items() if name not in ("members", "run")}
-    assert {name: summary[name] for name in kept} == kept
-    assert not {"members", "run"} & set(summary)
-    assert summary["validation_of_members"] == [
+    assert {name: card[name] for name in kept} == kept
+    assert not {"members", "run"} & set(card)
+    assert card["validation_of_members"] == [
         {name: value for name, value in history[-1].items() if name.startswith("validation_")}
         for history in metrics["members"]
     ]
-    assert len(summary["int8_difference"]) == N_MEMBERS
-    for k, difference in enumerate(summary["int8_difference"], start=1):
+    assert len(card["int8_difference"]) == N_MEMBERS
+    for k, difference in enumerate(card["int8_difference"], start=1):
         for name in ("target_intensity", "regime"):
             line = f"{difference[name]['mean']:.4f}, {difference[name]['p99']:.4f}"
             assert line in exported[1].stderr, (k, name)
@@ -485,7 +485,7 @@ def test_card_holds_the_run_and_what_int8_changed(trained, exported):
 
 
 def test_card_holds_what_int8_does_to_the_ensemble_and_what_the_clip_limits(trained, exported):
-    summary = card.read_card(exported[0])
+    card = model_card.read_card(exported[0])
     rows = np.load(trained[0] / "features.npz")["validation"]
     networks = [
         load_member(trained[0] / f"member_{k}.safetensors", feature_names=FEATURE_NAMES).network for k in (1, 2, 3)
@@ -495,20 +495,20 @@ def test_card_holds_what_int8_does_to_the_ensemble_and_what_the_clip_limits(trai
     served_intensity = combine([member(rows) for member in files], status).intensity
     answers = [network(network.median.new_tensor(rows)).detach().numpy() for network in networks]
     change = np.abs(served_intensity - combine(answers, status).intensity)
-    assert summary["intensity_difference"]["mean"] == pytest.approx(change.mean(), rel=1e-3)
-    assert summary["intensity_difference"]["p99"] == pytest.approx(np.quantile(change, 0.99), rel=1e-3)
+    assert card["intensity_difference"]["mean"] == pytest.approx(change.mean(), rel=1e-3)
+    assert card["intensity_difference"]["p99"] == pytest.approx(np.quantile(change, 0.99), rel=1e-3)
     for k, network in enumerate(networks):
         norm = network.input_norm
         scaled = (rows - network.median.numpy()) * network.scale.numpy()
         deviation = np.sqrt(norm.running_var.numpy() + norm.eps)
         weight, bias = norm.weight.detach().numpy(), norm.bias.detach().numpy()
         beyond = np.abs((scaled - norm.running_mean.numpy()) / deviation * weight + bias) > 6
-        reported = summary["clipped_inputs"][k]
+        reported = card["clipped_inputs"][k]
         assert reported["share"] == pytest.approx(beyond.mean(), abs=1e-4)
         assert reported["most_share"] == pytest.approx(beyond.mean(axis=0).max(), abs=0.02)
         assert reported["most_feature"] in FEATURE_NAMES
         # Float16 costs a tenth of what int8 does.
-        half, int8 = summary["fp16_difference"][k], summary["int8_difference"][k]
+        half, int8 = card["fp16_difference"][k], card["int8_difference"][k]
         for name in half:
             assert half[name]["mean"] < max(0.2 * int8[name]["mean"], 1e-4)
 
@@ -522,19 +522,19 @@ def test_an_ensemble_whose_intensity_int8_changes_too_much_is_refused(trained, t
 
 
 def test_readable_card_says_the_same_as_the_card(exported):
-    summary, page = card.read_card(exported[0]), (exported[0] / "MODEL_CARD.md").read_text()
+    card, page = model_card.read_card(exported[0]), (exported[0] / "MODEL_CARD.md").read_text()
     lines = page.splitlines()
     assert f"| north | 14 | {DATES[0]} | {VALIDATE_UNTIL} |" in lines  # the days after that were not used
     assert "60 training windows" in page
     assert "seeds 0 to 2" in page
-    for name, values in summary["constants"].items():
+    for name, values in card["constants"].items():
         assert f"| {name} | {' '.join(f'{value:.3f}' for value in values)} |" in lines
-    losses = [summary["validation_of_constants"]["decision"]]
-    losses += [member["validation_decision"] for member in summary["validation_of_members"]]
+    losses = [card["validation_of_constants"]["decision"]]
+    losses += [member["validation_decision"] for member in card["validation_of_members"]]
     assert any(line.endswith(f"| {' | '.join(f'{loss:.4f}' for loss in losses)} | ") for line in lines)
-    regime = [f"{member['regime']['mean']:.4f}, {member['regime']['p99']:.4f}" for member in summary["int8_difference"]]
+    regime = [f"{member['regime']['mean']:.4f}, {member['regime']['p99']:.4f}" for member in card["int8_difference"]]
     assert f"| regime | {' | '.join(regime)} | " in lines
-    clipped = [f"{100 * member['share']:.2f} %" for member in summary["clipped_inputs"]]
+    clipped = [f"{100 * member['share']:.2f} %" for member in card["clipped_inputs"]]
     assert f"| inputs beyond ±6, where INT8 and FP32 are limited | {' | '.join(clipped)} | " in lines
     tables = [list(rows) for is_row, rows in itertools.groupby(lines, lambda line: line.startswith("|")) if is_row]
     assert len(tables) == 4

@@ -11,9 +11,12 @@ import pytest
 from sigmahat_kernels.asset_statistics import asset_statistics
 from sigmahat_kernels.features import FEATURE_NAMES, compute_features
 from sigmahat_kernels.market import MARKET
-from sigmahat_kernels.panel import FAST_HALFLIFE, correlation_factor, prepare_window
+from sigmahat_kernels.panel import prepare_window
 from sigmahat_kernels.parameters import REGIMES
 from sigmahat_kernels.request import read_request
+from sigmahat_kernels.scratch import Scratch
+from sigmahat_kernels.shared_window import share_window
+from sigmahat_kernels.stale import without_stale
 from sigmahat_kernels.temporal import SEASON
 from sigmahat_trainer.data import dataset as module
 from sigmahat_trainer.data.baskets import draw_baskets
@@ -119,7 +122,7 @@ class Detective:
         (still,) = [column for column, row in DEATHS.items() if row == stop] or [STALE]
         universe = np.array([place[1] if place else still for place in found])
         for n_obs in sorted({min(n, stop) for n in WINDOW_LENGTHS}):
-            window = prepare_window(self.panel.returns[stop - n_obs : stop, universe])
+            window = prepare_window(without_stale(self.panel.returns[stop - n_obs : stop, universe])[0])
             if np.allclose(np.log(window.volatilities), sample.log_volatility, atol=1e-6):
                 return Origin(stop, n_obs, universe)
         raise AssertionError(f"no window before row {stop} has these volatilities")
@@ -136,16 +139,12 @@ def origins(panel, drawn):
 
 def test_samples_are_what_the_kernels_measure_on_their_window(panel, origins):
     for sample, (stop, n_obs, universe) in origins:
-        window = prepare_window(panel.returns[stop - n_obs : stop, universe])
-        slow, fast = correlation_factor(window), correlation_factor(window, halflife=FAST_HALFLIFE)
-        np.testing.assert_allclose(sample.slow, slow.T @ slow, atol=1e-6)
-        np.testing.assert_allclose(sample.fast, fast.T @ fast, atol=1e-6)
-        np.testing.assert_allclose(sample.log_volatility, np.log(window.volatilities), atol=1e-6)
-        statistics = asset_statistics(
-            (slow.T @ slow)[None], (fast.T @ fast)[None], window.volatilities[:, None], window.kurtosis[None]
-        )
-        np.testing.assert_allclose(sample.asset_statistics, statistics[0], atol=1e-5)
         past = panel.returns[stop - n_obs : stop, universe]
+        measured = share_window(without_stale(past)[0]).moments.gather(np.arange(len(universe))[None], Scratch(np))
+        np.testing.assert_allclose(sample.slow, measured.slow[0], atol=1e-6)
+        np.testing.assert_allclose(sample.fast, measured.fast[0], atol=1e-6)
+        np.testing.assert_allclose(sample.log_volatility, np.log(measured.volatilities[:, 0]), atol=1e-6)
+        np.testing.assert_allclose(sample.asset_statistics, asset_statistics(*measured)[0], atol=1e-5)
         assert sample.regime == regime_label(past, sample.forward)
         assert sample.period == (panel.dates[stop - 1].astype("datetime64[M]") - np.datetime64("1970-01")).astype(int)
 

@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from trainer.some_constants import CONSTANTS
 
 from sigmahat_kernels.request import read_request
 from sigmahat_trainer.baselines.average_oracle import save_oracles
@@ -15,17 +16,6 @@ from sigmahat_trainer.baselines.rienet import build_rienet, save_rienet
 from sigmahat_trainer.evaluation.methods import ESTIMATORS, Place, Sources, load_methods
 
 PLACE = Place("north", 6, 60, 10)
-CONSTANTS = {
-    "target_intensity": [0.5, 0.1, 0.7],
-    "target_weights": [0.4, 0.2, 0.4],
-    "target_confidence": [0.5, 0.5, 0.5],
-    "memory": [0.4],
-    "volatility": [0.3, 0.5, 0.2, 0.1],
-    "condition": [1.0],
-    "expected_error": [0.1],
-    "log_variance": [-2.0],
-    "regime": [0.25, 0.25, 0.25, 0.25],
-}
 
 
 @pytest.fixture(scope="module")

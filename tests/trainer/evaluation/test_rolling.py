@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 import pytest
+from trainer.some_constants import CONSTANTS
 
 from sigmahat_kernels.request import PADDING
 from sigmahat_trainer.baselines.adapters import closed_form, learned_constants
@@ -19,17 +20,6 @@ from sigmahat_trainer.evaluation.portfolios import gmv_weights
 from sigmahat_trainer.evaluation.rolling import Cell, Period, evaluate, plan, request_of
 
 REFERENCE = "qis_correlation"
-CONSTANTS = {
-    "target_intensity": [0.5, 0.1, 0.7],
-    "target_weights": [0.4, 0.2, 0.4],
-    "target_confidence": [0.5, 0.5, 0.5],
-    "memory": [0.4],
-    "volatility": [0.3, 0.5, 0.2, 0.1],
-    "condition": [1.0],
-    "expected_error": [0.1],
-    "log_variance": [-2.0],
-    "regime": [0.25, 0.25, 0.25, 0.25],
-}
 N_OBS, HORIZON = 60, 20
 
 

@@ -22,7 +22,7 @@ Estimator = Callable[[Request], Sequence[np.ndarray]]
 
 
 def closed_form(baseline: Baseline) -> Estimator:
-    """Apply an estimator of `baselines.BASELINES` to each universe, its missing returns filled by `fill_missing`."""
+    """Apply an estimator of `closed_form.BASELINES` to each universe, its missing returns filled by `fill_missing`."""
 
     def estimate(request: Request) -> list[np.ndarray]:
         covariances = []

@@ -16,7 +16,7 @@ import numpy.typing as npt
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 
 
-class Moments(NamedTuple):
+class SampleMoments(NamedTuple):
     """What all linear estimators of one universe share."""
 
     demeaned: FloatArray  # (n_obs, n_assets), returns less their column means
@@ -47,7 +47,7 @@ class MultiTargetShrinkage(NamedTuple):
     intensities: FloatArray  # (n_targets,), each >= 0, sum <= 1
 
 
-def measure(returns: FloatArray, *, n_effective: int | None = None) -> Moments:
+def measure(returns: FloatArray, *, n_effective: int | None = None) -> SampleMoments:
     """Measure once what the intensities of all targets share.
 
     Parameters
@@ -58,7 +58,7 @@ def measure(returns: FloatArray, *, n_effective: int | None = None) -> Moments:
 
     Returns
     -------
-    Moments
+    SampleMoments
         sample in squared returns per period, pi and pi_diagonal in their square.
 
     References
@@ -73,21 +73,21 @@ def measure(returns: FloatArray, *, n_effective: int | None = None) -> Moments:
     squares = x**2
     pi = (squares.sum(axis=1) ** 2).sum() / n - (S**2).sum()
     pi_diagonal = (squares**2).sum() / n - (S.diagonal() ** 2).sum()
-    return Moments(x, S, n, float(pi), float(pi_diagonal))
+    return SampleMoments(x, S, n, float(pi), float(pi_diagonal))
 
 
-def identity(moments: Moments) -> Target:
+def identity(moments: SampleMoments) -> Target:
     """Mean variance times identity: Ledoit, Wolf (2004), J. Multivariate Analysis 88(2), where rho is zero."""
     n_assets = len(moments.sample)
     return Target(np.trace(moments.sample) / n_assets * np.eye(n_assets), rho=0.0)
 
 
-def diagonal(moments: Moments) -> Target:
+def diagonal(moments: SampleMoments) -> Target:
     """Return the sample variances, no correlation: Ledoit (1995), PhD thesis, MIT, appendix B.2."""
     return Target(np.diag(moments.sample.diagonal()), rho=moments.pi_diagonal)
 
 
-def constant_correlation(moments: Moments) -> Target:
+def constant_correlation(moments: SampleMoments) -> Target:
     """Return the sample variances and, for all pairs, the mean sample correlation.
 
     References
@@ -109,7 +109,7 @@ def constant_correlation(moments: Moments) -> Target:
     return Target(F, rho=float(pi_diagonal + r_bar * (theta - pi_diagonal)))
 
 
-def single_factor(moments: Moments) -> Target:
+def single_factor(moments: SampleMoments) -> Target:
     """Return the sample variances and the covariances of a one-factor model, its factor the mean return of all assets.
 
     References
@@ -137,7 +137,7 @@ MULTI_TARGETS = (diagonal, constant_correlation, single_factor)
 """The targets of `multi_target_ledoit_wolf`, in the order of its intensities; all keep the sample variances."""
 
 
-def shrink(moments: Moments, target: Target) -> Shrinkage:
+def shrink(moments: SampleMoments, target: Target) -> Shrinkage:
     """Shrink toward one target with the intensity clip((pi - rho) / (n gamma), 0, 1), gamma = ||sample - target||^2.
 
     References
@@ -154,7 +154,7 @@ def shrink(moments: Moments, target: Target) -> Shrinkage:
     return _mix(moments.sample, target.matrix, raw)
 
 
-def shrink_oas(moments: Moments) -> Shrinkage:
+def shrink_oas(moments: SampleMoments) -> Shrinkage:
     """Shrink toward the identity target by oracle approximating shrinkage, derived for Gaussian returns.
 
     The intensity is min(1, (tr(S^2) + tr(S)^2) / ((n + 1) (tr(S^2) - tr(S)^2 / n_assets))): the form of the authors'
@@ -172,7 +172,7 @@ def shrink_oas(moments: Moments) -> Shrinkage:
     return _mix(S, identity(moments).matrix, raw)
 
 
-def shrink_multi_target(moments: Moments, targets: Sequence[Target]) -> MultiTargetShrinkage:
+def shrink_multi_target(moments: SampleMoments, targets: Sequence[Target]) -> MultiTargetShrinkage:
     """Shrink toward several targets at once, with the intensities that jointly minimise the expected Frobenius loss.
 
     The loss of S + sum_k delta_k (F_k - S) is delta' A delta - 2 b' delta + constant, with A_kl = <F_k - S, F_l - S>

@@ -5,25 +5,34 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 import numpy as np
 from rich.console import Console
 
-from sigmahat_kernels.files import new_folder, write_whole
-from sigmahat_trainer.commands.options import TRAIN_UNTIL, VALIDATE_UNTIL
+from sigmahat_kernels.files import check_new, new_folder, write_whole
+from sigmahat_trainer.commands.options import (
+    VALIDATE_UNTIL,
+    any_folder,
+    existing_folder,
+    plain_errors,
+    say,
+    say_next,
+    train_until,
+)
+
+if TYPE_CHECKING:
+    from sigmahat_trainer.evaluation.jobs import Rows
 
 HEADLINE, EVERYTHING = "evaluation.json", "figures.json"
 """Files of figures: those that tables and pictures read, and all of them."""
 
 PERIODS = {"validation": ("2013-01-01", VALIDATE_UNTIL), "test": ("2016-01-01", None)}
 
-_folder = click.Path(exists=True, file_okay=False, path_type=Path)
 _panels = click.argument(
     "panels", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
 )
@@ -85,7 +94,7 @@ _horizon = click.option(
 )
 _out = click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=any_folder,
     required=True,
     help="Folder that is made for the results; it must not exist.",
 )
@@ -99,7 +108,7 @@ _resamples = click.option(
 @_sizes
 @_lengths
 @_horizon
-@click.option("--train-until", default=TRAIN_UNTIL, show_default=True, help="Last day of the data.")
+@train_until
 @click.option(
     "--windows", default=12_000, show_default=True, type=click.IntRange(1), help="For the constants and for RIEnet."
 )
@@ -126,7 +135,7 @@ def fit_baselines(
     from sigmahat_trainer.data.panels import load_panel
 
     console = Console(stderr=True)
-    with _plain_errors(), new_folder(out) as folder:
+    with plain_errors(), new_folder(out) as folder:
         fit(
             [panel for panel in (load_panel(path).between(None, train_until) for path in panels) if len(panel.dates)],
             folder,
@@ -139,14 +148,14 @@ def fit_baselines(
             seed=seed,
             console=console,
         )
-    _say(console, f"next: sigmahat evaluate {shlex.join(map(str, panels))} --baselines {out} --out {out}-validation")
+    say_next(console, f"sigmahat evaluate {shlex.join(map(str, panels))} --baselines {out} --out {out}-validation")
 
 
 @click.command()
 @_panels
 @click.option(
     "--model-repository",
-    type=_folder,
+    type=existing_folder,
     default=None,
     help="INT8 members, as they are served.  [default: model_repository, unless --run is given]",
 )
@@ -154,10 +163,10 @@ def fit_baselines(
     "--run",
     "runs",
     multiple=True,
-    type=_folder,
+    type=existing_folder,
     help="Folder of `sigmahat train`: its float32 members; may be repeated.",
 )
-@click.option("--baselines", type=_folder, default=None, help="Folder of `sigmahat fit-baselines`.")
+@click.option("--baselines", type=existing_folder, default=None, help="Folder of `sigmahat fit-baselines`.")
 @_sizes
 @_lengths
 @_horizon
@@ -233,11 +242,11 @@ def evaluate(
     OUT receives first scores.parquet (a row a panel, cell, date and method), heads.parquet (a row a universe: what the
     auxiliary heads said and what came of it) and simulated.parquet (a row a draw of a design); then evaluation.json
     (the figures that tables and pictures read), figures.json (all of them) and pictures. `sigmahat figures OUT` makes
-    the latter three of the rows again.
+    the latter three of the rows again. If a cell fails, the rows of those that ended are kept.
     """
     from sigmahat_kernels.parallel import available_threads
     from sigmahat_trainer.evaluation.designs import DESIGNS
-    from sigmahat_trainer.evaluation.jobs import Extent, plan_jobs, run_jobs, save_rows
+    from sigmahat_trainer.evaluation.jobs import Extent, plan_jobs, run_jobs
     from sigmahat_trainer.evaluation.methods import Sources
     from sigmahat_trainer.evaluation.rolling import Period
     from sigmahat_trainer.provenance import provenance
@@ -248,29 +257,49 @@ def evaluate(
     sources = Sources(model_repository, runs, baselines, hindsight, dcc)
     shapes = sizes, lengths, horizon, Period(*period), draws
     extent = Extent(*shapes, simulated_draws, simulated_sizes or sizes, simulated_lengths or lengths, seed)
-    with _plain_errors(), new_folder(out) as folder:
+    described = {"panels": [path.stem for path in panels], **extent._asdict(), "period": list(period)}
+    described |= {
+        "runs": [run.name for run in runs],
+        "fitted": baselines is not None,
+        "hindsight": hindsight,
+        "dcc": dcc,
+    }
+    source = provenance()  # of what starts, whatever is changed meanwhile
+    with plain_errors():
+        check_new(out)
         jobs, left_out = plan_jobs(panels, list(DESIGNS), extent)
         for reason in left_out:
             console.print(f"left out: {reason}")
-        rows = run_jobs(jobs, sources, extent, processes=processes or available_threads(), console=console)
-        save_rows(rows, folder)
-        described = {"panels": [path.stem for path in panels], **extent._asdict(), "period": list(period)}
-        described |= {"runs": [run.name for run in runs], "fitted": baselines is not None, "hindsight": hindsight}
-        described |= {"dcc": dcc, "left_out": left_out}
-        (folder / HEADLINE).write_text(json.dumps({**provenance(), "settings": described}, indent=1) + "\n")
-    _say(console, f"rows are in {out}; to make figures and pictures of them again: sigmahat figures {out}")
-    with _plain_errors():
+        done: list[Rows] = []
+        try:
+            # One by one: what came before an error is in the list.
+            done.extend(run_jobs(jobs, sources, extent, processes=processes or available_threads(), console=console))
+        finally:
+            if len(done) < len(jobs):
+                left_out.append(f"{len(jobs) - len(done)} of {len(jobs)} cells: the evaluation ended before them")
+            if done:
+                _write_rows(done, out, {**source, "settings": {**described, "left_out": left_out}})
+                again = f"to make figures and pictures of them again: sigmahat figures {out}"
+                say(console, f"rows of {len(done)} of {len(jobs)} cells are in {out}; {again}")
         _make_figures(out, resamples=resamples, console=console)
-    _say(console, f"next: sigmahat export {runs[0]}" if runs else "next: sigmahat serve")
+    say_next(console, f"sigmahat export {runs[0]}" if runs else "sigmahat serve")
 
 
 @click.command()
-@click.argument("folder", type=_folder)
+@click.argument("folder", type=existing_folder)
 @_resamples
 def figures(folder: Path, resamples: int) -> None:
     """Make figures and pictures again of the rows that `sigmahat evaluate` wrote into FOLDER."""
-    with _plain_errors():
+    with plain_errors():
         _make_figures(folder, resamples=resamples, console=Console(stderr=True))
+
+
+def _write_rows(done: Sequence[Rows], out: Path, content: dict[str, Any]) -> None:
+    from sigmahat_trainer.evaluation.jobs import save_rows
+
+    with new_folder(out) as folder:
+        save_rows(done, folder)
+        (folder / HEADLINE).write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _make_figures(folder: Path, *, resamples: int, console: Console) -> None:
@@ -295,20 +324,3 @@ def _make_figures(folder: Path, *, resamples: int, console: Console) -> None:
 
 def _write(file: IO[bytes], *, text: str) -> None:
     file.write(text.encode())
-
-
-def _say(console: Console, text: str) -> None:
-    """Say a command in one line of text, whatever the width: it is there to be copied."""
-    console.print(text, soft_wrap=True, markup=False, highlight=False)
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    from sigmahat_kernels.manifest import ManifestError
-    from sigmahat_kernels.members import MemberError
-    from sigmahat_trainer.model.member_file import CheckpointError
-
-    try:
-        yield
-    except (ManifestError, MemberError, CheckpointError, OSError, ValueError) as error:
-        raise click.ClickException(str(error)) from error

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from sigmahat_trainer.commands.options import existing_folder, plain_errors
+from sigmahat_trainer.commands.options import existing_folder, plain_errors, say_next
 
 
 @click.command()
@@ -27,6 +27,4 @@ def export(run: Path, model_repository: Path) -> None:
         table.add_row(output, *(f"{member[output]['mean']:.4f}, {member[output]['p99']:.4f}" for member in differences))
     console = Console(stderr=True)
     console.print(table)
-    console.print(
-        f"next: sigmahat serve --model-repository {shlex.quote(str(model_repository))}", highlight=False, soft_wrap=True
-    )
+    say_next(console, f"sigmahat serve --model-repository {shlex.quote(str(model_repository))}")

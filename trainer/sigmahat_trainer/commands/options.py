@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from rich.console import Console
 
 from sigmahat_trainer.config import TrainConfig, click_options
 
@@ -35,7 +36,7 @@ DEFAULT_PRESET = "small"
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 existing_folder = click.Path(exists=True, file_okay=False, path_type=Path)
-folder = click.Path(file_okay=False, path_type=Path)
+any_folder = click.Path(file_okay=False, path_type=Path)
 
 panel_folder = click.option("--data", type=existing_folder, required=True, help="Folder with return panels (*.npz).")
 train_until = click.option(
@@ -78,6 +79,16 @@ def as_options(settings: Mapping[str, Any]) -> str:
         return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
     return " ".join(f"--{name.replace('_', '-')} {text(value)}" for name, value in settings.items())
+
+
+def say_next(console: Console, command: str) -> None:
+    """Say what to type next in one line of text, whatever the width: it is there to be copied."""
+    say(console, f"next: {command}")
+
+
+def say(console: Console, text: str) -> None:
+    """Say in one line of text what is there to be copied, whatever the width."""
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
 @contextmanager

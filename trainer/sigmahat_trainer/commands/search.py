@@ -13,11 +13,12 @@ from rich.console import Console
 from sigmahat_trainer.commands.options import (
     DEFAULT_PRESET,
     PRESETS,
+    any_folder,
     as_options,
     existing_folder,
-    folder,
     panel_folder,
     plain_errors,
+    say_next,
     train_until,
     training_settings,
     validate_until,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @panel_folder
-@click.option("--out", type=folder, required=True, help="Folder that is made for the samples.")
+@click.option("--out", type=any_folder, required=True, help="Folder that is made for the samples.")
 @train_until
 @validate_until
 @click.option(
@@ -61,7 +62,7 @@ def draw(
             validate_until=validate_until,
             validation_samples=validation_samples,
         )
-    _say_next(f"sigmahat search {shlex.quote(str(out))} --out {shlex.quote(f'{out}-search')}", Console(stderr=True))
+    say_next(Console(stderr=True), f"sigmahat search {shlex.quote(str(out))} --out {shlex.quote(f'{out}-search')}")
 
 
 def _ranges(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> list[Vary] | None:
@@ -82,7 +83,7 @@ def _ranges(context: click.Context, parameter: click.Parameter, texts: tuple[str
 @click.argument("dataset", type=existing_folder)
 @click.option(
     "--out",
-    type=folder,
+    type=any_folder,
     required=True,
     help="Folder for search.json and pictures; with a search that was cut off in it, that one goes on.",
 )
@@ -129,7 +130,7 @@ def search(
         )
     _show(result["figures"], console)
     settings = _best_settings(config, result["figures"]["best"]["settings"])
-    _say_next(f"sigmahat train --data PANELS --out RUN {settings}", console)
+    say_next(console, f"sigmahat train --data PANELS --out RUN {settings}")
 
 
 def _best_settings(config: TrainConfig, found: dict[str, Any]) -> str:
@@ -137,10 +138,6 @@ def _best_settings(config: TrainConfig, found: dict[str, Any]) -> str:
     usual = settings_of(replace_settings(TrainConfig(), PRESETS[DEFAULT_PRESET]))
     best = settings_of(config) | found
     return as_options({name: value for name, value in best.items() if value != usual[name]})
-
-
-def _say_next(command: str, console: Console) -> None:
-    console.print(f"next: {command}", highlight=False, soft_wrap=True)
 
 
 def _show(figures: dict[str, Any], console: Console) -> None:

@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from sigmahat_trainer.commands.options import (
-    folder,
+    any_folder,
     panel_folder,
     plain_errors,
+    say_next,
     train_until,
     training_settings,
     validate_until,
@@ -24,10 +25,10 @@ from sigmahat_trainer.config import TrainConfig
 
 @click.command()
 @panel_folder
-@click.option("--out", type=folder, required=True, help="Folder for the members and metrics.json.")
+@click.option("--out", type=any_folder, required=True, help="Folder for the members and metrics.json.")
 @click.option(
     "--cache",
-    type=folder,
+    type=any_folder,
     help="Folder that keeps the samples drawn, for other runs of the same data and settings. [default: samples beside "
     "OUT]",
 )
@@ -71,7 +72,7 @@ def train(
             )
     console.print(_against_the_constants(metrics))
     console.print(f"{out}: {metrics['seconds']['all']} s")
-    console.print(f"next: sigmahat export {shlex.quote(str(out))}", highlight=False, soft_wrap=True)
+    say_next(console, f"sigmahat export {shlex.quote(str(out))}")
 
 
 def _against_the_constants(metrics: dict[str, Any]) -> Table:

@@ -14,7 +14,9 @@ from rich.progress import track
 from sigmahat_kernels.asset_statistics import asset_statistics
 from sigmahat_kernels.features import compute_features
 from sigmahat_kernels.request import read_request
+from sigmahat_kernels.scratch import Scratch
 from sigmahat_kernels.shared_window import share_window
+from sigmahat_kernels.stale import without_stale
 from sigmahat_kernels.status import Status
 from sigmahat_trainer.data.baskets import LEAST_ASSETS, draw_baskets
 from sigmahat_trainer.data.panels import ReturnPanel
@@ -92,11 +94,11 @@ def estimate_inputs(past: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     Parameters
     ----------
     past : array of shape (T, N)
-        Simple returns, NaN = missing.
+        Simple returns, NaN = missing; stale prices count as missing, as in all that is served.
     """
-    slow, fast, volatilities, kurtosis = share_window(past).moments
-    statistics = asset_statistics(slow[None], fast[None], volatilities[:, None], kurtosis[None])
-    return slow, fast, np.log(volatilities), statistics[0]
+    returns, _ = without_stale(past)
+    moments = share_window(returns).moments.gather(np.arange(past.shape[1])[None], Scratch(np))
+    return moments.slow[0], moments.fast[0], np.log(moments.volatilities[:, 0]), asset_statistics(*moments)[0]
 
 
 def regime_label(past: np.ndarray, forward: np.ndarray) -> int:

@@ -50,14 +50,14 @@ ONE_OVER_N = "equal_weight"
 MULTI_TARGET = "multi_target_ledoit_wolf"
 """What every method is compared with where the truth is known: the closed form that has the same targets."""
 
-PERCENT = 50.0
+VOLATILITY_PERCENT = 50.0
 """Turns a difference of ln variances into one of ln volatilities, in percent."""
 
 COMPARED = {
     # field of Differences -> (column, factor that turns a mean difference into what is reported)
-    "gmv": ("gmv_log_variance", PERCENT),
-    "long_only": ("long_only_log_variance", PERCENT),
-    "tracking": ("tracking_log_variance", PERCENT),
+    "gmv": ("gmv_log_variance", VOLATILITY_PERCENT),
+    "long_only": ("long_only_log_variance", VOLATILITY_PERCENT),
+    "tracking": ("tracking_log_variance", VOLATILITY_PERCENT),
     "random_long_only_qlike": ("random_long_only_qlike", 1.0),
     "random_long_short_qlike": ("random_long_short_qlike", 1.0),
 }
@@ -265,7 +265,7 @@ def _splits(differences: pd.Series, market: pd.Series) -> Splits:
     level = market.reindex(differences.index)
     thirds = [differences.iloc[rows] for rows in np.array_split(np.arange(len(differences)), 3)]
     parts = [*thirds, differences[level <= level.median()], differences[level > level.median()]]
-    return Splits(*(_difference(values, PERCENT) if len(values) else None for values in parts))
+    return Splits(*(_difference(values, VOLATILITY_PERCENT) if len(values) else None for values in parts))
 
 
 def _wide(rows: pd.DataFrame, column: str) -> pd.DataFrame:

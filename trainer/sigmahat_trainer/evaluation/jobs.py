@@ -54,7 +54,7 @@ class DesignJob(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What an evaluation found, one row as `evaluate.Evaluation` and `designs.evaluate_design` say."""
+    """What an evaluation found, one row as `rolling.Evaluation` and `designs.evaluate_design` say."""
 
     scores: pd.DataFrame
     heads: pd.DataFrame
@@ -99,8 +99,8 @@ def plan_jobs(paths: Sequence[Path], designs: Sequence[str], extent: Extent) -> 
 
 def run_jobs(
     jobs: Sequence[PanelJob | DesignJob], sources: Sources, extent: Extent, *, processes: int, console: Console
-) -> Rows:
-    """Do all jobs, the large ones first.
+) -> Iterator[Rows]:
+    """Do all jobs, the large ones first; yields the rows of each as it ends.
 
     Raises
     ------
@@ -111,13 +111,11 @@ def run_jobs(
     """
     jobs = sorted(jobs, key=lambda job: -_cost(job))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    done: list[Rows] = []
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("cells", total=len(jobs))
         for rows in _results(jobs, sources, extent, processes):
-            done.append(rows)
+            yield rows
             progress.advance(task)
-    return Rows(*(_sorted(pd.concat(frames, ignore_index=True)) for frames in zip(*done, strict=True)))
 
 
 @cache
@@ -125,9 +123,10 @@ def _panel(path: Path) -> ReturnPanel:
     return load_panel(path)
 
 
-def save_rows(rows: Rows, folder: Path) -> None:
-    """Write a Parquet file a table, none for an empty one."""
-    for name, table in rows._asdict().items():
+def save_rows(done: Sequence[Rows], folder: Path) -> None:
+    """Write a Parquet file a table, of all that `run_jobs` yielded; none for an empty one."""
+    for name, tables in zip(Rows._fields, zip(*done, strict=True), strict=True):
+        table = _sorted(pd.concat(tables, ignore_index=True))
         if not table.empty:
             table.to_parquet(folder / f"{name}.parquet", index=False, compression="zstd")
 

@@ -21,7 +21,7 @@ from sigmahat_trainer.baselines.closed_form import BASELINES, Baseline
 from sigmahat_trainer.baselines.dcc import dcc_nl
 from sigmahat_trainer.baselines.learned import LearnedBaselines, load_learned
 from sigmahat_trainer.baselines.rienet import rienet
-from sigmahat_trainer.export.card import read_card
+from sigmahat_trainer.export.model_card import read_card
 
 SERVED = "sigmahat"
 """The ensemble as it is served; pipelines of training runs are named for their folders."""

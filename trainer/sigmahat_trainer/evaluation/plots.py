@@ -16,14 +16,12 @@ from scipy.stats import norm
 from sigmahat_kernels.parameters import REGIMES, TARGETS
 from sigmahat_trainer.evaluation.calibration import reliability
 from sigmahat_trainer.evaluation.designs import INDEPENDENT
-from sigmahat_trainer.evaluation.results import REFERENCES, SHOWN, Figures, shape_name
+from sigmahat_trainer.evaluation.results import REFERENCE, SHOWN, Figures, shape_name
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-REFERENCE = REFERENCES[0]
 
 COLOURS = {name: f"C{k}" for k, name in enumerate(SHOWN)} | {"tilted_constants": "gold", REFERENCE: "black"}
 """Pipelines take those that are left."""

@@ -18,6 +18,7 @@ LINE = 500
 """Characters that a line of a file of figures may have: a method of a cell, in most cases."""
 
 REFERENCES = ("qis_correlation", "learned_constants", "tilted_constants", "rienet")
+REFERENCE = REFERENCES[0]
 """The first is what every method is compared with, all are what a pipeline is, as far as they were evaluated."""
 
 SHOWN = (
@@ -375,7 +376,8 @@ def from_json(kind: Any, value: Any) -> Any:
     """
     if get_origin(kind) is UnionType:  # of a type and None
         (kind,) = (one for one in get_args(kind) if one is not NoneType)
-        return None if value is None else from_json(kind, value)
+        # A field that is None is not written, so the null of a number is NaN here too.
+        return None if value is None and kind is not float else from_json(kind, value)
     if kind is float:
         return math.nan if value is None else float(value)
     if get_origin(kind) is dict:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from sigmahat_trainer.evaluation.results import (
+    REFERENCE,
     REFERENCES,
     CellDifference,
     Difference,
@@ -19,7 +20,6 @@ from sigmahat_trainer.evaluation.results import (
     shape_name,
 )
 
-REFERENCE = REFERENCES[0]
 BORDER = 3
 """Characters between two columns of a table."""
 

@@ -13,14 +13,10 @@ import onnxruntime
 import torch
 
 from sigmahat_kernels.combine import combine
+from sigmahat_kernels.members import MEAN_LIMIT, P99_LIMIT
 from sigmahat_kernels.parameters import split_parameters
 from sigmahat_trainer.export.onnx import INPUT, OUTPUT
 from sigmahat_trainer.model.network import CLIP, FORMS, MemberNetwork
-
-MEAN_LIMIT = 0.01
-P99_LIMIT = 0.03
-"""What int8 may change in an answer, in its unit, on average and in its worst hundredth; a maximum would measure single
-flips."""
 
 Difference = dict[str, dict[str, float]]
 """Of each group of outputs, the "mean" and the 99 % quantile "p99" of an absolute difference."""

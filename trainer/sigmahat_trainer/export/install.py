@@ -15,7 +15,6 @@ import torch
 from sigmahat_kernels.features import FEATURE_NAMES
 from sigmahat_kernels.manifest import read_verified, write_manifest
 from sigmahat_kernels.members import MEMBER_FILES, MemberError
-from sigmahat_trainer.export.card import describe, write_card
 from sigmahat_trainer.export.gate import (
     Difference,
     check_int8_difference,
@@ -23,6 +22,7 @@ from sigmahat_trainer.export.gate import (
     int8_difference,
     intensity_difference,
 )
+from sigmahat_trainer.export.model_card import describe, write_card
 from sigmahat_trainer.export.onnx import export_onnx
 from sigmahat_trainer.export.quantize import quantize
 from sigmahat_trainer.model.member_file import checkpoints, load_member

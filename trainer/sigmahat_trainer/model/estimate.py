@@ -32,7 +32,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(inputs: EstimateInputs, heads: Parameters) -> Estimate:
-    """What `sigmahat_kernels.covariance.assemble` computes for these heads, differentiable."""
+    """What `sigmahat_kernels.covariance.estimate_covariance` computes for these heads, differentiable."""
     log_volatility = blend_log_volatility(inputs, heads)
     harmonic_mean = 1.0 / torch.exp(-2.0 * log_volatility).mean(dim=1)
     log_factor, share = heads.level.unbind(dim=1)

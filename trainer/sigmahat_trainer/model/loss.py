@@ -142,23 +142,8 @@ def member_losses(
     whole = estimate(inputs, heads)
     together = minimum_variance(whole, after.forward)
 
-    # Only the level learns to forecast: it leaves the minimum-variance portfolio as the decision wants it. That one is
-    # forecast too, because an estimate is most wrong about what was optimised on it.
-    levelled = Estimate(
-        whole.correlation.detach(),
-        whole.log_volatility.detach(),
-        whole.log_factor,
-        heads.level[:, 1] / torch.exp(-2.0 * whole.log_volatility.detach()).mean(dim=1),
-    )
-    portfolios = torch.cat([random_portfolios(*together.weights.shape), together.weights.detach()[:, None]], dim=1)
-    score = qlike(levelled, after.forward, portfolios).mean()
-
-    # Alone, only the head's own intensity learns: what it would use if it were the one target.
-    only = functional.one_hot(torch.tensor(target), len(TARGETS)).expand_as(heads.target_weights)
-    alone_heads = Parameters(*(values.detach() for values in heads))._replace(
-        target_weights=only, target_intensity=heads.target_intensity
-    )
-    alone = minimum_variance(estimate(inputs, alone_heads), after.forward)
+    score = _forecast_score(whole, heads, together.weights.detach(), after.forward)
+    alone = minimum_variance(estimate(inputs, _alone(heads, target)), after.forward)
     as_good = (alone.log_realised <= together.log_realised).float().detach()
     confidence = functional.binary_cross_entropy(heads.target_confidence[:, target], as_good)
 
@@ -177,6 +162,30 @@ def member_losses(
     total = decision + qlike_weight * score + auxiliary_weight * auxiliary + residual_weight * residual
     return Losses(
         total, decision, score, alone_loss, confidence, condition.mean(), expected_error.mean(), regime, residual
+    )
+
+
+def _forecast_score(whole: Estimate, heads: Parameters, weights: Tensor, forward: Tensor) -> Tensor:
+    """QLIKE of random portfolios and of the minimum-variance one, whose weights are given.
+
+    Only the level learns by it: it leaves the minimum-variance portfolio as the decision wants it. That one is forecast
+    too, because an estimate is most wrong about what was optimised on it.
+    """
+    levelled = Estimate(
+        whole.correlation.detach(),
+        whole.log_volatility.detach(),
+        whole.log_factor,
+        heads.level[:, 1] / torch.exp(-2.0 * whole.log_volatility.detach()).mean(dim=1),
+    )
+    portfolios = torch.cat([random_portfolios(*weights.shape), weights[:, None]], dim=1)
+    return qlike(levelled, forward, portfolios).mean()
+
+
+def _alone(heads: Parameters, target: int) -> Parameters:
+    """With one target only. Its own intensity alone learns: what it would use if it were the one target."""
+    only = functional.one_hot(torch.tensor(target), len(TARGETS)).expand_as(heads.target_weights)
+    return Parameters(*(values.detach() for values in heads))._replace(
+        target_weights=only, target_intensity=heads.target_intensity
     )
 
 

@@ -174,7 +174,7 @@ class MemberNetwork(nn.Module):
             *(ResidualBlock(config.residual_units) for _ in range(config.residual_blocks))
         )
         self.heads = nn.ModuleDict(
-            {name: Head(config, len(columns)) for name, columns in HEAD_COLUMNS.items() if name != "regime"}
+            {name: HeadLayers(config, len(columns)) for name, columns in HEAD_COLUMNS.items() if name != "regime"}
         )
         columns = [column for name in [*self.heads, "regime"] for column in HEAD_COLUMNS[name]]
         # Derived from the layout: the position of each column of PARAMETERS among the heads' outputs, set side by side.
@@ -195,7 +195,10 @@ class MemberNetwork(nn.Module):
 
     def output_layers(self) -> dict[str, nn.Linear]:
         """The last layer of each head, which gives the logits."""
-        return {**{name: cast(Head, head).output for name, head in self.heads.items()}, "regime": self.attention.regime}
+        return {
+            **{name: cast(HeadLayers, head).output for name, head in self.heads.items()},
+            "regime": self.attention.regime,
+        }
 
     @torch.no_grad()
     def initialise_outputs(
@@ -276,7 +279,7 @@ class ResidualBlock(nn.Module):
         return nn.functional.elu(x + self.norm_2(self.dense_2(inner)))
 
 
-class Head(nn.Module):
+class HeadLayers(nn.Module):
     """Dense + ELU layers of shrinking size, then the logits."""
 
     def __init__(self, config: NetworkConfig, n_outputs: int) -> None:

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import optuna
@@ -63,9 +63,9 @@ def search(
     vary: Sequence[Vary] | None = None,
     console: Console,
 ) -> dict[str, Any]:
-    """Train one member after another, each with other settings, on the same windows; go on where a search was cut off.
+    """Train one member after another, each with other settings, on the same samples; go on where a search was cut off.
 
-    What is minimised is the decision loss on the validation windows after the last epoch, averaged over panels. The
+    What is minimised is the decision loss on the validation samples after the last epoch, averaged over panels. The
     first trial is `config` itself, if the space contains it. With one process the search is reproducible: one that was
     killed and called again proposes what it would have proposed.
 
@@ -84,7 +84,7 @@ def search(
     processes : int
         Trials side by side.
     vary : sequence of Vary, optional
-        Default `search_space.SEARCHED`.
+        Default `space.SEARCHED`.
     console : Console
         Shows the progress.
 
@@ -96,7 +96,7 @@ def search(
     Raises
     ------
     ValueError
-        If `folder` holds a search with other settings, another space or other windows; or one that is still running.
+        If `folder` holds a search with other settings, another space or other samples; or one that is still running.
     """
     started = time.monotonic()
     space = search_space() if vary is None else search_space(vary)
@@ -106,23 +106,19 @@ def search(
         study = _open_study(folder, _identity(config, space, sets))
         constants = _constants(study, sets, config, console)
         under_way = _Trials(study, space, config, dataset, constants, console)
-        with under_way.progress:
-            try:
+        with under_way:
+            under_way.show_done(trials)
+            while True:
+                late = timeout_s is not None and time.monotonic() - started > timeout_s
+                wanted = 0 if late else trials - len(finished_trials(study)) - len(under_way.running)
+                if wanted > 0 and len(under_way.running) < processes:
+                    under_way.start(parallel=processes > 1)
+                elif under_way.running:
+                    under_way.answer()
+                else:
+                    break
+                _write_result(folder, _result(study, space, config))
                 under_way.show_done(trials)
-                while True:
-                    late = timeout_s is not None and time.monotonic() - started > timeout_s
-                    wanted = 0 if late else trials - len(finished_trials(study)) - len(under_way.running)
-                    if wanted > 0 and len(under_way.running) < processes:
-                        under_way.start(parallel=processes > 1)
-                    elif under_way.running:
-                        under_way.answer()
-                    else:
-                        break
-                    _write_result(folder, _result(study, space, config))
-                    under_way.show_done(trials)
-            finally:
-                for running in under_way.running.values():
-                    running.process.terminate()
         result = _result(study, space, config)
         _write_result(folder, result)
         draw_search(result, folder)
@@ -145,7 +141,10 @@ class _Pruned(Exception):
 
 
 class _Trials:
-    """The trials under way, one process each; only this side knows of the study."""
+    """The trials under way, one process each; only this side knows of the study.
+
+    Those that still run at the end of the block are stopped.
+    """
 
     def __init__(
         self,
@@ -167,6 +166,15 @@ class _Trials:
             console=console,
         )
         self.all = self.progress.add_task("trials", loss="")
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for running in self.running.values():
+            running.process.terminate()
+        self.progress.stop()
 
     def start(self, *, parallel: bool) -> None:
         """Draw settings and train with them; settings that are no configuration are a failed trial."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from sigmahat_trainer.processes import end_with_parent
 
 PATIENCE = timedelta(days=1)
-"""How long a process waits for the others: the first draws the windows meanwhile. torchrun ends a group that broke."""
+"""How long a process waits for the others: the first draws the samples meanwhile. torchrun ends a group that broke."""
 
 
 @contextmanager

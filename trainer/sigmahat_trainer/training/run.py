@@ -92,12 +92,7 @@ def train_ensemble(
     started, source = time.time(), provenance()  # of what starts, whatever is changed meanwhile
     torch.set_num_threads(1)  # threads inside small matrices cost more than the matrices
     wanted = _wanted_samples(panels, config, train_until, validate_until)
-    run = {
-        "config": asdict(config),
-        "torch": torch.__version__,
-        "code": code_digest("sigmahat_trainer.training.member", "sigmahat_trainer.training.constants"),
-        **{name: describe_samples(used, **settings) for name, (used, settings) in wanted.items()},
-    }
+    run = _identity(config, wanted)
     if finished := _finished(folder, run):
         console.print(f"{folder} holds this run already, finished: nothing to do")
         return finished
@@ -137,6 +132,16 @@ def _wanted_samples(
     settings = drawing_settings(config, train_until=train_until, validation_samples=VALIDATION_SAMPLES)
     last_days = {"training": train_until, "validation": validate_until}
     return {name: ([panel.between(None, last_days[name]) for panel in panels], settings[name]) for name in settings}
+
+
+def _identity(config: TrainConfig, samples: Mapping[str, tuple[list[ReturnPanel], dict[str, Any]]]) -> dict[str, Any]:
+    """What must be the same for a run to go on: its settings, its samples, and the code that trains."""
+    return {
+        "config": asdict(config),
+        "torch": torch.__version__,
+        "code": code_digest("sigmahat_trainer.training.member", "sigmahat_trainer.training.constants"),
+        **{name: describe_samples(used, **settings) for name, (used, settings) in samples.items()},
+    }
 
 
 def _finished(folder: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -81,7 +81,7 @@ def test_codes_become_classes(code: str, message: str, expected: type[Exception]
 
 def test_what_the_server_refuses_is_an_invalid_request(monkeypatch: pytest.MonkeyPatch):
     """Were the client's limit above the server's, the server's own words would come back."""
-    monkeypatch.setattr("sigmahat_client.encoding.MAX_ASSETS", 2000)
+    monkeypatch.setattr("sigmahat_client.intake.universes.MAX_ASSETS", 2000)
     with (
         fake_server() as server,
         ShrinkageClient(server.url) as client,

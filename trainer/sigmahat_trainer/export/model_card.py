@@ -12,9 +12,9 @@ import jinja2
 import numpy as np
 
 from sigmahat_kernels.features import FEATURE_NAMES
-from sigmahat_kernels.members import MEMBER_FILES
+from sigmahat_kernels.members import MEAN_LIMIT, MEMBER_FILES, P99_LIMIT
 from sigmahat_trainer.data.dataset import SIZES, WINDOW_LENGTHS
-from sigmahat_trainer.export.gate import MEAN_LIMIT, P99_LIMIT, Difference
+from sigmahat_trainer.export.gate import Difference
 from sigmahat_trainer.model.network import CLIP
 
 CARD, READABLE_CARD = "model_card.json", "MODEL_CARD.md"

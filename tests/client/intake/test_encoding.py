@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from sigmahat_client import InvalidRequest
-from sigmahat_client.encoding import CHUNK_COST, chunk_tensors, chunks, encode, shared_tensors
+from sigmahat_client.intake import chunk_tensors, chunks, encode, shared_tensors
+from sigmahat_client.intake.job import CHUNK_COST
 from sigmahat_kernels.cost import MAX_COST, RunningCost
 from sigmahat_kernels.request import MAX_UNIVERSES, read_request
 
@@ -47,9 +48,9 @@ def test_frame_gives_labels_and_dates():
     assert job.names == ("one", "two", "three")
     assert job.assets == (("CCC", "AAA"), ("DDD",), ("BBB", "AAA", "CCC"))
     assert job.labelled
-    assert job.dates is not None
+    assert job.rows.days is not None
     # 2020-01-01 is day 18262 since 1970-01-01; a Wednesday, so three weekdays before the first weekend.
-    np.testing.assert_array_equal(job.dates[:4], [18262, 18263, 18264, 18267])
+    np.testing.assert_array_equal(job.rows.days[:4], [18262, 18263, 18264, 18267])
 
 
 def test_assets_label_the_columns_of_an_array():
@@ -78,20 +79,20 @@ def test_nullable_columns_are_missing_returns():
     ids=["days", "strings", "dates", "nanoseconds", "zone", "timestamps"],
 )
 def test_dates_are_days_since_1970(dates: Any):
-    encoded = encode(panel(3), dates=dates).dates
+    encoded = encode(panel(3), dates=dates).rows.days
     assert encoded is not None
     assert encoded.dtype == np.int32
     np.testing.assert_array_equal(encoded, [18262, 18263, 18266])
 
 
 def test_dates_before_1970_round_down():
-    encoded = encode(panel(2), dates=np.array(["1969-12-30T18:00", "1969-12-31T18:00"], "datetime64[h]")).dates
+    encoded = encode(panel(2), dates=np.array(["1969-12-30T18:00", "1969-12-31T18:00"], "datetime64[h]")).rows.days
     assert encoded is not None
     np.testing.assert_array_equal(encoded, [-2, -1])
 
 
 def test_index_that_is_no_dates_gives_none():
-    assert encode(frame().reset_index(drop=True)).dates is None
+    assert encode(frame().reset_index(drop=True)).rows.days is None
 
 
 def test_unknown_label_becomes_a_column_that_does_not_exist():
@@ -237,7 +238,7 @@ def with_column(value: Any) -> pd.DataFrame:
     [
         (lambda: encode(np.zeros(5)), r"shape \(rows, assets\), got \(5,\)"),
         (lambda: encode(np.zeros((5, 2), int)), "floating point .* got int64"),
-        (lambda: encode(np.array([["a", "b"]], object)), "floating point .* got object"),
+        (lambda: encode(np.array([["a", "b"]], object)), r"floating point, got 'a' in cell \(0, 0\)"),
         (lambda: encode(np.zeros((5, 2), complex)), "floating point .* got complex"),
         (lambda: encode([[0.1, 0.2], [0.3]]), "returns must be an array"),
         (lambda: encode(np.zeros((0, 3))), r"empty: shape \(0, 3\)"),
@@ -262,16 +263,25 @@ def with_column(value: Any) -> pd.DataFrame:
         (lambda: encode(panel(), windows=[[0, 2**31]]), "windows .* fit in 32 bits"),
         (lambda: encode(panel(), market=np.zeros(30)), r"market must have shape \(30, 1 to 4\), got \(30,\)"),
         (lambda: encode(panel(), market=np.zeros((29, 2))), r"market must have shape \(30, 1 to 4\)"),
-        (lambda: encode(panel(), market=np.zeros((30, 2), int)), "market must be floating point, got int64"),
+        (
+            lambda: encode(panel(), market=np.zeros((30, 2), int)),
+            r"market must be floating point \(0.01 is 1 %\), got int64",
+        ),
         (lambda: encode(panel(), market=pd.DataFrame({"VIX": np.zeros(30)})), r"among \('vix', .* got \['VIX'\]"),
         (lambda: encode(frame(), market=pd.DataFrame({"vix": np.zeros(30)})), "same index"),
-        (lambda: encode(panel(2), dates=[18263, 18262]), "strictly increasing days, got 18262 after 18263"),
-        (lambda: encode(frame().iloc[::-1]), "strictly increasing days, got 2020-02-10 after 2020-02-11"),
-        (lambda: encode(panel(2), dates=["2020-01-01", None]), "dates, or whole days .* got object"),
-        (lambda: encode(panel(2), dates=np.array(["2020-01-01", "NaT"], "datetime64[D]")), "got NaT"),
+        (
+            lambda: encode(panel(2), dates=[18263, 18262]),
+            r"strictly increase, got 2020-01-01 in row 1 after 2020-01-02 in row 0 \(1 such rows\)",
+        ),
+        (lambda: encode(frame().iloc[::-1]), "strictly increase, got 2020-02-10 in row 1 after 2020-02-11 in row 0"),
+        (lambda: encode(panel(2), dates=["2020-01-01", None]), "dates must be days such as .* got None in row 1"),
+        (
+            lambda: encode(panel(2), dates=np.array(["2020-01-01", "NaT"], "datetime64[D]")),
+            "known for every row, got none in row 1",
+        ),
         (lambda: encode(panel(2), dates=[pd.Timestamp("2020-01-01"), pd.NaT]), "dates must be days such as"),
         (lambda: encode(panel(2), dates=["01/02/2020", "01/03/2020"]), "dates must be days such as 2019-01-31"),
-        (lambda: encode(panel(2), dates=[1.0, 2.0]), "dates, or whole days .* got float64"),
+        (lambda: encode(panel(2), dates=[1.0, 2.0]), "or whole days since 1970-01-01, got float64"),
         (lambda: encode(panel(2), dates=[1, 2, 3]), r"dates must have shape \(2,\), got \(3,\)"),
         (lambda: encode(frame(), blocks={"AAA": "tech"}), r"\['BBB', 'CCC', 'DDD'\] have none"),
         (lambda: encode(frame(), [["AAA"]], blocks={"AAA": np.nan}), r"\['AAA'\] have none"),
@@ -295,14 +305,14 @@ def test_timestamps_with_a_time_zone_stand_for_the_exchange_s_day():
     index = pd.date_range("2020-01-01 20:00", periods=30, tz="America/New_York")
     days = np.arange(18262, 18292)
     for dates in (index, list(index)):
-        np.testing.assert_array_equal(encode(np.zeros((30, 2)), dates=dates).dates, days)
+        np.testing.assert_array_equal(encode(np.zeros((30, 2)), dates=dates).rows.days, days)
 
 
 def test_an_intraday_index_is_not_sent_as_dates():
     hours = pd.date_range("2020-01-01", periods=30, freq="h")
-    assert encode(pd.DataFrame(np.zeros((30, 2)), index=hours)).dates is None
+    assert encode(pd.DataFrame(np.zeros((30, 2)), index=hours)).rows.days is None
     days = pd.date_range("2020-01-01 09:00", periods=30)
-    assert encode(pd.DataFrame(np.zeros((30, 2)), index=days)).dates.tolist()[0] == 18262
+    assert encode(pd.DataFrame(np.zeros((30, 2)), index=days)).rows.days.tolist()[0] == 18262
 
 
 def test_requests_are_cut_by_cost_too() -> None:

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write the Grafana dashboard, which is in the chart: python deploy/monitoring/make_dashboard.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+DASHBOARD = Path(__file__).parents[1] / "helm" / "sigmahat" / "monitoring" / "dashboard.json"
+
+_OF = '{job="sigmahat", namespace=~"$namespace", %s}'
+_UPSTREAM = '{job="sigmahat-envoy", envoy_cluster_name="servers"}'
+_ENSEMBLES, _STEPS = 'model=~"shrinkage|covariance"', 'model!~"shrinkage|covariance"'
+
+
+class Panel(NamedTuple):
+    """One picture: PromQL expressions and their legends."""
+
+    title: str
+    unit: str
+    queries: dict[str, str]  # legend -> expression
+
+
+def _rate(metric: str, by: str, which: str) -> str:
+    return f"sum by ({by}) (rate({metric}{_OF % which}[$__rate_interval]))"
+
+
+def _ratio(numerator: str, denominator: str, by: str, which: str) -> str:
+    return f"{_rate(numerator, by, which)} / {_rate(denominator, by, which)}"
+
+
+def _step(part: str) -> str:
+    return _ratio(f"nv_inference_{part}_duration_us", "nv_inference_request_success", "model", _STEPS)
+
+
+ROWS = {
+    "Objectives": [
+        Panel("Answers a second", "reqps", {"{{model}}": _rate("nv_inference_request_success", "model", _ENSEMBLES)}),
+        Panel(
+            "Failures a second, by reason",
+            "reqps",
+            {"{{model}} {{reason}}": _rate("nv_inference_request_failure", "model, reason", _ENSEMBLES)},
+        ),
+        Panel(
+            "Mean time of an answer",
+            "µs",
+            {
+                "{{model}}": _ratio(
+                    "nv_inference_request_duration_us", "nv_inference_request_success", "model", _ENSEMBLES
+                )
+            },
+        ),
+    ],
+    "Steps": [
+        Panel("Waiting", "µs", {"{{model}}": _step("queue")}),
+        Panel("Computing", "µs", {"{{model}}": _step("compute_infer")}),
+        Panel(
+            "Copying in and out",
+            "µs",
+            {"{{model}} in": _step("compute_input"), "{{model}} out": _step("compute_output")},
+        ),
+        Panel(
+            "Requests in queues",
+            "short",
+            {"{{model}}": f"sum by (model) (nv_inference_pending_request_count{_OF % _STEPS})"},
+        ),
+        Panel(
+            "Requests an execution",
+            "short",
+            {"{{model}}": _ratio("nv_inference_count", "nv_inference_exec_count", "model", _STEPS)},
+        ),
+    ],
+    "Servers": [
+        Panel("Up", "short", {"{{instance}}": 'up{job="sigmahat", namespace=~"$namespace"}'}),
+        Panel(
+            "Share of requests",
+            "reqps",
+            {"{{instance}}": _rate("nv_inference_request_success", "instance", _ENSEMBLES)},
+        ),
+        Panel(
+            "CPU and memory in use",
+            "percentunit",
+            {
+                "{{instance}} CPU": 'nv_cpu_utilization{job="sigmahat", namespace=~"$namespace"}',
+                "{{instance}} memory": 'nv_cpu_memory_used_bytes{job="sigmahat", namespace=~"$namespace"} / '
+                'nv_cpu_memory_total_bytes{job="sigmahat", namespace=~"$namespace"}',
+            },
+        ),
+    ],
+    "Envoy": [
+        Panel(
+            "Requests and retries",
+            "reqps",
+            {
+                "requests": f"sum(rate(envoy_cluster_upstream_rq_total{_UPSTREAM}[$__rate_interval]))",
+                "retries": f"sum(rate(envoy_cluster_upstream_rq_retry{_UPSTREAM}[$__rate_interval]))",
+            },
+        ),
+        Panel(
+            "99 % of answers within",
+            "ms",
+            {
+                "{{instance}}": "histogram_quantile(0.99, sum by (le, instance) "
+                f"(rate(envoy_cluster_upstream_rq_time_bucket{_UPSTREAM}[$__rate_interval])))"
+            },
+        ),
+        Panel(
+            "Healthy servers",
+            "short",
+            {"{{instance}}": f"envoy_cluster_membership_healthy{_UPSTREAM}"},
+        ),
+    ],
+    "GPU": [
+        Panel("Utilisation", "percent", {"{{exported_pod}}": 'DCGM_FI_DEV_GPU_UTIL{exported_pod=~".*sigmahat.*"}'}),
+        Panel("Memory", "decmbytes", {"{{exported_pod}}": 'DCGM_FI_DEV_FB_USED{exported_pod=~".*sigmahat.*"}'}),
+        Panel("Power", "watt", {"{{exported_pod}}": 'DCGM_FI_DEV_POWER_USAGE{exported_pod=~".*sigmahat.*"}'}),
+    ],
+}
+
+_SOURCE = {"type": "prometheus", "uid": "${source}"}
+_WIDTH, _HEIGHT = 8, 7
+
+
+def dashboard() -> dict[str, Any]:
+    """The dashboard as Grafana imports it."""
+    panels: list[dict[str, Any]] = []
+    y = 0
+    for title, row in ROWS.items():
+        panels.append({"type": "row", "title": title, "gridPos": {"x": 0, "y": y, "w": 24, "h": 1}, "panels": []})
+        y += 1
+        for i, panel in enumerate(row):
+            at = {"x": i % 3 * _WIDTH, "y": y + i // 3 * _HEIGHT, "w": _WIDTH, "h": _HEIGHT}
+            panels.append(_panel(panel, at))
+        y += -(-len(row) // 3) * _HEIGHT
+    for number, entry in enumerate(panels, 1):
+        entry["id"] = number
+    return {
+        "title": "sigmahat",
+        "uid": "sigmahat",
+        "schemaVersion": 39,
+        "editable": True,
+        "time": {"from": "now-1h", "to": "now"},
+        "refresh": "30s",
+        "templating": {
+            "list": [
+                {"name": "source", "type": "datasource", "query": "prometheus", "label": "Prometheus"},
+                {
+                    "name": "namespace",
+                    "type": "query",
+                    "datasource": _SOURCE,
+                    "query": 'label_values(up{job="sigmahat"}, namespace)',
+                    "includeAll": True,
+                    "allValue": ".*",
+                    "multi": True,
+                    "refresh": 2,
+                },
+            ]
+        },
+        "panels": panels,
+    }
+
+
+def _panel(panel: Panel, at: dict[str, int]) -> dict[str, Any]:
+    return {
+        "type": "timeseries",
+        "title": panel.title,
+        "datasource": _SOURCE,
+        "gridPos": at,
+        "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0}, "overrides": []},
+        "targets": [
+            {"refId": chr(ord("A") + i), "datasource": _SOURCE, "expr": expression, "legendFormat": legend}
+            for i, (legend, expression) in enumerate(panel.queries.items())
+        ],
+    }
+
+
+def text() -> str:
+    """Its JSON."""
+    return json.dumps(dashboard(), indent=1, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    DASHBOARD.write_text(text())

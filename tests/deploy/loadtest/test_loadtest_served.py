@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole load test, small, of the real server by the real perf_analyzer."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from sigmahat_deploy.loadtest import binary
+from sigmahat_deploy.loadtest.command import loadtest
+from sigmahat_deploy.loadtest.errors import LoadTestError
+
+pytestmark = pytest.mark.server
+
+RETURNS = Path(__file__).parents[3] / "benchmarks" / "data" / "us_sp500_2016_2019.npz"
+
+
+@pytest.fixture(scope="module")
+def perf_analyzer() -> binary.PerfAnalyzer:
+    try:
+        return binary.find()
+    except LoadTestError as error:
+        pytest.skip(str(error))
+
+
+def test_a_small_run(served: str, perf_analyzer: binary.PerfAnalyzer, tmp_path: Path) -> None:
+    arguments = ["--url", served, "--returns", str(RETURNS), "--out", str(tmp_path)]
+    arguments += ["--requests", "4", "--assets", "5", "20", "--universes", "1", "4", "--seconds", "1.5"]
+    arguments += ["--in-flight", "1", "--poisson", "0.2", "--open-loop", "0.2", "--objective-ms", "60000"]
+    arguments += ["--perf-analyzer", str(perf_analyzer.binary), "--no-process-pool"]
+    result = CliRunner().invoke(loadtest, arguments)
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith("capacity at p99 <= 60000 ms: ")
+
+    test = json.loads((tmp_path / "loadtest.json").read_text())
+    assert [(level["tool"], level["load"]) for level in test["levels"]] == [
+        ("perf_analyzer", "closed"),
+        ("perf_analyzer", "poisson"),
+        ("open loop", "poisson"),
+    ]
+    assert test["status"].keys() == {"GOOD"}
+    mean = test["status"]["GOOD"] / 8  # universes of a request; each of the 4 was asked for 2 models
+    for level in test["levels"]:
+        assert {latency["model"] for latency in level["latencies"]} == {"shrinkage", "covariance"}
+        rate = sum(latency["requests_per_s"] for latency in level["latencies"])
+        assert level["universes_per_s"] / rate == pytest.approx(mean, rel=0.5)
+        assert {step["step"] for step in level["steps"]} >= {"features", "member_1", "combine", "assemble"}
+        assert (level["refused"], level["failed"], level["problem"]) == (0, 0, "")
+    assert test["servers"][0]["instances"]["features"] >= 1
+    assert len(list(csv.DictReader((tmp_path / "loadtest.csv").read_text().splitlines()))) == 6
+
+    # The script for those who trust perf_analyzer alone writes the same reports again.
+    reports = set((tmp_path / "perf_analyzer").glob("*.csv"))
+    for written in reports:
+        written.unlink()
+    subprocess.run(["sh", str(tmp_path / "perf_analyzer" / "again.sh")], check=True, stdout=subprocess.DEVNULL)
+    assert set((tmp_path / "perf_analyzer").glob("*.csv")) == reports
+
+
+def test_a_server_that_is_not_there_is_one_line(perf_analyzer: binary.PerfAnalyzer, tmp_path: Path) -> None:
+    arguments = ["--url", "127.0.0.1:1", "--returns", str(RETURNS), "--out", str(tmp_path)]
+    result = CliRunner().invoke(loadtest, [*arguments, "--perf-analyzer", str(perf_analyzer.binary)])
+    assert result.exit_code == 1
+    (line,) = result.output.splitlines()
+    assert line.startswith("Error: 127.0.0.1:1 does not say what it serves: ")
+    assert line.endswith("start it with `sigmahat serve`, or name it with --url")
