@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,7 +66,7 @@ class SlicedModel(PythonModel):
         """Called by Triton once for each instance."""
         self._turns = Turns(available_threads())
         self._threads = ThreadPoolExecutor(MAX_QUEUED)
-        self._bytes = 0
+        self._bytes, self._bytes_lock = 0, Lock()
         super().initialize(args)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
@@ -100,7 +101,7 @@ class SlicedModel(PythonModel):
             deadline=time.monotonic() + (allowed_s or PATIENCE_S),
             caller=caller,
         )
-        self._bytes += nbytes
+        self._hold(nbytes)
         self._note_queue()
         names, sender = request.requested_output_names(), request.get_response_sender()
         self._threads.submit(self._finish, work, turn, allowed_s, names, sender, nbytes)
@@ -121,9 +122,13 @@ class SlicedModel(PythonModel):
             response = self._refuse("deadline", message, pb_utils.TritonError.UNAVAILABLE)
         except Exception as error:  # each becomes an answer
             response = self._failed(error)
-        self._bytes -= nbytes
+        self._hold(-nbytes)
         self._note_queue()
         sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def _hold(self, nbytes: int) -> None:
+        with self._bytes_lock:
+            self._bytes += nbytes
 
     def _note_queue(self) -> None:
         self.meters.set(QUEUED, len(self._turns), step=self.step)
