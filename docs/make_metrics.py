@@ -21,7 +21,7 @@ of `version`: sum over it.
 """
 OF_STEPS = """\
 They are custom metrics of Triton's Python backend, sent once a second; `step` is a model without its release, so a swap
-changes no label. A histogram is written as its counters (`_bucket` with `le`, `_sum`, `_count`): the own one of Triton takes
+changes no label. A histogram is written as its counters (`_bucket` with `le`, `_sum`, `_count`): that of Triton takes
 one value a call.
 """
 
