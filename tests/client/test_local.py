@@ -282,6 +282,13 @@ def test_every_door_refuses_what_the_client_refuses(local: ShrinkageClient, retu
         estimators()[0].fit(mixed)
 
 
+def test_intraday_returns_are_not_daily(local: ShrinkageClient, returns: pd.DataFrame):
+    sent = returns.set_axis(pd.date_range("2024-01-02 09:30", periods=len(returns), freq="5min"))
+    estimates = local.estimate(sent, {"one": list(sent)[:6], "bad": ["A1", "XX"]})
+    assert estimates.warnings == ({"UNUSUAL_SPACING": ()}, {})
+    assert local.estimate(returns, {"one": list(sent)[:6]}).warnings == ({},)
+
+
 @pytest.mark.parametrize(
     "spoil", [lambda column: column.where(column.index != column.index[7], 101.5), lambda c: 100 * c]
 )
