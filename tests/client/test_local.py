@@ -447,6 +447,17 @@ def test_all_unusable_assets_are_named_at_once(local: ShrinkageClient, returns: 
     assert pickle.loads(pickle.dumps(error)).refused == error.refused  # noqa: S301
 
 
+def test_an_asset_that_is_listed_twice_is_named_once(local: ShrinkageClient, returns: pd.DataFrame):
+    (error,) = local.estimate(returns, {"one": ["A0", "A1", "A0"]}).failures
+    assert str(error) == "universe 'one', asset 'A0': the asset is listed twice"
+
+
+def test_a_short_window_is_no_fault_of_its_assets(local: ShrinkageClient, returns: pd.DataFrame):
+    estimates = local.estimate(returns, {"one": ["A0", "A1"]}, windows={"one": (0, 10)}, on_bad_asset="drop")
+    assert estimates.status.tolist() == [Status.TOO_FEW_OBSERVATIONS]
+    assert (estimates.assets, estimates.dropped) == ((("A0", "A1"),), ((),))
+
+
 def test_skfolio_walks_forward(returns: pd.DataFrame):
     pytest.importorskip("skfolio")
     from skfolio.model_selection import WalkForward, cross_val_predict
