@@ -14,11 +14,11 @@ help: ## this list
 demo: $(VENV)/serve ## start the real Triton and estimate 2,000 universes; RETURNS=my.parquet takes your own panel
 	$(BIN)/python benchmarks/demo.py $(if $(RETURNS),--returns $(RETURNS))
 
-test: check test-deploy $(VENV)-numpy2/done ## checkers, then every test; then the array code once more on NumPy 2
-	$(BIN)/python -m pytest --ignore tests/cluster
+test: check $(VENV)-deploy/done $(VENV)-numpy2/done ## checkers, then every test; then the array code once more on NumPy 2
+	$(BIN)/python -m pytest -m "not live"
 	$(VENV)-numpy2/bin/python -m pytest tests/kernels tests/client
 
-test-deploy: $(VENV)/dev $(VENV)-deploy/done ## chart, images, alerts and dashboard, without a cluster; Envoy and Prometheus live
+test-deploy: $(VENV)/dev $(VENV)-deploy/done ## the chart and its kin alone, and live: an image, Envoy and Prometheus
 	$(BIN)/python -m pytest tests/cluster
 
 # One virtual environment a version, so that none overwrites another's: a CI job is one of these, `make test-3.12`.

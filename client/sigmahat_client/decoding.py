@@ -15,7 +15,7 @@ from sigmahat_client.intake.job import Job, chunk_tensors
 from sigmahat_client.intake.returns import refused_assets
 from sigmahat_kernels.parameters import PUBLISHED
 from sigmahat_kernels.request import PADDING, block_ids
-from sigmahat_kernels.status import WarningFlag
+from sigmahat_kernels.status import Status, WarningFlag
 
 _SHAPES: dict[str, tuple[int, ...]] = {
     **{name.upper(): head.shape for name, head in PUBLISHED.items()},
@@ -42,6 +42,8 @@ def decode(job: Job, chunk: slice, answer: Mapping[str, npt.NDArray[Any] | None]
     sent = chunk_tensors(job, chunk)
     n, width = sent["UNIVERSES"].shape
     fields = {name: np.array(_received(answer, name, (n, *shape))) for name, shape in _SHAPES.items()}
+    if job.rows.intraday:  # the server cannot know: no DATES are sent
+        fields["WARNINGS"][fields["STATUS"] == Status.GOOD] |= WarningFlag.UNUSUAL_SPACING
     block_intensity = _no_blocks(job, n)
     if job.blocks is not None:
         occurring = block_ids(sent["UNIVERSES"], sent["BLOCKS"])

@@ -107,6 +107,9 @@ def _records(text: str) -> tuple[list[Record], str]:
 
 def _split(records: list[Record]) -> tuple[list[Record], list[Record]]:
     """Header lines and rows of the table, without the lines before it; all of one width."""
+    for record in records[:_SNIFFED_LINES]:
+        if len(record.cells) > 2 and all(map(parse_time, record.cells[1:])):
+            raise UnreadableFile(f"line {record.line} holds dates: there should be one row a date: transpose the table")
     start = next((i for i, record in enumerate(records) if len(record.cells) > 1 and _is_data(record)), None)
     if start is None:
         raise UnreadableFile(f"the first column should hold dates such as 2019-01-31, got {_firsts(records)}")

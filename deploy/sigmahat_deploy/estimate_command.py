@@ -168,6 +168,8 @@ def _in_process(model_repository: Path, deadline_s: float) -> ShrinkageClient:
         return ShrinkageClient.local(model_repository, deadline_s=deadline_s)
     except ModuleNotFoundError as error:
         raise click.ClickException(f"--local needs {error.name}: pip install {error.name}") from error
+    except MemberError as error:
+        raise click.ClickException(f"{error}, or name their folder with --model-repository") from error
 
 
 @contextmanager

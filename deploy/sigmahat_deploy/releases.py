@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -111,20 +111,21 @@ class Releases:
                 deadline = time.monotonic() + _DRAIN_S
                 while control.unloading() and time.monotonic() < deadline:
                     time.sleep(0.05)
-            self._unload(replaced, old, control)
-            self._remove(replaced, old)
+            for model in replaced:  # in this order: Triton looks at all folders whenever one model is unloaded
+                self._unload([model], replaced, old, control)
+                self._remove([model], replaced, old)
 
     def _take_back(self, configs: _Configs, new: int, control: ModelControl) -> None:
         """Remove first, which makes room on a full disk; ensembles leave the new steps before those are unloaded."""
-        self._remove(configs, new)
+        self._remove(configs, configs, new)
         for model in _public(self._configs):
             self._write_config(model, self._configs[model], self.current)
             with suppress(ServerError):
                 control.load(model)
-        self._unload(configs, new, control)
+        self._unload(configs, configs, new, control)
 
-    def _unload(self, configs: _Configs, release: int, control: ModelControl) -> None:
-        for model in set(configs) - set(_public(configs)):
+    def _unload(self, models: Iterable[str], configs: _Configs, release: int, control: ModelControl) -> None:
+        for model in sorted(set(models) - set(_public(configs))):
             with suppress(ServerError):  # never loaded, or Triton is gone
                 control.unload(_step_name(model, release))
 
@@ -139,8 +140,8 @@ class Releases:
             self._write_config(target.parent.name, config, release)
         write_manifest(self.folder, sorted(self.folder.rglob("*.onnx")))
 
-    def _remove(self, configs: _Configs, release: int) -> None:
-        for model in configs:
+    def _remove(self, models: Iterable[str], configs: _Configs, release: int) -> None:
+        for model in models:
             version = self._version(configs, model, release)
             shutil.rmtree(version if model in _public(configs) else version.parent, ignore_errors=True)
 

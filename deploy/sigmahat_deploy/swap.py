@@ -17,8 +17,8 @@ from sigmahat_deploy.server import LocalServer, close_shared_memory
 _SETTLES_S = 15.0
 """Triton lets the processes that it has replaced end in their own time."""
 
-_GIVES_UP_S = 15.0
-"""Triton notices within seconds that a process has ended which it waits for."""
+_GIVES_UP_S = 60.0
+"""Triton notices that a process has ended which it waits for, after up to half a minute where it had hung on import."""
 
 
 class Log(Protocol):

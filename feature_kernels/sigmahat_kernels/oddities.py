@@ -27,7 +27,7 @@ _MOVED = 2.0
 """Standard deviations: on the day of a crash most assets move more than this."""
 
 _STANDS_STILL = 0.01
-"""Share of its volatility: an asset that moves less over the rows in common with another is not compared."""
+"""Share of its volatility: an asset that moves less over the rows that it shares with another is not compared."""
 
 
 class Warnings(NamedTuple):

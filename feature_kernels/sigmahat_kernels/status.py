@@ -72,7 +72,7 @@ UNDATED_ROW_DAYS = 7.0
 
 LEVEL_AUTOCORRELATION = 0.95
 """Values of one sign whose lag-one autocorrelation about zero is above this are levels: they move by less than a third
-of their size from row to row. Real returns are below 0.5."""
+of their size from row to row. Real returns change their sign, and only a few short histories of them come above 0.8."""
 
 MAX_INTEREST = 0.25
 """Such values are interest, not levels, if they stand still in most rows and accrue to less than this a year."""

@@ -282,6 +282,13 @@ def test_every_door_refuses_what_the_client_refuses(local: ShrinkageClient, retu
         estimators()[0].fit(mixed)
 
 
+def test_intraday_returns_are_not_daily(local: ShrinkageClient, returns: pd.DataFrame):
+    sent = returns.set_axis(pd.date_range("2024-01-02 09:30", periods=len(returns), freq="5min"))
+    estimates = local.estimate(sent, {"one": list(sent)[:6], "bad": ["A1", "XX"]})
+    assert estimates.warnings == ({"UNUSUAL_SPACING": ()}, {})
+    assert local.estimate(returns, {"one": list(sent)[:6]}).warnings == ({},)
+
+
 @pytest.mark.parametrize(
     "spoil", [lambda column: column.where(column.index != column.index[7], 101.5), lambda c: 100 * c]
 )
@@ -438,6 +445,17 @@ def test_all_unusable_assets_are_named_at_once(local: ShrinkageClient, returns: 
     assert error.asset == "YY"
     assert "'A7' (IMPOSSIBLE_RETURN, -3 in row 4 (2020-01-07); 1 of 120 rows)" in str(error)
     assert pickle.loads(pickle.dumps(error)).refused == error.refused  # noqa: S301
+
+
+def test_an_asset_that_is_listed_twice_is_named_once(local: ShrinkageClient, returns: pd.DataFrame):
+    (error,) = local.estimate(returns, {"one": ["A0", "A1", "A0"]}).failures
+    assert str(error) == "universe 'one', asset 'A0': the asset is listed twice"
+
+
+def test_a_short_window_is_no_fault_of_its_assets(local: ShrinkageClient, returns: pd.DataFrame):
+    estimates = local.estimate(returns, {"one": ["A0", "A1"]}, windows={"one": (0, 10)}, on_bad_asset="drop")
+    assert estimates.status.tolist() == [Status.TOO_FEW_OBSERVATIONS]
+    assert (estimates.assets, estimates.dropped) == ((("A0", "A1"),), ((),))
 
 
 def test_skfolio_walks_forward(returns: pd.DataFrame):

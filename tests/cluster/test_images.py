@@ -91,6 +91,7 @@ def container(cpu_image: str) -> Iterator[str]:
     run(*BUILDAH, "rm", name)
 
 
+@pytest.mark.live
 @pytest.mark.server
 @pytest.mark.timeout(600)
 def test_the_cpu_image_gives_the_golden_answer(container: str) -> None:

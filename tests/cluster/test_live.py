@@ -30,7 +30,7 @@ from sigmahat_client import ShrinkageClient, Tls
 from sigmahat_deploy.probe import probe_shrinkage
 from sigmahat_deploy.server import LocalServer, local_server
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.live, pytest.mark.server, pytest.mark.timeout(240)]
 
 OTHERS = ("DCGM_",)
 """Beginnings of the metrics of programs that are not here."""

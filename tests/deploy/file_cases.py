@@ -187,6 +187,12 @@ FILES = [
         table(header=""),
         None,
     ),
+    FileCase(
+        "assets in rows and dates in columns",
+        "refused: `line 1 holds dates: there should be one row a date: transpose the table`",
+        "\n".join(map(",".join, zip(*(line.split(",") for line in PLAIN.splitlines()), strict=True))),
+        None,
+    ),
     FileCase("headers of field and ticker, one field", "read, the tickers are the names", table(header=FIELD), PANEL),
     FileCase(
         "headers of field and ticker, several fields",

@@ -217,6 +217,16 @@ def test_what_is_read_is_not_written_over(folder: Path, server: FakeServer, opti
     assert json.loads((folder / "universes.json").read_text()) == universes
 
 
+def test_local_says_how_to_name_the_members(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("onnxruntime", reason="needs sigmahat[local]")
+    monkeypatch.chdir(folder)
+    result = CliRunner().invoke(main, ["estimate", "returns.npz", "--local", "--out", "out.csv"])
+    assert result.exit_code == 1
+    assert "no member at model_repository/member_1" in result.stderr
+    assert "or name their folder with --model-repository" in result.stderr
+    assert written(folder) == set()
+
+
 def test_returns_that_are_none_are_an_error(folder: Path, server: FakeServer):
     arrays = dict(np.load(folder / "returns.npz"))
     np.savez(folder / "returns.npz", **{**arrays, "tickers": np.array(["AAA", "BBB", "AAA", "DDD"])})

@@ -23,6 +23,7 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from sigmahat_client import AsyncShrinkageClient, Estimates, ShrinkageClient
+from sigmahat_client.shared_memory import key_headers
 
 pytestmark = pytest.mark.server
 
@@ -69,7 +70,7 @@ def assert_equal(actual: Estimates, expected: Estimates) -> None:
 
 def regions_of_this_process(url: str) -> list[str]:
     with triton.InferenceServerClient(url) as client:
-        regions = client.get_system_shared_memory_status(as_json=True).get("regions", {})
+        regions = client.get_system_shared_memory_status(headers=key_headers(url), as_json=True).get("regions", {})
     return [name for name in regions if name.startswith(f"sigmahat_client_{os.getpid()}_")]
 
 
@@ -108,7 +109,7 @@ def test_shared_memory_that_the_server_lost_is_made_anew(
         deadline = time.monotonic() + 10
         while regions_of_this_process(served):  # Triton refuses while it still holds the answer that it has sent
             with suppress(InferenceServerException):
-                other.unregister_system_shared_memory()
+                other.unregister_system_shared_memory(headers=key_headers(served))
             assert time.monotonic() < deadline
         assert_equal(client.estimate(panel, universes, covariance=True), expected)
         assert regions_of_this_process(served)

@@ -13,7 +13,7 @@ from sigmahat_client.intake.job import Job
 from sigmahat_kernels.request import PADDING
 from sigmahat_kernels.returns import Judged, explain_column, judge_columns, mean_row_days, universe_status
 from sigmahat_kernels.stale import without_stale
-from sigmahat_kernels.status import Status
+from sigmahat_kernels.status import MIN_OBSERVATIONS, Status
 
 
 def refused_assets(job: Job, u: int, status: int, asset: int) -> tuple[RefusedAsset, ...]:
@@ -35,7 +35,7 @@ def refused_assets(job: Job, u: int, status: int, asset: int) -> tuple[RefusedAs
     known = np.flatnonzero(codes == Status.GOOD)
     columns = np.arange(len(known))[None]
     codes[known] = universe_status(_judged(job, *_window(job, u), row[known]), columns, np.ones_like(columns, bool))[0]
-    first = int(np.flatnonzero(row == asset)[0])
+    first = int(np.flatnonzero(row == asset)[-1])  # one that is listed twice is in its place the first time
     codes[first] = status
     others = np.flatnonzero(codes != Status.GOOD).tolist()
     return tuple(_refused(job, u, i, int(codes[i])) for i in [first, *(i for i in others if i != first)])
@@ -97,7 +97,7 @@ def _window(job: Job, u: int) -> tuple[int, int]:
 
 def _judged(job: Job, start: int, stop: int, columns: np.ndarray) -> Judged:
     returns = job.panel[max(start, 0) : max(stop, 0)]
-    if len(returns) < 2 or not len(columns):  # the window itself is refused, or nothing is left to judge
+    if len(returns) < MIN_OBSERVATIONS or not len(columns):  # the window itself is refused, or nothing is left to judge
         return Judged(np.zeros(max(len(columns), 1), np.int32), np.zeros(max(len(columns), 1), bool))
     without, _ = without_stale(returns[:, columns])
     return judge_columns(without, _row_days(job, start, stop))

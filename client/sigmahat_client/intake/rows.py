@@ -41,6 +41,11 @@ class Rows(NamedTuple):
     days: np.ndarray | None  # (n_rows,) int32 since 1970-01-01, strictly increasing; None: no dates, or intraday
     times: np.ndarray | None  # (n_rows,) datetime64[us] as the exchange's clock shows them, to name rows by
 
+    @property
+    def intraday(self) -> bool:
+        """Whether rows are times within days."""
+        return self.days is None and self.times is not None
+
     def name(self, row: int) -> str:
         """A row as messages call it."""
         return f"row {row}" if self.times is None else f"row {row} ({_shown(self.times[row])})"

@@ -67,6 +67,10 @@ def read_universes(universes: Any, labels: Sequence[Hashable]) -> tuple[Names, n
         )
         entries = universe.tolist() if isinstance(universe, np.ndarray) else list(universe)
         _check_size(name, len(entries))
+        require(
+            not (entries and isinstance(entries[0], bool | np.bool_)),  # which would be columns 0 and 1
+            f"universe {name!r} must list its assets, got a mask of {len(entries)} booleans",
+        )
         try:
             row = [column_of.get(entry, PADDING) for entry in entries]
         except TypeError as error:

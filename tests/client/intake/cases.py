@@ -312,6 +312,11 @@ LABELS = [
         given(frame, universes=[TICKERS[:2]]),
     ),
     Case(
+        "a universe as a mask",
+        "refused: `universe 0 must list its assets, got a mask of 4 booleans`",
+        given(frame, universes=[[True, True, False, False]]),
+    ),
+    Case(
         "market with masked cells",
         "read, what is masked is missing",
         given(frame, market=np.ma.masked_equal(np.full((N_ROWS, 1), 20.0), 20.0)),
