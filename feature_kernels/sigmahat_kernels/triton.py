@@ -83,7 +83,7 @@ class PythonModel:
         """Called by Triton with the requests that it gathered; answers each, or gives each its own error."""
         with heartbeat.working():
             # What one request asks for, or misspells, is no matter of the others'.
-            if self._merges and len({request.parameters() for request in requests}) == 1:
+            if self._merges and len(set(map(_asked, requests))) == 1:
                 return self._respond(requests)
             answers = []
             for request in requests:
@@ -150,6 +150,12 @@ class PythonModel:
     def _write(self, names: Sequence[str], outputs: dict[str, Array]) -> Any:
         # Triton checks neither names nor types of what a Python model returns.
         return pb_utils.InferenceResponse([_tensor(name, outputs[name], self._outputs[name]) for name in names])
+
+
+def _asked(request: Any) -> str:
+    """What a request asks of this model: who asks is of no concern but to the queue."""
+    found = json.loads(request.parameters() or "{}")
+    return json.dumps({name: value for name, value in found.items() if name != "caller"}, sort_keys=True)
 
 
 def read_parameters(request: Any) -> dict[str, Any]:

@@ -174,6 +174,13 @@ def test_joined_requests_are_cut_apart_again(triton_module: ModuleType) -> None:
     assert [r.tensors[0].values.tolist() for r in responses] == [[2, 4], [6], [8, 10, 12]]
 
 
+def test_requests_of_several_callers_are_joined_too(triton_module: ModuleType) -> None:
+    doubler = model(triton_module, 64)
+    responses = doubler.execute([request(k, parameters=f'{{"caller": "{k}"}}') for k in (1, 2, 3)])
+    assert [r.tensors[0].values.tolist() for r in responses] == [[2], [4], [6]]
+    assert doubler.calls == [3]
+
+
 @pytest.mark.parametrize("max_batch_size", [0, 64])
 def test_what_one_request_asks_for_stays_with_it(triton_module: ModuleType, max_batch_size: int) -> None:
     doubler = model(triton_module, max_batch_size)
@@ -181,7 +188,7 @@ def test_what_one_request_asks_for_stays_with_it(triton_module: ModuleType, max_
     responses = doubler.execute([request(1, parameters=text) for text in parameters])
     assert [r.tensors and r.tensors[0].values.tolist() for r in responses] == [[3], [2], None, [2], None]
     assert [(r.error.code, r.error.message) for r in responses if r.error] == [
-        ("invalid", "the request has the parameters ['b', 'clasic'], which are none; there is classic"),
+        ("invalid", "the request has the parameters ['b', 'clasic'], which are none; there is caller, classic"),
         ("invalid", "the parameter classic must be a bool, got 1"),
     ]
 
@@ -336,4 +343,4 @@ def test_a_full_queue_refuses_and_says_when_to_try_again(sliced: Any, monkeypatc
 
 def test_a_caller_must_be_a_name(sliced: Any) -> None:
     (response,) = sliced.execute([request(1.0, parameters='{"caller": 5}')])
-    assert response.error.message == "the parameter caller must be a string, got 5"
+    assert response.error.message == "the parameter caller must be a str, got 5"

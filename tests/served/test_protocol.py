@@ -126,7 +126,7 @@ def post(running_server: Any, model: str = "covariance", method: str = "POST", *
             '"data":[0,0]',
         ),
         ({"outputs": [{"name": "COVARIANCE"}]}, 200, "NaN"),
-        ({"parameters": {"clasic": True}}, 400, "the parameters ['clasic'], which are none; there is classic"),
+        ({"parameters": {"clasic": True}}, 400, "the parameters ['clasic'], which are none; there is caller, classic"),
         ({"model": "shrinkage", "parameters": {"clasic": True}}, 400, "['clasic']"),
         ({"parameters": {"classic": 1}}, 400, "classic must be a bool, got 1"),
         ({"outputs": [{"name": "X"}]}, 400, "unexpected inference output 'X'"),
