@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which modules the doctests cannot import here."""
 
-# Imports the module that exists only inside Triton's Python processes; tests/kernels/test_triton.py stands in for it.
-collect_ignore = ["feature_kernels/sigmahat_kernels/triton.py"]
+# They import the module that exists only inside Triton's Python processes; tests/kernels/test_triton.py stands in
+# for it.
+collect_ignore = [f"feature_kernels/sigmahat_kernels/{name}.py" for name in ("sliced", "triton")]

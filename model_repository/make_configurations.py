@@ -75,8 +75,10 @@ ON_CPU = {"instance_group": [{"kind": "KIND_CPU", "count": 1}]}
 ON_GPU = {"instance_group": [{"kind": "KIND_GPU", "count": 1}]}
 # Inputs that are on the device already, in CUDA shared memory, stay there.
 PYTHON_ON_GPU = {**ON_GPU, "parameters": {"FORCE_CPU_ONLY_INPUT_TENSORS": {"string_value": "no"}}}
-# The one queue with a limit: what passes here finds room in the cheap steps behind it. A request waits here with all of
-# its bytes, up to 200 MB: the length of the queue times that is what callers can make the server hold.
+# On a GPU, the one queue with a limit: what passes here finds room in the cheap steps behind it. A request waits here
+# with all of its bytes, up to 200 MB: the length of the queue times that is what callers can make the server hold.
+# On a CPU the model takes every request at once and has the queue itself, see `sliced`. Triton's batcher would be in
+# the way: it counts a request as in execution until it is answered, and looks again only every 500 ms.
 BOUNDED_QUEUE = {
     "default_queue_policy": {
         "timeout_action": "REJECT",
@@ -105,6 +107,11 @@ def python_model(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor],
     }
 
 
+def unqueued(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The same without a queue of Triton's."""
+    return {name: value for name, value in model.items() if name != "dynamic_batching"}
+
+
 def zeros(given: Tensor, *dims: int) -> dict[str, Any]:
     """What a warm-up sends for a tensor."""
     return {"data_type": given["data_type"], "dims": dims, "zero_data": True}
@@ -130,7 +137,7 @@ def features() -> dict[str, dict[str, Any]]:
     model = python_model("features", REQUEST, (tensor("FEATURES", -1, N_FEATURES), *ROWS, *WARNINGS))
     model["dynamic_batching"] = BOUNDED_QUEUE
     on_gpu = {**model, **PYTHON_ON_GPU, "model_warmup": one_universe()}
-    return {CPU: {**model, **ON_CPU}, GPU: on_gpu, GPU_FUSED: on_gpu}
+    return {CPU: {**unqueued(model), **ON_CPU}, GPU: on_gpu, GPU_FUSED: on_gpu}
 
 
 def member(name: str) -> dict[str, dict[str, Any]]:
@@ -181,7 +188,7 @@ def assemble() -> dict[str, dict[str, Any]]:
         STATUS_INTERNAL=zeros(status, 1),
     )
     on_gpu = {**model, **PYTHON_ON_GPU, "model_warmup": warmup}
-    return {CPU: {**model, **ON_CPU}, GPU: on_gpu, GPU_FUSED: on_gpu}
+    return {CPU: {**unqueued(model), **ON_CPU}, GPU: on_gpu, GPU_FUSED: on_gpu}
 
 
 def step(model: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def test_third_party_imports(package: str) -> None:
 def test_the_client_reads_only_the_kernels_plain_part() -> None:
     plain = {
         f"sigmahat_kernels.{name}"
-        for name in ("asset_statistics", "parameters", "request", "returns", "stale", "status")
+        for name in ("asset_statistics", "cost", "parameters", "request", "returns", "stale", "status")
     }
     for path in files_of("sigmahat_client"):
         if path.name == "local.py":  # is the whole pipeline, and imported only by those who ask for it

@@ -54,6 +54,7 @@ def on_one_service(n_malformed: int, n_soak: int) -> list[Scenario]:
         Scenario("callers_killed", "callers.killed_callers"),
         Scenario("callers_that_stop_waiting", "callers.abandoned"),
         Scenario("queue_overflow", "callers.overflow"),
+        Scenario("fairness", "fairness.fairness"),
         Scenario("hot_swap", "releases.hot_swap", {"n_swaps": 3}, needs="onnx"),
         Scenario("drain", "releases.drain"),
     ]

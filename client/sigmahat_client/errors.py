@@ -130,7 +130,7 @@ class ServerError(SigmahatError):
 
 
 class RequestTooLarge(ServerError):
-    """A message or the server's memory had no room for one request.
+    """A message or the server's memory had no room for one request, or it costs more than the server's limit.
 
     The client splits it, so that a caller sees this of one universe only; the operator has to give more room.
     """
@@ -189,6 +189,9 @@ def error_from_grpc(code: str, message: str, url: str) -> Exception:
     """
     message = re.sub(r"^in ensemble '[^']*',\s*", "", message)
     match code.removeprefix("StatusCode."):
+        # Triton's Python models cannot answer with this code, so the word stands in the message.
+        case "INVALID_ARGUMENT" if message.startswith("RESOURCE_EXHAUSTED: "):
+            return RequestTooLarge(f"{url}: {message}")
         case "INVALID_ARGUMENT":
             return InvalidRequest(message)
         case "DEADLINE_EXCEEDED":

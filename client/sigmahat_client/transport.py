@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -67,6 +68,7 @@ class Connection:
         self.n_endpoints = len(self._endpoints)
         near = self.n_endpoints == 1 and is_loopback(self._endpoints[0].address)
         self.pool = Pool(self._register, self._unregister, usable=shared_memory and near)
+        self.caller = secrets.token_hex(8)  # a server that is fair to callers must tell them apart
         self._lock = threading.Lock()
         self._closing = False
 
@@ -162,7 +164,7 @@ class _Requests:
         self._model = model
         self._shared = _inputs(shared)
         self._outputs = {name: triton.InferRequestedOutput(name) for name in outputs}
-        self._parameters = dict(parameters)
+        self._parameters = {**parameters, "caller": connection.caller}
         self._headers = dict(headers)
         self._deadline = deadline
 

@@ -29,16 +29,19 @@ class Processes:
         self.look()
 
     def look(self) -> None:
-        """Find those that are new."""
-        known = {process.pid for process in self._running.values()}
+        """Find those that are new, and those that have become a Python model's since: a fork looks like Triton."""
+        known = {process.pid: file for file, process in self._running.items()}
         for stat in Path("/proc").glob("[0-9]*/stat"):
             pid = int(stat.parent.name)
             with suppress(FileNotFoundError, ProcessLookupError):
-                if pid in known or int(stat.read_text().rpartition(")")[2].split()[2]) != self._group:
+                if pid in known and self._running[known[pid]].program is not None:
+                    continue
+                if int(stat.read_text().rpartition(")")[2].split()[2]) != self._group:
                     continue
                 words = (stat.parent / "cmdline").read_bytes().decode(errors="replace").split("\0")
                 program = next((Path(word) for word in words if word.endswith("/model.py")), None)
-                self._running[os.pidfd_open(pid)] = Process(pid, program)
+                file = known[pid] if pid in known else os.pidfd_open(pid)
+                self._running[file] = Process(pid, program)
 
     def ended(self, timeout_s: float) -> list[Process]:
         """Wait for the end of any of them; return those that have ended, once."""

@@ -48,13 +48,17 @@ class Releases:
         self.current = 1
         self.coming: frozenset[Path] = frozenset()
         """Folders of the release that is being loaded, if one is."""
+        self._moving = False
         self._configs = _read_configs(source)
         self._swapping = threading.Lock()
         self._write(self._configs, self.current)
 
     def serving(self) -> frozenset[Path]:
-        """Folders of the current release: each model's, with its files."""
-        return self._folders(self._configs, self.current)
+        """Folders of the current release: each model's, with its files. None while Triton moves to another.
+
+        Triton ends the old steps by itself as soon as the last ensemble has left them.
+        """
+        return frozenset() if self._moving else self._folders(self._configs, self.current)
 
     def probed(self) -> list[str]:
         """Models to ask for a sign of life: together they have every step."""
@@ -99,14 +103,17 @@ class Releases:
             try:
                 self._write(configs, new)
                 for model in _public(configs):
+                    self._moving = model == _public(configs)[-1]
                     control.load(model, load_timeout_s)  # with the steps that it names
                 check()
             except BaseException:
                 self._take_back(configs, new, control)
+                self._moving = False
                 raise
             finally:
                 self.coming = frozenset()
             replaced, self._configs, self.current = self._configs, configs, new
+            self._moving = False
             with suppress(ServerError):  # of a Triton that has died: it is started again with the new release
                 deadline = time.monotonic() + _DRAIN_S
                 while control.unloading() and time.monotonic() < deadline:

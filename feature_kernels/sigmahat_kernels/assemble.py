@@ -17,7 +17,7 @@ from sigmahat_kernels.groups import (
     parts_of,
 )
 from sigmahat_kernels.panel import WINSOR_LIMIT
-from sigmahat_kernels.parallel import available_threads, for_each, for_each_group
+from sigmahat_kernels.parallel import Pause, available_threads, for_each, for_each_group, go_on
 from sigmahat_kernels.parameters import Parameters, intensity_of
 from sigmahat_kernels.request import MAX_COVARIANCE_CELLS, PADDING, Request, block_ids
 from sigmahat_kernels.scratch import Scratch
@@ -34,6 +34,7 @@ def assemble(
     classic: bool = False,
     threads: int | None = None,
     kept: KeptMoments | None = None,
+    pause: Pause = go_on,
 ) -> np.ndarray:
     """Build the covariance matrix of every universe.
 
@@ -56,6 +57,8 @@ def assemble(
         Python threads; default one per available core.
     kept : KeptMoments, optional
         What `compute_features` kept of the same panel. Its returns are winsorised: not for `classic`.
+    pause : callable
+        Called between slices of a few universes; no number depends on it.
 
     Returns
     -------
@@ -73,9 +76,10 @@ def assemble(
         parameters = classic_parameters(parameters)
 
     def fill_group(group: WindowGroup, threads: int) -> None:
+        pause()
         group, moments = _moments_of(request, group, classic, kept)
         for_each(
-            lambda part: _fill_part(covariance, request, part, moments, parameters, intensity),
+            lambda part: _fill_part(covariance, request, part, moments, parameters, intensity, pause),
             parts_of(request, group),
             threads,
         )
@@ -121,12 +125,14 @@ def _fill_part(
     moments: WindowMoments,
     parameters: Parameters,
     intensity: np.ndarray,
+    pause: Pause,
 ) -> None:
     """Estimate the universes of a part of a window, in place, a stack of one size at a time."""
     xp = array_namespace(moments.slow)
     scratch = Scratch(xp)
     incomplete = moments.incomplete.columns if moments.incomplete is not None else None
     for chunk in chunks_by_size(request, part, incomplete):
+        pause()
         universes = part.universes[chunk]
         index = gather_index(request, part, chunk)
         size = index.shape[1]

@@ -23,7 +23,7 @@ from sigmahat_kernels.market import MARKET, market_features
 from sigmahat_kernels.missing import MISSING
 from sigmahat_kernels.oddities import Warnings, flag_assets, flag_universes
 from sigmahat_kernels.pairs import PairStatistics
-from sigmahat_kernels.parallel import available_threads, for_each, for_each_group
+from sigmahat_kernels.parallel import Pause, available_threads, for_each, for_each_group, go_on
 from sigmahat_kernels.regime import REGIME, SPREADS, asset_series, market_series, regime_features
 from sigmahat_kernels.request import Request, check_universes
 from sigmahat_kernels.scratch import Scratch
@@ -51,7 +51,12 @@ class FeatureTable(NamedTuple):
 
 
 def compute_features(
-    request: Request, *, threads: int | None = None, solver: str | None = None, kept: KeptMoments | None = None
+    request: Request,
+    *,
+    threads: int | None = None,
+    solver: str | None = None,
+    kept: KeptMoments | None = None,
+    pause: Pause = go_on,
 ) -> FeatureTable:
     """Compute all features of all universes; one that cannot be read gets a status, its neighbours their answers.
 
@@ -67,6 +72,8 @@ def compute_features(
         One of `solvers.SOLVERS`, who computes the spectra; default the best that there is for where the panel lies.
     kept : KeptMoments, optional
         Takes what `assemble.assemble` needs of each window, so that it does not compute it once more.
+    pause : callable
+        Called between slices of a few universes; no number depends on it.
 
     Raises
     ------
@@ -80,7 +87,9 @@ def compute_features(
     warnings = Warnings(np.zeros(len(status), np.int32), np.zeros(request.universes.shape, np.int32))
     table = FeatureTable(features, status, status_asset, warnings, ())
     groups = list(group_by_window(request, np.flatnonzero(status == Status.GOOD)))
-    for_each_group(lambda group, threads: _fill_group(table, request, group, chosen, kept, threads), groups, threads)
+    for_each_group(
+        lambda group, threads: _fill_group(table, request, group, chosen, kept, pause, threads), groups, threads
+    )
     good = np.flatnonzero(status == Status.GOOD)
     own = flag_universes(request._replace(universes=request.universes[good], windows=request.windows[good]))
     warnings.of_universe[good] = own | np.bitwise_or.reduce(warnings.of_asset[good], axis=1)
@@ -121,9 +130,11 @@ def _fill_group(
     group: WindowGroup,
     solver: Solver,
     kept: KeptMoments | None,
+    pause: Pause,
     threads: int,
 ) -> None:
     """Compute the features of the universes of one window, in place; keep what their matrices will need."""
+    pause()
     usable = refuse_columns(request, group, table.status, table.status_asset)
     group = usable.group
     if not len(group.universes):
@@ -139,7 +150,7 @@ def _fill_group(
     of_window = {**season_features(request.dates, group.stop), **market_features(request.market, group.stop)}
 
     def fill_part(part: WindowGroup) -> None:
-        values = _measure_part(request, part, summands, solver)
+        values = _measure_part(request, part, summands, solver, pause)
         of_universe = to_numpy(array_namespace(request.panel).stack(list(values.values()), axis=1))
         table.features[part.universes[:, None], [_COLUMN[name] for name in values]] = of_universe
         for name, value in of_window.items():
@@ -148,7 +159,9 @@ def _fill_group(
     for_each(fill_part, parts_of(request, group), threads)
 
 
-def _measure_part(request: Request, part: WindowGroup, summands: _Summands, solver: Solver) -> dict[str, Array]:
+def _measure_part(
+    request: Request, part: WindowGroup, summands: _Summands, solver: Solver, pause: Pause = go_on
+) -> dict[str, Array]:
     """All features that depend on the universe's returns: name -> (n,)."""
     xp = array_namespace(summands.factor)
     membership = membership_of(request, part)
@@ -164,7 +177,7 @@ def _measure_part(request: Request, part: WindowGroup, summands: _Summands, solv
     own = averages.pop("fourth_moment") * n_assets
     sampling_noise = n_effective * ((series.slow_norm**2).sum(axis=0) - own)
 
-    eigenvalues, pairs = _solve_part(request, part, summands, solver)
+    eigenvalues, pairs = _solve_part(request, part, summands, solver, pause)
     return {
         **spectrum_features(eigenvalues, n_assets, summands.n_obs, n_effective),
         **correlation_features(pairs, n_assets, sampling_noise, n_effective),
@@ -175,7 +188,7 @@ def _measure_part(request: Request, part: WindowGroup, summands: _Summands, solv
 
 
 def _solve_part(
-    request: Request, part: WindowGroup, summands: _Summands, solver: Solver
+    request: Request, part: WindowGroup, summands: _Summands, solver: Solver, pause: Pause
 ) -> tuple[Array, PairStatistics]:
     """Eigenvalues, zeros in front, and pair statistics, row sums with zeros behind, of a part's universes."""
     xp = array_namespace(summands.factor)
@@ -186,6 +199,7 @@ def _solve_part(
     eigenvalues = xp.zeros((len(part.universes), width))
     collected: dict[str, Array] = {}
     for chunk, index in zip(chunks, indices, strict=True):
+        pause()
         where = xp.asarray(chunk)
         n_assets = index.shape[1]
         values, pairs = solver.measure(summands.products, summands.factor, index, scratch)

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
 FOLDER = "SIGMAHAT_HEARTBEATS"
@@ -20,6 +21,7 @@ _BEATS, _WORKING = 0, 1
 _NBYTES = 16
 
 _own: list[memoryview] = []
+_lock = Lock()
 
 
 class Sign(NamedTuple):
@@ -47,16 +49,20 @@ def beat() -> None:
 
 @contextmanager
 def working() -> Iterator[None]:
-    """Say that there is work, inside the block."""
-    for words in _own:
-        words[_WORKING] = 1
+    """Say that there is work, inside the block; blocks of several threads may overlap."""
+    _count(1)
     beat()
     try:
         yield
     finally:
         beat()
+        _count(-1)
+
+
+def _count(change: int) -> None:
+    with _lock:
         for words in _own:
-            words[_WORKING] = 0
+            words[_WORKING] += change
 
 
 def read(folder: Path) -> dict[str, list[Sign]]:

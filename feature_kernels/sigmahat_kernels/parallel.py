@@ -15,6 +15,13 @@ from sigmahat_kernels import heartbeat
 
 T = TypeVar("T")
 
+Pause = Callable[[], None]
+"""Called between slices of work, by every thread that computes: it may wait for others, or raise to stop the work."""
+
+
+def go_on() -> None:
+    """Make no pause: what is alone in its process waits for nobody."""
+
 
 def available_threads() -> int:
     """Cores that this process may use; all of the machine where the system (macOS, Windows) does not say."""

@@ -14,6 +14,7 @@ from sigmahat_kernels.combine import Combined, combine
 from sigmahat_kernels.features import FeatureTable, compute_features
 from sigmahat_kernels.members import MEMBER_FILES, Member, member_folders
 from sigmahat_kernels.oddities import Warnings
+from sigmahat_kernels.parallel import Pause, go_on
 from sigmahat_kernels.parameters import split_parameters
 from sigmahat_kernels.request import Request, with_blocks
 from sigmahat_kernels.shared_window import KeptMoments
@@ -72,13 +73,13 @@ class Pipeline:
 
 
 def features_and_status(
-    request: Request, kept: KeptMoments | None = None
+    request: Request, kept: KeptMoments | None = None, *, pause: Pause = go_on
 ) -> tuple[FeatureTable, np.ndarray, np.ndarray]:
     """Features of all universes and their blocks, with status and offending asset as arrays (universes, 1 + blocks).
 
     Warnings are those of the universes: a block is smaller, but nobody asked for it alone.
     """
-    table = compute_features(with_blocks(request), kept=kept)
+    table = compute_features(with_blocks(request), kept=kept, pause=pause)
     n_universes = len(request.universes)
     own = slice(None, None, len(table.status) // n_universes)
     warnings = Warnings(*(flags[own] for flags in table.warnings))

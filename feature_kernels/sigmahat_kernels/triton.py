@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +16,12 @@ import triton_python_backend_utils as pb_utils
 
 from sigmahat_kernels import heartbeat
 from sigmahat_kernels.backend import Array, array_namespace, to_numpy
+from sigmahat_kernels.cost import CostTooHigh
+from sigmahat_kernels.metrics import REFUSED, REQUESTS, SECONDS, Meters, triton_sender
 from sigmahat_kernels.scratch import keep_freed_memory
 from sigmahat_kernels.status import InvalidRequest
 
-PARAMETERS: dict[str, type] = {"classic": bool}
+PARAMETERS: dict[str, type] = {"caller": str, "classic": bool}
 """What a request may ask for beside its tensors, name to type. Every model of an ensemble gets them all; those that
 Triton takes for itself (timeout, priority, sequence_*, binary data of HTTP) arrive at none."""
 
@@ -70,6 +74,8 @@ class PythonModel:
         self._outputs = {
             tensor["name"]: pb_utils.triton_string_to_numpy(tensor["data_type"]) for tensor in config["output"]
         }
+        self.step = re.sub(r"-r\d+$", "", self.name)  # the same in every release
+        self.meters = Meters(triton_sender(pb_utils))
         self.load(Path(args["model_repository"]) / args["model_version"])
         heartbeat.start(self.name)
 
@@ -77,7 +83,7 @@ class PythonModel:
         """Called by Triton with the requests that it gathered; answers each, or gives each its own error."""
         with heartbeat.working():
             # What one request asks for, or misspells, is no matter of the others'.
-            if self._merges and len({request.parameters() for request in requests}) == 1:
+            if self._merges and len(set(map(_asked, requests))) == 1:
                 return self._respond(requests)
             answers = []
             for request in requests:
@@ -85,30 +91,53 @@ class PythonModel:
                 self.progress()
             return answers
 
+    def finalize(self) -> None:
+        """Called by Triton before the instance ends."""
+        self.meters.close()
+
     def _respond(self, requests: Sequence[Any]) -> list[Any]:
         if all(request.is_cancelled() for request in requests):
             return [_failure("cancelled", pb_utils.TritonError.CANCELLED)] * len(requests)
+        begin = time.monotonic()
         try:
-            parameters = _parameters(requests[0])
+            parameters = read_parameters(requests[0])
             tensors = [self._read(request) for request in requests]
             lengths = [len(next(iter(t.values()))) for t in tensors]
             joined = tensors[0]
             if len(tensors) > 1:
                 joined = {name: np.concatenate([t[name] for t in tensors]) for name in tensors[0]}
             outputs = self.answer(joined, parameters)
+            self._count(begin, len(requests))
             if len(requests) == 1:
-                return [self._write(requests[0], outputs)]
+                return [self._write(requests[0].requested_output_names(), outputs)]
             cuts = np.cumsum(lengths)[:-1]
             pieces = {name: np.split(value, cuts) for name, value in outputs.items()}
             return [
-                self._write(request, {name: pieces[name][i] for name in pieces}) for i, request in enumerate(requests)
+                self._write(request.requested_output_names(), {name: pieces[name][i] for name in pieces})
+                for i, request in enumerate(requests)
             ]
-        except InvalidRequest as error:
-            return [_failure(str(error), pb_utils.TritonError.INVALID_ARG)] * len(requests)
-        except Exception:  # whatever it is, the caller gets a short message and the log the rest
-            pb_utils.Logger.log_error(f"{self.name}: {traceback.format_exc()}")
-            message = f"internal error in model '{self.name}'; the server's log has the details"
-            return [_failure(message, pb_utils.TritonError.INTERNAL)] * len(requests)
+        except Exception as error:  # each becomes an answer
+            return [self._failed(error)] * len(requests)
+
+    def _count(self, begin: float, n_requests: int = 1) -> None:
+        self.meters.add(SECONDS, time.monotonic() - begin, step=self.step)
+        self.meters.add(REQUESTS, n_requests, step=self.step)
+
+    def _refuse(self, reason: str, message: str, code: Any) -> Any:
+        self.meters.add(REFUSED, step=self.step, reason=reason)
+        return _failure(message, code)
+
+    def _failed(self, error: Exception) -> Any:
+        """The answer to a request whose computation raised; to be called where the exception is handled."""
+        if isinstance(error, InvalidRequest):
+            return self._refuse("invalid", str(error), pb_utils.TritonError.INVALID_ARG)
+        if isinstance(error, CostTooHigh):
+            # The Python backend has no code for it: the word stands in the message, where clients look for it.
+            return self._refuse("limit", f"RESOURCE_EXHAUSTED: {error}", pb_utils.TritonError.INVALID_ARG)
+        # Whatever it is, the caller gets a short message and the log the rest.
+        pb_utils.Logger.log_error(f"{self.name}: {traceback.format_exc()}")
+        message = f"internal error in model '{self.name}'; the server's log has the details"
+        return _failure(message, pb_utils.TritonError.INTERNAL)
 
     def _read(self, request: Any) -> dict[str, Array]:
         found = {name: pb_utils.get_input_tensor_by_name(request, name) for name in self._required}
@@ -118,14 +147,25 @@ class PythonModel:
             raise InvalidRequest(f"the request has no {' and no '.join(missing)}")
         return {name: _array(tensor) for name, tensor in found.items() if tensor is not None}
 
-    def _write(self, request: Any, outputs: dict[str, Array]) -> Any:
+    def _write(self, names: Sequence[str], outputs: dict[str, Array]) -> Any:
         # Triton checks neither names nor types of what a Python model returns.
-        return pb_utils.InferenceResponse(
-            [_tensor(name, outputs[name], self._outputs[name]) for name in request.requested_output_names()]
-        )
+        return pb_utils.InferenceResponse([_tensor(name, outputs[name], self._outputs[name]) for name in names])
 
 
-def _parameters(request: Any) -> dict[str, Any]:
+def _asked(request: Any) -> str:
+    """What a request asks of this model: who asks is of no concern but to the queue."""
+    found = json.loads(request.parameters() or "{}")
+    return json.dumps({name: value for name, value in found.items() if name != "caller"}, sort_keys=True)
+
+
+def read_parameters(request: Any) -> dict[str, Any]:
+    """Parameters of a request, by name.
+
+    Raises
+    ------
+    InvalidRequest
+        If one is not in `PARAMETERS`, or of another type than there.
+    """
     found: dict[str, Any] = json.loads(request.parameters() or "{}")
     unknown = sorted(found.keys() - PARAMETERS.keys())
     if unknown:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -66,6 +67,7 @@ def test_parameters_need_no_matrices(client: ShrinkageClient, server: FakeServer
     (request,) = server.received
     assert request.model == "shrinkage"
     assert 59e6 < request.parameters.pop("timeout") < 60e6  # microseconds, so that it does not outlive the caller
+    assert re.fullmatch("[0-9a-f]{16}", request.parameters.pop("caller"))
     assert request.parameters == {}
     assert request.tensors.keys() == {"PANEL", "UNIVERSES", "DATES"}
     assert sorted(request.outputs) == sorted([*HEADS, *BESIDE])

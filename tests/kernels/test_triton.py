@@ -7,12 +7,15 @@ import importlib
 import json
 import sys
 from collections.abc import Iterator
+from queue import SimpleQueue
+from threading import Event
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from sigmahat_kernels.cost import CostTooHigh
 from sigmahat_kernels.status import InvalidRequest
 
 
@@ -44,8 +47,11 @@ class FakeTensor:
 
 
 class FakeRequest:
-    def __init__(self, *, cancelled: bool = False, parameters: str = "", **tensors: np.ndarray) -> None:
-        self.tensors, self.cancelled, self.text = tensors, cancelled, parameters
+    def __init__(
+        self, *, cancelled: bool = False, parameters: str = "", timeout_us: int = 0, **tensors: np.ndarray
+    ) -> None:
+        self.tensors, self.cancelled, self.text, self.timeout_us = tensors, cancelled, parameters, timeout_us
+        self.sent: SimpleQueue[Any] = SimpleQueue()
 
     def is_cancelled(self) -> bool:
         return self.cancelled
@@ -53,16 +59,32 @@ class FakeRequest:
     def parameters(self) -> str:
         return self.text
 
+    def timeout(self) -> int:
+        return self.timeout_us
+
+    def get_response_sender(self) -> SimpleNamespace:
+        return SimpleNamespace(send=lambda response, flags: self.sent.put(response))
+
     def requested_output_names(self) -> list[str]:
         return ["DOUBLED"]
 
 
 class FakeError(Exception):
-    INVALID_ARG, INTERNAL, CANCELLED = "invalid", "internal", "cancelled"
+    INVALID_ARG, INTERNAL, CANCELLED, UNAVAILABLE = "invalid", "internal", "cancelled", "unavailable"
 
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
         self.message, self.code = message, code
+
+
+class FakeFamily:
+    COUNTER, GAUGE = "counter", "gauge"
+
+    def __init__(self, name: str, description: str, kind: str) -> None:
+        self.name = name
+
+    def Metric(self, labels: dict[str, str]) -> SimpleNamespace:  # noqa: N802 - Triton's name
+        return SimpleNamespace(increment=lambda value: None, set=lambda value: None)
 
 
 @pytest.fixture
@@ -79,6 +101,8 @@ def triton_module(monkeypatch: pytest.MonkeyPatch, logged: list[str]) -> Iterato
         "TritonModelException": RuntimeError,
         "InferenceResponse": lambda tensors=None, error=None: SimpleNamespace(tensors=tensors, error=error),
         "Logger": SimpleNamespace(log_error=logged.append),
+        "MetricFamily": FakeFamily,
+        "TRITONSERVER_RESPONSE_COMPLETE_FINAL": 1,
         "get_input_tensor_by_name": lambda request, name: (
             FakeTensor(name, request.tensors[name]) if name in request.tensors else None
         ),
@@ -87,9 +111,12 @@ def triton_module(monkeypatch: pytest.MonkeyPatch, logged: list[str]) -> Iterato
     for name, value in names.items():
         setattr(fake, name, value)
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake)
-    monkeypatch.delitem(sys.modules, "sigmahat_kernels.triton", raising=False)
+    names_of_modules = ("sigmahat_kernels.triton", "sigmahat_kernels.sliced")
+    for module in names_of_modules:
+        monkeypatch.delitem(sys.modules, module, raising=False)
     yield importlib.import_module("sigmahat_kernels.triton")
-    sys.modules.pop("sigmahat_kernels.triton", None)
+    for module in names_of_modules:
+        sys.modules.pop(module, None)
 
 
 def model(module: ModuleType, max_batch_size: int) -> Any:
@@ -147,6 +174,13 @@ def test_joined_requests_are_cut_apart_again(triton_module: ModuleType) -> None:
     assert [r.tensors[0].values.tolist() for r in responses] == [[2, 4], [6], [8, 10, 12]]
 
 
+def test_requests_of_several_callers_are_joined_too(triton_module: ModuleType) -> None:
+    doubler = model(triton_module, 64)
+    responses = doubler.execute([request(k, parameters=f'{{"caller": "{k}"}}') for k in (1, 2, 3)])
+    assert [r.tensors[0].values.tolist() for r in responses] == [[2], [4], [6]]
+    assert doubler.calls == [3]
+
+
 @pytest.mark.parametrize("max_batch_size", [0, 64])
 def test_what_one_request_asks_for_stays_with_it(triton_module: ModuleType, max_batch_size: int) -> None:
     doubler = model(triton_module, max_batch_size)
@@ -154,7 +188,7 @@ def test_what_one_request_asks_for_stays_with_it(triton_module: ModuleType, max_
     responses = doubler.execute([request(1, parameters=text) for text in parameters])
     assert [r.tensors and r.tensors[0].values.tolist() for r in responses] == [[3], [2], None, [2], None]
     assert [(r.error.code, r.error.message) for r in responses if r.error] == [
-        ("invalid", "the request has the parameters ['b', 'clasic'], which are none; there is classic"),
+        ("invalid", "the request has the parameters ['b', 'clasic'], which are none; there is caller, classic"),
         ("invalid", "the parameter classic must be a bool, got 1"),
     ]
 
@@ -226,3 +260,87 @@ def test_only_panel_and_features_go_to_the_device(triton_module: ModuleType, cup
 def test_a_request_without_a_required_tensor_is_the_callers_error(triton_module: ModuleType) -> None:
     (response,) = model(triton_module, 0).execute([FakeRequest(EXTRA=np.ones(2))])
     assert (response.error.code, response.error.message) == ("invalid", "the request has no VALUES")
+
+
+@pytest.fixture
+def sliced(triton_module: ModuleType) -> Iterator[Any]:
+    """A model that computes one slice after another, each once `go` is set; it notes the order."""
+    module = importlib.import_module("sigmahat_kernels.sliced")
+
+    class Slices(module.SlicedModel):  # type: ignore[name-defined]
+        go, begun, order = Event(), Event(), []
+
+        def plan(self, tensors: dict[str, np.ndarray], parameters: dict[str, Any]) -> Any:
+            cost = float(tensors["VALUES"][0])
+            if cost > 1000:
+                raise CostTooHigh("too dear")
+
+            def answer(pause: Any) -> dict[str, np.ndarray]:
+                self.begun.set()
+                for _ in range(3):
+                    self.go.wait(60)
+                    pause()
+                    self.order.append(cost)
+                return {"DOUBLED": 2 * tensors["VALUES"]}
+
+            return module.Work(cost, 1000, answer)
+
+    made = Slices()
+    made.initialize(
+        {
+            "model_config": json.dumps(
+                {
+                    "name": "slices-r2",
+                    "max_batch_size": 0,
+                    "input": [{"name": "VALUES"}],
+                    "output": [{"name": "DOUBLED", "data_type": "TYPE_FP32"}],
+                }
+            ),
+            "model_repository": "/models/slices",
+            "model_version": "1",
+            "model_instance_kind": "CPU",
+        }
+    )
+    yield made
+    made.go.set()
+    made.finalize()
+
+
+def test_a_small_request_passes_a_large_one_that_has_begun(sliced: Any) -> None:
+    large, small = request(100.0), request(1.0)
+    assert sliced.execute([large]) == [None]
+    sliced.begun.wait(60)
+    assert sliced.execute([small]) == [None]
+    sliced.go.set()
+    assert small.sent.get(timeout=60).tensors[0].values.tolist() == [2]
+    assert large.sent.get(timeout=60).tensors[0].values.tolist() == [200]
+    assert sliced.order == [1, 1, 1, 100, 100, 100]
+    assert sliced.step == "slices"
+
+
+def test_work_that_is_overdue_stops_between_slices(sliced: Any) -> None:
+    late = request(100.0, timeout_us=1)
+    assert sliced.execute([late]) == [None]
+    sliced.go.set()
+    error = late.sent.get(timeout=60).error
+    assert (error.code, error.message) == ("unavailable", "Request timeout expired: not answered within 1e-06 s")
+    assert sliced.order == []
+
+
+def test_a_request_above_the_limit_is_refused_at_once(sliced: Any) -> None:
+    (response,) = sliced.execute([request(2000.0)])
+    assert (response.error.code, response.error.message) == ("invalid", "RESOURCE_EXHAUSTED: too dear")
+
+
+def test_a_full_queue_refuses_and_says_when_to_try_again(sliced: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sigmahat_kernels.sliced.MAX_QUEUED", 1)
+    monkeypatch.setattr("sigmahat_kernels.sliced.available_threads", lambda: 2)
+    assert sliced.execute([request(900.0)]) == [None]
+    (response,) = sliced.execute([request(1.0)])
+    assert response.error.code == "unavailable"
+    assert response.error.message == "Exceeds maximum queue size: 1 requests are here, try again in about 1 s"
+
+
+def test_a_caller_must_be_a_name(sliced: Any) -> None:
+    (response,) = sliced.execute([request(1.0, parameters='{"caller": 5}')])
+    assert response.error.message == "the parameter caller must be a str, got 5"

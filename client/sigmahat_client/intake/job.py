@@ -11,10 +11,14 @@ import numpy as np
 from sigmahat_client.errors import RefusedAsset
 from sigmahat_client.intake.rows import Rows
 from sigmahat_client.intake.universes import Names, Unknown
+from sigmahat_kernels.cost import RunningCost
 from sigmahat_kernels.request import MAX_UNIVERSES
 
 CHUNK_CELLS = 8_000_000
 """Covariance cells that one request asks for: 32 MB, whether the matrices are sent or only computed with."""
+
+CHUNK_COST = 10_000.0
+"""Milliseconds of one core that one request may cost, see `sigmahat_kernels.cost`: far from the server's limit."""
 
 
 class Job(NamedTuple):
@@ -48,18 +52,26 @@ class Job(NamedTuple):
 
 
 def chunks(job: Job, cells: int = CHUNK_CELLS) -> Iterator[slice]:
-    """Cut the universes, in order, into requests of at most `MAX_UNIVERSES` rows and about `cells` covariance cells.
+    """Cut the universes, in order, into requests of at most `MAX_UNIVERSES` rows, `CHUNK_COST`, and about `cells`
+    covariance cells.
 
     A request may always ask for as many cells as its panel has, so that a wide panel is not sent for a small answer.
     """
     cells = max(cells, job.panel.size)
     most = max(1, MAX_UNIVERSES // (1 + len(job.block_names)))
+    n_rows, n_columns = job.panel.shape
+    windows = np.array([[0, n_rows]]).repeat(len(job.sizes), axis=0) if job.windows is None else job.windows
+    bounds = list(map(tuple, np.clip(windows, 0, n_rows).tolist()))
+    running = RunningCost(n_columns, len(job.block_names))
     start = widest = 0
     for u, size in enumerate(job.sizes.tolist()):
         wider = max(widest, size)
-        if u > start and (u - start == most or (u - start + 1) * wider**2 > cells):
+        cost = running.add(size, bounds[u])
+        if u > start and (u - start == most or (u - start + 1) * wider**2 > cells or cost > CHUNK_COST):
             yield slice(start, u)
             start, wider = u, size
+            running = RunningCost(n_columns, len(job.block_names))
+            running.add(size, bounds[u])
         widest = wider
     yield slice(start, len(job.sizes))
 

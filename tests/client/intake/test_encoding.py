@@ -14,6 +14,8 @@ import pytest
 
 from sigmahat_client import InvalidRequest
 from sigmahat_client.intake import chunk_tensors, chunks, encode, shared_tensors
+from sigmahat_client.intake.job import CHUNK_COST
+from sigmahat_kernels.cost import MAX_COST, RunningCost
 from sigmahat_kernels.request import MAX_UNIVERSES, read_request
 
 TICKERS = ["AAA", "BBB", "CCC", "DDD"]
@@ -311,3 +313,16 @@ def test_an_intraday_index_is_not_sent_as_dates():
     assert encode(pd.DataFrame(np.zeros((30, 2)), index=hours)).rows.days is None
     days = pd.date_range("2020-01-01 09:00", periods=30)
     assert encode(pd.DataFrame(np.zeros((30, 2)), index=days)).rows.days.tolist()[0] == 18262
+
+
+def test_requests_are_cut_by_cost_too() -> None:
+    returns = np.zeros((1000, 1000), np.float32)
+    job = encode(returns, np.tile(np.arange(1000), (300, 1)), windows=np.tile([0, 1000], (300, 1)))
+    cut = list(chunks(job, cells=10**9))
+    costs = []
+    for chunk in cut:
+        running = RunningCost(1000)
+        costs.append([running.add(1000, (0, 1000)) for _ in range(chunk.start, chunk.stop)][-1])
+    assert len(cut) > 2
+    assert [chunk.start for chunk in cut[1:]] == [chunk.stop for chunk in cut[:-1]]
+    assert max(costs) <= CHUNK_COST < min(costs[:-1]) + 200.0 < MAX_COST
