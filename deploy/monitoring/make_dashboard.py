@@ -34,6 +34,14 @@ def _step(part: str) -> str:
     return _ratio(f"nv_inference_{part}_duration_us", "nv_inference_request_success", "model", _STEPS)
 
 
+def _engine(metric: str, by: str) -> str:
+    return f'sum by ({by}) (rate({metric}{{job="sigmahat", namespace=~"$namespace"}}[$__rate_interval]))'
+
+
+def _quantile(q: float, metric: str, by: str) -> str:
+    return f"histogram_quantile({q}, {_engine(metric, by)})"
+
+
 ROWS = {
     "Objectives": [
         Panel("Answers a second", "reqps", {"{{model}}": _rate("nv_inference_request_success", "model", _ENSEMBLES)}),
@@ -69,6 +77,29 @@ ROWS = {
             "Requests an execution",
             "short",
             {"{{model}}": _ratio("nv_inference_count", "nv_inference_exec_count", "model", _STEPS)},
+        ),
+    ],
+    "Estimates": [
+        Panel("Universes a second, by STATUS", "short", {"{{status}}": _engine("sigmahat_universes_total", "status")}),
+        Panel(
+            "Refusals a second, by reason",
+            "reqps",
+            {"{{step}} {{reason}}": _engine("sigmahat_requests_refused_total", "step, reason")},
+        ),
+        Panel(
+            "Cost that waits or is computed",
+            "ms",
+            {"{{instance}} {{step}}": 'sigmahat_queued_cost_ms{job="sigmahat", namespace=~"$namespace"}'},
+        ),
+        Panel(
+            "Shrinkage intensity: 10 %, median, 90 %",
+            "short",
+            {f"{q:.0%}": _quantile(q, "sigmahat_intensity_bucket", "le") for q in (0.1, 0.5, 0.9)},
+        ),
+        Panel(
+            "Uncertainty: median",
+            "short",
+            {"{{kind}}": _quantile(0.5, "sigmahat_uncertainty_bucket", "le, kind")},
         ),
     ],
     "Servers": [

@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import grpc
 import numpy as np
 import pytest
 import trustme
@@ -25,6 +26,8 @@ import yaml
 from cluster.conftest import CHART, ROOT, helm_template, only, tool
 from cluster.test_images import free_ports
 from cluster.test_monitoring import expressions
+from google.protobuf.json_format import ParseDict
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from sigmahat_client import ShrinkageClient, Tls
 from sigmahat_deploy.probe import probe_shrinkage
@@ -207,6 +210,18 @@ def ask(stack: Stack, n_calls: int, n_threads: int, until: threading.Event | Non
     return sum(counts), failures
 
 
+def be_refused(stack: Stack) -> None:
+    """Refusals have no series before the first."""
+    request = ParseDict(
+        json.loads((ROOT / "docs/golden/refused.request.json").read_text()), service_pb2.ModelInferRequest()
+    )
+    with (
+        grpc.insecure_channel(f"127.0.0.1:{stack.ports[0]}", [("grpc.enable_http_proxy", 0)]) as channel,
+        pytest.raises(grpc.RpcError),
+    ):
+        service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request)
+
+
 def golden(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, CHART / "golden" / "golden_inference.py", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
@@ -243,12 +258,12 @@ def query(stack: Stack, expression: str) -> list[dict[str, Any]]:
 
 def test_every_metric_of_rules_and_dashboard_is_on_the_real_servers(stack: Stack) -> None:
     ask(stack, n_calls=5, n_threads=2)
+    be_refused(stack)
     selectors = {
         selector for e in expressions() for selector in re.findall(r"\b([a-zA-Z_]\w*\{[^}]*\})", e) if "{" in selector
     }
     ours = sorted(s for s in selectors if not s.startswith(OTHERS))
     assert len(ours) > 20
-    # Refusals have a series from the start; a second scrape is what rates need.
     wait_until(lambda: all(query(stack, selector) for selector in ours), f"data for each of {ours}")
     assert not [s for s in ours if not query(stack, s)]
 
@@ -260,6 +275,7 @@ def test_every_picture_of_the_dashboard_has_data(stack: Stack) -> None:
 
     def empty() -> list[str]:
         ask(stack, n_calls=2, n_threads=1)
+        be_refused(stack)
         return [e for e in pictures if not query(stack, e)]
 
     wait_until(lambda: not empty(), f"data for all pictures, not {empty()}")
