@@ -261,16 +261,9 @@ def _start(
         "--model-control-mode=explicit",
         "--load-model=*",
         *control.restrict(),
+        *_transport_options(addresses, tls),
+        *extra_args,
     ]
-    for name, (host, port) in addresses.items():
-        command += [f"--allow-{name}=true", f"--{name}-address={host}", f"--{name}-port={port}"]
-    command += [f"--grpc-{name}={value}" for name, value in _ALIVE.items()]
-    if tls is not None:
-        command += ["--grpc-use-ssl=true", f"--grpc-server-cert={tls.certificate}", f"--grpc-server-key={tls.key}"]
-        if tls.client_ca is not None:
-            command += ["--grpc-use-ssl-mutual=true", f"--grpc-root-cert={tls.client_ca}"]
-    command += extra_args
-
     heartbeats = folder / "heartbeats"
     heartbeats.mkdir()
     try:
@@ -303,6 +296,19 @@ def _start(
         model_control=control,
         tls=tls,
     )
+
+
+def _transport_options(addresses: dict[str, tuple[str, int]], tls: Tls | None) -> list[str]:
+    """Where Triton listens, how long connections live, and with what it encrypts."""
+    options = []
+    for name, (host, port) in addresses.items():
+        options += [f"--allow-{name}=true", f"--{name}-address={host}", f"--{name}-port={port}"]
+    options += [f"--grpc-{name}={value}" for name, value in _ALIVE.items()]
+    if tls is not None:
+        options += ["--grpc-use-ssl=true", f"--grpc-server-cert={tls.certificate}", f"--grpc-server-key={tls.key}"]
+        if tls.client_ca is not None:
+            options += ["--grpc-use-ssl-mutual=true", f"--grpc-root-cert={tls.client_ca}"]
+    return options
 
 
 def _wait_until_ready(server: LocalServer, probe: Callable[[LocalServer], object] | None, timeout_s: float) -> None:
