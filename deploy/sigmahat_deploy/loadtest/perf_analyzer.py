@@ -3,8 +3,8 @@
 
 What 2.51 does on its own, and how it is kept from it: on a shared machine its rule of stability drops a level without a
 word, so three windows are always taken (``-s 999 -r 3``) and judged here; it sends late from threads that wait, so it
-sends asynchronously; every process of it draws the same Poisson times, so that several send at the same moments, and at
-another rate than was asked, so it gets times that were drawn here; the first refusal ends it, so beyond saturation the
+sends asynchronously; its own Poisson times gave another rate than was asked, and seem to be the same in every
+process, so it gets times that were drawn here; the first refusal ends it, so beyond saturation the
 open loop takes over.
 """
 
