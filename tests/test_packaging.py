@@ -1,27 +1,98 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wheel holds every module of the four packages, and nothing else."""
+"""The wheel holds every module of the four packages and the models that a CPU serves, and nothing else."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
+import pytest
+
+from sigmahat_client import ShrinkageClient
+from sigmahat_kernels.released import released_repository
+
 ROOT = Path(__file__).parents[1]
 SOURCES = ("client", "feature_kernels", "trainer", "deploy")
+MODELS = "sigmahat_kernels/model_repository"
 
 
-def test_wheel(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
     subprocess.run(command, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def unpacked(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the wheel installs, without the checkout anywhere near."""
+    folder = tmp_path_factory.mktemp("site-packages")
+    zipfile.ZipFile(wheel).extractall(folder)
+    return folder
+
+
+def run(unpacked: Path, program: str, *, cwd: Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(unpacked)}  # comes before the editable install of these tests
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_wheel(wheel: Path) -> None:
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    wanted = {
+    code = {
         str(path.relative_to(ROOT / source))
         for source in SOURCES
         for path in (ROOT / source).glob("sigmahat_*/**/*")
         if path.suffix in {".py", ".cu", ".jinja"} or path.name == "py.typed"
     }
-    assert wanted
-    assert packed == wanted
+    assert code
+    assert {name for name in packed if not name.startswith(MODELS)} == code
+
+
+def test_the_wheel_holds_what_a_cpu_serves(wheel: Path) -> None:
+    """Every model's configuration and version, the members that the manifest names, and their card."""
+    packed = zipfile.ZipFile(wheel)
+    models = {name.removeprefix(f"{MODELS}/") for name in packed.namelist() if name.startswith(MODELS)}
+    repository = ROOT / "model_repository"
+    listed = subprocess.run(["git", "ls-files", "."], cwd=repository, capture_output=True, text=True, check=True)
+    for_gpus = {name for name in listed.stdout.split() if "/configs/" in name or "fp16" in name}
+    assert models == set(listed.stdout.split()) - for_gpus - {
+        "make_configurations.py",
+        "covariance/1/.gitkeep",
+        "shrinkage/1/.gitkeep",
+    }
+    for name in models:
+        assert packed.read(f"{MODELS}/{name}") == (repository / name).read_bytes(), name
+
+
+def test_the_wheel_is_small(wheel: Path) -> None:
+    assert wheel.stat().st_size < 2_000_000
+
+
+def test_an_editable_install_uses_the_models_of_its_checkout() -> None:
+    assert released_repository() == ROOT / "model_repository"
+
+
+def test_the_installed_wheel_estimates_as_the_checkout_does(unpacked: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="needs sigmahat[local]")
+    returns = np.random.default_rng(5).normal(0, 0.01, (60, 6))
+    np.save(tmp_path / "returns.npy", returns)
+    program = (
+        "import numpy as np, sigmahat_client, sigmahat_kernels\n"
+        "with sigmahat_client.ShrinkageClient.local() as client:\n"
+        "    found = client.estimate(np.load('returns.npy'), covariance=True)\n"
+        "np.save('covariance.npy', found.covariance_of('all'))\n"
+        "print(sigmahat_client.__file__, sigmahat_kernels.__file__)\n"
+    )
+    assert run(unpacked, program, cwd=tmp_path).count(str(unpacked)) == 2
+    with ShrinkageClient.local(ROOT / "model_repository") as client:
+        expected = client.estimate(returns, covariance=True).covariance_of("all")
+    np.testing.assert_array_equal(np.load(tmp_path / "covariance.npy"), expected)

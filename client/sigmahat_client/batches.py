@@ -40,9 +40,9 @@ def score_batches(
     returns
         As `ShrinkageClient.estimate` takes it; the panel of all batches.
     url : str, optional
-        host:port of the server; default 127.0.0.1:8001.
+        host:port of a server. Default: compute in the worker process, without one.
     model_repository : path, optional
-        Compute in the worker process with the members in that folder, without a server.
+        Where the members are for that; default: those that come with this package.
     **arguments
         As `ShrinkageClient.estimate` takes them, `windows` aside.
 

@@ -55,22 +55,30 @@ class BaseClient:
         self._backend: Backend = Connection(url, tls, retries=retry_s > 0, shared_memory=shared_memory)
 
     @classmethod
-    def local(
-        cls, model_repository: str | Path = "model_repository", *, deadline_s: float = 60.0, in_flight: int = 4
-    ) -> Self:
+    def local(cls, model_repository: str | Path | None = None, *, deadline_s: float = 60.0, in_flight: int = 4) -> Self:
         """Make a client that computes in this process, with the server's kernels and members, and needs no server.
 
         Parameters
         ----------
-        model_repository : path
-            The folder that a server would serve; its ``member_*/1/model.onnx`` are read. Needs onnxruntime.
+        model_repository : path, optional
+            The folder that a server would serve; its ``member_*/1/model.onnx`` are read. Default: the members that come
+            with this package. Needs onnxruntime: ``pip install 'sigmahat[local]'``.
         deadline_s, in_flight
             As for a server; work that was begun before a deadline is finished, and its result dropped.
 
         Raises
         ------
+        ModuleNotFoundError
+            If onnxruntime is not installed; says what to type.
         sigmahat_kernels.members.MemberError
             If the members are not there or do not fit these kernels.
+
+        Examples
+        --------
+        ::
+
+            with ShrinkageClient.local() as client:
+                estimates = client.estimate(returns, covariance=True)
         """
         from sigmahat_client.local import InProcess
 

@@ -158,7 +158,10 @@ def listed(refused: Sequence[RefusedAsset]) -> str:
 def no_server(addresses: Iterable[str]) -> NoServer:
     """Say what to type."""
     where = ", ".join(addresses)
-    return NoServer(f"{where}: no server is there: start one with `sigmahat serve`, or name another with url (--url)")
+    return NoServer(
+        f"{where}: no server is there: start one with `sigmahat serve`, name another with url (--url), or compute "
+        "without one by ShrinkageClient.local() (--local)"
+    )
 
 
 def some(names: Sequence[Hashable], most: int = 10) -> str:

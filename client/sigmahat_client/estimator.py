@@ -29,9 +29,9 @@ class ShrinkageCovariance(EmpiricalCovariance):
     Parameters
     ----------
     url : str, optional
-        host:port of the server; default 127.0.0.1:8001.
+        host:port of a server. Default: compute in this process, without one.
     model_repository : path, optional
-        Compute in this process with the members in that folder, without a server.
+        Where the members are for that; default: those that come with this package.
     classic : bool
         Textbook linear shrinkage of the sample covariance, with the learned intensity.
     store_precision : bool

@@ -13,6 +13,7 @@ from sigmahat_client.errors import DeadlineExceeded
 from sigmahat_kernels.combine import published_tensors
 from sigmahat_kernels.oddities import published_warnings
 from sigmahat_kernels.pipeline import Pipeline
+from sigmahat_kernels.released import released_repository
 from sigmahat_kernels.request import read_request
 
 
@@ -21,8 +22,8 @@ class InProcess:
 
     n_endpoints = 1
 
-    def __init__(self, model_repository: str | Path) -> None:
-        self._pipeline = Pipeline(model_repository)
+    def __init__(self, model_repository: str | Path | None) -> None:
+        self._pipeline = Pipeline(released_repository() if model_repository is None else model_repository)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="sigmahat")
 
     def close(self) -> None:

@@ -24,4 +24,4 @@ WORKDIR /opt/sigmahat
 USER 10001:10001
 EXPOSE 8001 8002
 HEALTHCHECK --interval=15s --timeout=15s --start-period=60s CMD ["sigmahat", "probe", "--or-progress-within-s", "1200"]
-CMD ["sigmahat", "serve", "--host", "0.0.0.0"]
+CMD ["sigmahat", "serve", "--host", "0.0.0.0", "--model-repository", "/opt/sigmahat/model_repository"]

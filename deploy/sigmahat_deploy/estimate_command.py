@@ -61,7 +61,7 @@ _OUTPUT = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--model-repository",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of the members for --local.  [default: model_repository]",
+    help="Folder of the members for --local.  [default: those that come with this package]",
 )
 @click.option(
     "--deadline-s",
@@ -118,7 +118,7 @@ def estimate(
         if universes is not None:
             asked = read_universes(universes, pd.DatetimeIndex(panel.index))
         if local:
-            connection = _in_process(model_repository or Path("model_repository"), deadline_s)
+            connection = ShrinkageClient.local(model_repository, deadline_s=deadline_s)
         else:
             certificates = root_certificates, certificate_chain, private_key
             tls = Tls(*certificates) if any(certificates) else None
@@ -136,7 +136,7 @@ def estimate(
                 progress=progress,
             )
         _write(estimates, out, covariances)
-    except (UnreadableFile, SigmahatError, MemberError, OSError) as error:
+    except (UnreadableFile, SigmahatError, MemberError, ModuleNotFoundError, OSError) as error:
         raise click.ClickException(str(error)) from error
     _report(estimates)
 
@@ -161,15 +161,6 @@ def _check_options(inputs: list[Path | None], out: Path, covariances: Path | Non
             raise click.BadParameter(f"must not be {path}, which is read: name another file", param_hint=option)
     if classic and covariances is None:
         raise click.UsageError("--classic changes covariances only: give --covariances too")
-
-
-def _in_process(model_repository: Path, deadline_s: float) -> ShrinkageClient:
-    try:
-        return ShrinkageClient.local(model_repository, deadline_s=deadline_s)
-    except ModuleNotFoundError as error:
-        raise click.ClickException(f"--local needs {error.name}: pip install {error.name}") from error
-    except MemberError as error:
-        raise click.ClickException(f"{error}, or name their folder with --model-repository") from error
 
 
 @contextmanager

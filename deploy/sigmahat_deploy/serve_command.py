@@ -19,6 +19,7 @@ from sigmahat_deploy.installation import ServerError
 from sigmahat_deploy.server import LocalServer, on_signals
 from sigmahat_deploy.supervisor import Address, Endurance, GaveUp, supervise, urls
 from sigmahat_kernels.files import write_whole
+from sigmahat_kernels.released import released_repository
 
 GAVE_UP = 3
 """Exit code when the server had been ready but died again and again."""
@@ -33,10 +34,8 @@ _PEM = click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Path
 @click.option("--metrics-port", default=8002, show_default=True, type=_PORT, help="Port for Prometheus metrics.")
 @click.option(
     "--model-repository",
-    default=Path("model_repository"),
-    show_default=True,
     type=click.Path(path_type=Path),
-    help="Folder of the models.",
+    help="Folder of the models.  [default: those that come with this package]",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
@@ -65,7 +64,7 @@ def serve(
     grpc_port: int,
     http_port: int,
     metrics_port: int,
-    model_repository: Path,
+    model_repository: Path | None,
     host: str,
     ready_file: Path | None,
     startup_timeout_s: float,
@@ -85,6 +84,7 @@ def serve(
     """
     if ready_file is not None:
         _remove_stale(ready_file)
+    model_repository = model_repository or released_repository()
     tls = _tls(tls_certificate, tls_key, tls_client_ca)
 
     @contextmanager

@@ -57,6 +57,8 @@ class Member:
 
     Raises
     ------
+    ModuleNotFoundError
+        If onnxruntime is not installed; says what to type.
     ManifestError
         If the file is not the one that was exported.
     MemberError
@@ -64,7 +66,13 @@ class Member:
     """
 
     def __init__(self, path: Path | str) -> None:
-        import onnxruntime
+        try:
+            import onnxruntime
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "estimating in this process needs onnxruntime, which is not installed: pip install 'sigmahat[local]'",
+                name=error.name,
+            ) from error
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1

@@ -99,7 +99,10 @@ def closed_ports() -> Iterator[list[str]]:
         yield [f"127.0.0.1:{unused.getsockname()[1]}" for unused in (one, other)]
 
 
-WHAT_TO_TYPE = "no server is there: start one with `sigmahat serve`, or name another with url (--url)"
+WHAT_TO_TYPE = (
+    "no server is there: start one with `sigmahat serve`, name another with url (--url), or compute without one by "
+    "ShrinkageClient.local() (--local)"
+)
 
 
 @pytest.mark.parametrize("retry_s", [0.0, 1000.0])

@@ -209,6 +209,19 @@ def test_the_estimator_gives_what_the_client_gives(local: ShrinkageClient, retur
         ShrinkageCovariance(model_repository=REPOSITORY).fit(returns.assign(A3=0.0))
 
 
+def test_estimators_without_arguments_need_no_server(
+    returns: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pytest.importorskip("sklearn")
+    from sigmahat_client.estimator import ShrinkageCovariance
+
+    monkeypatch.chdir(tmp_path)
+    named = ShrinkageCovariance(model_repository=REPOSITORY).fit(returns)
+    np.testing.assert_array_equal(ShrinkageCovariance().fit(returns).covariance_, named.covariance_)
+    with pytest.raises(InvalidRequest, match="give url or model_repository, got both"):
+        ShrinkageCovariance(url="127.0.0.1:1", model_repository=REPOSITORY).fit(returns)
+
+
 def test_the_estimator_takes_values_of_any_size(returns: pd.DataFrame):
     pytest.importorskip("sklearn")
     from sigmahat_client.estimator import ShrinkageCovariance

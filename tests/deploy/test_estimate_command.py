@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -217,13 +218,22 @@ def test_what_is_read_is_not_written_over(folder: Path, server: FakeServer, opti
     assert json.loads((folder / "universes.json").read_text()) == universes
 
 
-def test_local_says_how_to_name_the_members(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_local_finds_its_members_from_any_folder(folder: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("onnxruntime", reason="needs sigmahat[local]")
     monkeypatch.chdir(folder)
     result = CliRunner().invoke(main, ["estimate", "returns.npz", "--local", "--out", "out.csv"])
+    assert result.exit_code == 0
+    assert pd.read_csv("out.csv")["status"].tolist() == [0]
+
+
+def test_local_without_its_runtime_says_what_to_type(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    arguments = ["estimate", str(folder / "returns.npz"), "--local", "--out", str(folder / "out.csv")]
+    result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 1
-    assert "no member at model_repository/member_1" in result.stderr
-    assert "or name their folder with --model-repository" in result.stderr
+    assert result.stderr == (
+        "Error: estimating in this process needs onnxruntime, which is not installed: pip install 'sigmahat[local]'\n"
+    )
     assert written(folder) == set()
 
 

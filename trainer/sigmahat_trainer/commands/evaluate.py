@@ -157,7 +157,7 @@ def fit_baselines(
     "--model-repository",
     type=existing_folder,
     default=None,
-    help="INT8 members, as they are served.  [default: model_repository, unless --run is given]",
+    help="INT8 members, as they are served.  [default: those that come with this package, unless --run is given]",
 )
 @click.option(
     "--run",
@@ -245,6 +245,7 @@ def evaluate(
     the latter three of the rows again. If a cell fails, the rows of those that ended are kept.
     """
     from sigmahat_kernels.parallel import available_threads
+    from sigmahat_kernels.released import released_repository
     from sigmahat_trainer.evaluation.designs import DESIGNS
     from sigmahat_trainer.evaluation.jobs import Extent, plan_jobs, run_jobs
     from sigmahat_trainer.evaluation.methods import Sources
@@ -252,7 +253,7 @@ def evaluate(
     from sigmahat_trainer.provenance import provenance
 
     if model_repository is None and not runs:
-        model_repository = Path("model_repository")
+        model_repository = released_repository()
     console = Console(stderr=True)
     sources = Sources(model_repository, runs, baselines, hindsight, dcc)
     shapes = sizes, lengths, horizon, Period(*period), draws
