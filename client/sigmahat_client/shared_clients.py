@@ -20,9 +20,7 @@ def shared_client(url: str | None, model_repository: str | Path | None) -> Shrin
         If both are given.
     """
     if url is not None and model_repository is not None:
-        raise InvalidRequest(
-            f"a server has its models: give url or model_repository, got both ({model_repository})"
-        )
+        raise InvalidRequest(f"a server has its models: give url or model_repository, got both ({model_repository})")
     return _client(url, None if model_repository is None else str(model_repository), os.getpid())
 
 
