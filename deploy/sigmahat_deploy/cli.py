@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -77,6 +78,8 @@ def _not_installed(name: str, error: ModuleNotFoundError) -> click.ClickExceptio
     missing = error.name or str(error)
     if missing.startswith("sigmahat_"):
         return click.ClickException(f"sigmahat {name} is not part of this installation: it has no module {missing}")
+    if missing in sys.stdlib_module_names:
+        return click.ClickException(f"sigmahat {name} needs Linux: the Python of this system has no module {missing}")
     extra = SUBCOMMANDS[name].extra
     return click.ClickException(
         f"sigmahat {name} needs packages that are not installed ({missing}): pip install 'sigmahat[{extra}]'"

@@ -27,6 +27,11 @@ class ServerError(RuntimeError):
 
 def check_installation() -> Path:
     """Refuse what would fail late or, worse, give wrong numbers; return this Python's shared library."""
+    if sys.platform != "linux" or sys.version_info >= (3, 13):
+        raise ServerError(
+            f"this Triton runs on Linux with Python 3.11 or 3.12, got {sys.platform} with {_python_version()}: the "
+            "client and --local run here, the server elsewhere"
+        )
     try:
         metadata.version("nvidia-pytriton")
     except metadata.PackageNotFoundError:

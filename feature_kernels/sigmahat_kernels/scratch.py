@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -20,6 +21,8 @@ def keep_freed_memory() -> None:
     By default glibc hands them back to the system, and to be given the same pages anew costs up to half of the time of
     a call with small windows. Without glibc nothing happens.
     """
+    if sys.platform != "linux":
+        return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT_BLOCK)

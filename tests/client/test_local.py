@@ -76,15 +76,27 @@ def test_local_with_blocks_and_asyncio(returns: pd.DataFrame, local: ShrinkageCl
     assert np.isfinite(estimates.block_intensity).all()
 
 
-def test_local_needs_nothing_that_only_linux_has(tmp_path: Path):
-    """A process of its own, in which the names are gone before anything is imported."""
+def test_local_needs_nothing_that_only_linux_has(tmp_path: Path, returns: pd.DataFrame):
+    """A process of its own, in which the names are gone before anything of ours is imported."""
+    returns.to_csv(tmp_path / "returns.csv")
     code = f"""
-import os, pathlib, sys
-for name in ("sched_getaffinity", "posix_fallocate", "fork", "getuid"):
+import os, signal, sys
+import numpy as np, onnxruntime, pandas, pyarrow.parquet, rich.progress, threadpoolctl, tritonclient.grpc
+for name in (
+    "sched_getaffinity", "posix_fallocate", "fork", "getuid", "geteuid", "getpgid", "killpg", "pidfd_open", "setsid",
+    "sysconf", "uname", "O_NOFOLLOW",
+):
     delattr(os, name)
-sys.modules.update(fcntl=None, resource=None, pwd=None, grp=None)
-import numpy as np
+for name in ("SIGHUP", "SIGKILL", "SIGCHLD", "SIGUSR1", "pthread_sigmask"):
+    delattr(signal, name)
+sys.modules.update(fcntl=None, resource=None, pwd=None, grp=None, termios=None)
 from sigmahat_client import ShrinkageClient, AsyncShrinkageClient
+from sigmahat_deploy.cli import main
+main(["estimate", "returns.csv", "--local", "--out", "out.csv", "--covariances", "out.npz"], standalone_mode=False)
+try:
+    main(["serve"])
+except SystemExit as end:
+    assert end.code == 1
 from sigmahat_client.shared_memory import Pool
 returns = 0.01 * np.random.default_rng(0).standard_normal((120, 5))
 with ShrinkageClient.local({str(REPOSITORY)!r}) as client:
@@ -92,7 +104,10 @@ with ShrinkageClient.local({str(REPOSITORY)!r}) as client:
 ShrinkageClient("127.0.0.1:1").close()
 assert Pool(lambda *_: sys.exit("registered"), lambda _: None).take(1 << 20) is None
 """
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(pd.read_csv(tmp_path / "out.csv")) == 1
+    assert "sigmahat serve needs Linux: the Python of this system has no module resource" in done.stderr
 
 
 @pytest.mark.parametrize("absent", ["os.posix_fallocate", "/dev/shm"])

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from http.client import HTTPConnection
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -185,6 +185,16 @@ def add_one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LocalSer
         yield server, json.loads((repository / "add_one" / "1" / "seen.json").read_text())
     finally:
         started.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize(("platform", "version"), [("darwin", (3, 12)), ("linux", (3, 13)), ("win32", (3, 14))])
+def test_another_system_or_python_is_told_where_the_server_runs(
+    platform: str, version: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(installation, "sys", SimpleNamespace(platform=platform, version_info=version))
+    wanted = rf"on Linux with Python 3.11 or 3.12, got {platform} with 3.{version[1]}: the client and --local run here"
+    with pytest.raises(ServerError, match=wanted):
+        installation.check_installation()
 
 
 @pytest.mark.server

@@ -105,7 +105,7 @@ def parse_time(text: str) -> Moment | None:
             if not 1 <= first <= 12:
                 return None
             year = int(found["y"] or found["y2"])
-            end = np.datetime64(f"{year:04}-{first:02}", "M") + months
+            end = np.datetime64(f"{year:04}-{first:02}", "M") + np.timedelta64(months, "M")
             wall = end.astype("datetime64[D]").astype("datetime64[us]") - np.timedelta64(1, "D")
             return Moment(wall, wall)
     match = _DAY.fullmatch(text)
@@ -203,7 +203,7 @@ def _checked(days: np.ndarray, wall: np.ndarray, instants: np.ndarray, n_rows: i
     for row in np.flatnonzero(np.isnat(wall))[:1]:
         raise InvalidRequest(f"dates must be known for every row, got none in row {row}")
     steps = np.diff(instants)
-    _refuse_first(steps <= np.timedelta64(0), wall, "strictly increase")
+    _refuse_first(steps <= np.timedelta64(0, "us"), wall, "strictly increase")
     if (wall[1:] <= wall[:-1]).any():  # an hour that comes twice, when daylight saving ends
         wall = instants
     if (days[1:] > days[:-1]).all():
