@@ -44,7 +44,17 @@ THIRD_PARTY = {
     # onnxruntime, cupy and Triton's own module are imported where they are needed, by those who have them.
     "sigmahat_kernels": {"numpy", "threadpoolctl", "onnxruntime", "cupy", "triton_python_backend_utils"},
     # numpy and tritonclient come with it; the others are imported by the functions and modules that are about them.
-    "sigmahat_client": {"numpy", "tritonclient", "grpc", "pandas", "pyarrow", "sklearn", "skfolio", "opentelemetry"},
+    "sigmahat_client": {
+        "numpy",
+        "tritonclient",
+        "grpc",
+        "pandas",
+        "pyarrow",
+        "sklearn",
+        "skfolio",
+        "opentelemetry",
+        "matplotlib",
+    },
 }
 
 
@@ -117,7 +127,7 @@ def test_third_party_imports(package: str) -> None:
 def test_the_client_reads_only_the_kernels_plain_part() -> None:
     plain = {
         f"sigmahat_kernels.{name}"
-        for name in ("asset_statistics", "cost", "parameters", "request", "returns", "stale", "status")
+        for name in ("asset_statistics", "cost", "parameters", "request", "returns", "stale", "status", "targets")
     }
     for path in files_of("sigmahat_client"):
         if path.name == "local.py":  # is the whole pipeline, and imported only by those who ask for it

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Client of the covariance service: returns and universes in, shrinkage parameters and covariance matrices out."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sigmahat_client.client import ShrinkageClient
@@ -22,6 +23,8 @@ from sigmahat_client.estimates import Estimates
 
 if TYPE_CHECKING:
     from sigmahat_client.aio import AsyncShrinkageClient
+    from sigmahat_client.matrices import annualise, plot_matrix, single_factor, to_correlation
+    from sigmahat_client.prices import returns_from_prices
 
 __all__ = [
     "AssetsDropped",
@@ -39,12 +42,25 @@ __all__ = [
     "SigmahatError",
     "Tls",
     "UniverseError",
+    "annualise",
+    "plot_matrix",
+    "returns_from_prices",
+    "single_factor",
+    "to_correlation",
 ]
+
+_LATER = {
+    "AsyncShrinkageClient": "aio",  # asyncio takes as long to import as all of this
+    "annualise": "matrices",
+    "plot_matrix": "matrices",
+    "returns_from_prices": "prices",
+    "single_factor": "matrices",
+    "to_correlation": "matrices",
+}
+"""What is imported when it is first asked for, and from where."""
 
 
 def __getattr__(name: str) -> Any:
-    if name == "AsyncShrinkageClient":  # asyncio takes as long to import as all of this
-        from sigmahat_client.aio import AsyncShrinkageClient
-
-        return AsyncShrinkageClient
+    if name in _LATER:
+        return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

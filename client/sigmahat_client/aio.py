@@ -46,6 +46,24 @@ class AsyncShrinkageClient(BaseClient):
         async for part in _awaiting(call.steps(), arrivals):
             yield part
 
+    async def rolling(
+        self,
+        returns: Any,
+        universes: Any = None,
+        *,
+        window: int = 252,
+        every: str | int = "ME",
+        **arguments: Unpack[Arguments],
+    ) -> AsyncIterator[tuple[Any, Estimates]]:
+        """See `ShrinkageClient.rolling`."""
+        from sigmahat_client.rolling import ByDate, plan
+
+        planned = plan(returns, universes, window, every, dict(arguments))
+        by_date = ByDate(planned)
+        async for part in self.stream(returns, planned.universes, windows=planned.windows, **planned.arguments):
+            for found in by_date.add(part):
+                yield found
+
 
 async def _awaiting(steps: Steps, arrivals: asyncio.Queue[Arrival[Estimates]]) -> AsyncIterator[Estimates]:
     step = next(steps, None)

@@ -181,7 +181,7 @@ class ShrinkageClient(BaseClient):
         Parameters
         ----------
         returns : DataFrame, Arrow table, DataArray or floating point array of shape (rows, assets)
-            Simple returns per period (0.01 is 1 %), oldest first; NaN, None or masked = missing. Frames of pandas or
+            Simple returns of days (0.01 is 1 %), oldest first; NaN, None or masked = missing. Frames of pandas or
             polars (lazy ones too), Arrow tables and anything else with an Arrow stream, xarray; what has no index may
             have one column of dates.
         universes : mapping of names to lists, list of lists, or integer array (n_universes, n_assets), optional
@@ -190,7 +190,9 @@ class ShrinkageClient(BaseClient):
         assets : sequence of labels, optional
             Names the columns of an array; default for a DataFrame: its columns.
         windows : mapping of names to (start, stop), or integer array of shape (n_universes, 2), optional
-            Rows [start, stop) of each universe. Default, also for a universe that the mapping leaves out: all rows.
+            Rows [start, stop) of each universe; a bound is a row number, or a date, which stands for the first row that
+            is not before it. Default, also for a universe that the mapping leaves out: all rows. Half a year to two
+            years of daily returns (126 to 504 rows) do about equally well; a year is a good first choice.
         market : DataFrame or floating point array of shape (rows, indicators), optional
             Indicators as `sigmahat_kernels.request.MARKET_COLUMNS` lists them; NaN = missing.
         dates : sequence of dates, or of days since 1970-01-01, of length rows, optional
@@ -260,6 +262,55 @@ class ShrinkageClient(BaseClient):
         """
         arrivals: SimpleQueue[Arrival[Estimates]] = SimpleQueue()
         return _blocking(self._call(arrivals.put, returns, universes, keep=False, **arguments).steps(), arrivals)
+
+    def rolling(
+        self,
+        returns: Any,
+        universes: Any = None,
+        *,
+        window: int = 252,
+        every: str | int = "ME",
+        **arguments: Unpack[Arguments],
+    ) -> Iterator[tuple[Any, Estimates]]:
+        """Estimate every universe over windows that move along the panel: one job, date by date as answers come.
+
+        Parameters
+        ----------
+        returns, universes
+            As `estimate` takes them.
+        window : int
+            Rows of each window; only whole ones are estimated.
+        every : str or int
+            A period of pandas (``"ME"``, ``"W-FRI"``, ``"QE"``): windows end with the last row of each, also of one
+            that is not over. Or a number of rows between ends, counted back from the last row. Needs pandas.
+        **arguments
+            As `stream` takes them, windows aside; matrices are asked for unless ``covariance=False``.
+
+        Yields
+        ------
+        date : pandas.Timestamp
+            Of the last row of the windows; its number where returns have no dates.
+        estimates : Estimates
+            Of all universes at that date; one that fails there has a status, and the others their answers.
+
+        Raises
+        ------
+        InvalidRequest
+            At once, if no window fits or the arguments cannot be read; otherwise as `estimate`.
+
+        Examples
+        --------
+        ::
+
+            for date, estimates in client.rolling(returns, universes, window=252, every="ME"):
+                weights[date] = minimum_variance(estimates.covariance_of("tech"))
+        """
+        from sigmahat_client.rolling import ByDate, plan
+
+        planned = plan(returns, universes, window, every, dict(arguments))
+        parts = self.stream(returns, planned.universes, windows=planned.windows, **planned.arguments)
+        by_date = ByDate(planned)
+        return (found for part in parts for found in by_date.add(part))
 
 
 def _blocking(steps: Steps, arrivals: SimpleQueue[Arrival[Estimates]]) -> Iterator[Estimates]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from sigmahat_client.errors import UNANSWERED, ServerError
 from sigmahat_client.estimates import Estimates
-from sigmahat_client.intake.job import Job, chunk_tensors
+from sigmahat_client.intake.job import Job, chunk_tensors, window_bounds
 from sigmahat_client.intake.returns import refused_assets
 from sigmahat_kernels.parameters import PUBLISHED
 from sigmahat_kernels.request import PADDING, block_ids
@@ -88,10 +88,14 @@ def _estimates(
     # A single number a universe has no axis of its own here, whatever the tensor's shape.
     fields = {name: tensor[:, 0] if tensor.shape[1:] == (1,) else tensor for name, tensor in published.items()}
     codes = tensors["STATUS_ASSET"].tolist()
+    n_rows, first, last = _covered(job, chunk)
     return Estimates(
         universes=job.names[chunk],
         assets=tuple(map(job.assets_of, range(chunk.start, chunk.stop))),
         labelled=job.labelled,
+        n_rows=n_rows,
+        first_date=first,
+        last_date=last,
         block_names=job.block_names,
         block_intensity=block_intensity,
         status=tensors["STATUS"],
@@ -105,6 +109,17 @@ def _estimates(
         covariance=covariance,
         **fields,
     )
+
+
+def _covered(job: Job, chunk: slice) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+    """How many rows each universe's window has, and the dates of the first and the last."""
+    start, stop = window_bounds(job)[chunk].T
+    n_rows = np.maximum(stop - start, 0).astype(np.int32)
+    first, last = (np.full(len(n_rows), "NaT", "datetime64[us]") for _ in range(2))
+    if job.rows.stamps is not None:
+        some = n_rows > 0
+        first[some], last[some] = job.rows.stamps[start[some]], job.rows.stamps[stop[some] - 1]
+    return n_rows, first, last
 
 
 def _named_flags(

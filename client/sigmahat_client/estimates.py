@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from sigmahat_client.columns import described
 from sigmahat_client.errors import EstimateWarning, RefusedAsset, UniverseError, level_of_caller, some, warning_text
+from sigmahat_client.matrices import plot_matrix, to_correlation
 from sigmahat_kernels.parameters import PUBLISHED
 from sigmahat_kernels.status import Status
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+    from matplotlib.axes import Axes
 
 Floats = npt.NDArray[np.float32]
 
@@ -33,6 +36,12 @@ class Estimates:
     """Labels of each universe's assets, or column numbers of returns that had no labels."""
     labelled: bool
     """Whether `assets` are labels."""
+    n_rows: npt.NDArray[np.int32]
+    """(U,) rows of the window."""
+    first_date: npt.NDArray[np.datetime64]
+    """(U,) date of the window's first row, or its time where rows are intraday; NaT where returns had no dates."""
+    last_date: npt.NDArray[np.datetime64]
+    """(U,) the same of its last row: the estimate is for the period after it."""
     intensity: Floats
     """(U,) shrinkage intensity in [0, 1]."""
     target_weights: Floats
@@ -89,6 +98,15 @@ class Estimates:
             else:
                 joined[name] = np.concatenate(values)
         return cls(**joined)
+
+    def __getitem__(self, universes: slice) -> Self:
+        """Return the estimates of some adjacent universes."""
+        whole = {"labelled", "block_names"}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(
+            self,
+            **{name: value[universes] for name, value in values.items() if name not in whole and value is not None},
+        )
 
     def __len__(self) -> int:
         return len(self.universes)
@@ -165,11 +183,24 @@ class Estimates:
         labels = _index(self.assets[u])
         return pd.DataFrame(self.covariance[u], index=labels, columns=labels) if self.labelled else self.covariance[u]
 
+    def plot(self, universe: Hashable, *, correlation: bool = True, ax: Axes | None = None) -> Axes:
+        """Draw the correlation matrix of one universe, or its covariance; needs matplotlib.
+
+        Raises
+        ------
+        UniverseError, KeyError, ValueError
+            As `covariance_of` does.
+        """
+        matrix = self.covariance_of(universe)
+        kind = "correlation" if correlation else "covariance"
+        return plot_matrix(to_correlation(matrix) if correlation else matrix, ax=ax, title=f"{universe}: {kind}")
+
     def to_frame(self) -> pd.DataFrame:
         """Return a DataFrame with one row a universe and one column a number; needs pandas."""
         import pandas as pd
 
         columns: dict[str, Any] = {"n_assets": np.array([len(assets) for assets in self.assets])}
+        columns |= {name: getattr(self, name) for name in ("n_rows", "first_date", "last_date")}
         for name in (field.name for field in fields(self)):  # in the order in which they stand above
             if name == "block_intensity":
                 columns |= _named([f"{name}_{block}" for block in self.block_names], self.block_intensity)
@@ -190,7 +221,8 @@ class Estimates:
         """Return an Arrow table, to be written as Parquet for instance; needs pandas and pyarrow.
 
         It has the columns of `to_frame`, before these `universe` and `assets` (a list), and at the end `covariance`, if
-        matrices were asked for: N x N numbers as a list, row by row, null where a universe failed.
+        matrices were asked for: N x N numbers as a list, row by row, null where a universe failed. The metadata of each
+        field say its `unit` and `meaning`.
         """
         import pyarrow as pa
 
@@ -203,7 +235,7 @@ class Estimates:
                 for matrix, status in zip(self.covariance, self.status.tolist(), strict=True)
             ]
             columns["covariance"] = pa.array(rows, pa.list_(pa.float32()))
-        return pa.table(columns)
+        return described(pa.table(columns))
 
     def _error(self, u: int) -> UniverseError:
         refused = self.refused[u] or self.dropped[u]

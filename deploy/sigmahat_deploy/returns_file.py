@@ -7,7 +7,6 @@ import csv
 import json
 import zlib
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
@@ -18,7 +17,7 @@ import pandas as pd
 from sigmahat_client.errors import InvalidRequest
 from sigmahat_client.intake.arrays import floats
 from sigmahat_client.intake.containers import Table, read_table
-from sigmahat_client.intake.rows import index_rows
+from sigmahat_client.intake.rows import index_rows, row_at
 from sigmahat_client.intake.universes import read_labels
 from sigmahat_deploy.csv_table import UnreadableFile, read_csv
 
@@ -94,7 +93,7 @@ def read_universes(path: Path, dates: pd.DatetimeIndex) -> Universes:
         raise UnreadableFile(f"{path} is no readable JSON: {error}") from error
     if not isinstance(entries, dict):
         raise UnreadableFile(f'{path} should hold {{"name": ["AAPL", ...], ...}}, got a {type(entries).__name__}')
-    universes = Universes({}, {})
+    universes, times = Universes({}, {}), dates.to_numpy("datetime64[us]")
     for name, entry in entries.items():
         try:
             window = entry if isinstance(entry, dict) else {"assets": entry}
@@ -103,7 +102,7 @@ def read_universes(path: Path, dates: pd.DatetimeIndex) -> Universes:
             universes.assets[name] = _assets(window.get("assets"))
             if len(window) > 1:
                 start, stop = window.get("start", 0), window.get("stop", len(dates))
-                universes.windows[name] = _row(start, dates), _row(stop, dates)
+                universes.windows[name] = row_at(start, times), row_at(stop, times)
         except ValueError as error:
             raise UnreadableFile(f"{path}: universe {name!r} cannot be read: {error}") from None
     return universes
@@ -154,16 +153,6 @@ def _assets(value: Any) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(asset, str) for asset in value):
         raise ValueError(f"its assets should be a list of strings, got {json.dumps(value)[:100]}")
     return value
-
-
-def _row(bound: Any, dates: pd.DatetimeIndex) -> int:
-    """Row number of a date: the first row that is not before it."""
-    if isinstance(bound, int) and not isinstance(bound, bool):
-        return bound
-    try:
-        return int(dates.searchsorted(pd.Timestamp(datetime.fromisoformat(bound))))
-    except (ValueError, TypeError):
-        raise ValueError(f"a window should start and stop at a date or a row number, got {bound!r}") from None
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -24,6 +24,10 @@ class Head(NamedTuple):
 
     columns: tuple[str, ...]
     """Their names, as a table of answers heads them."""
+    meaning: str
+    """What they are, in one line."""
+    unit: str = "1"
+    """Their unit: 1 of what has none, log10 or ln of a logarithm, separated by commas where columns differ."""
     published: bool = True
     """Whether the server publishes them: as a tensor of the head's name, in capitals."""
     squeezed: bool = False
@@ -48,30 +52,76 @@ class Parameters(NamedTuple):
     The fields stand in the order of a member's PARAMETERS tensor.
     """
 
-    # alpha_k in (0, 1): the intensity head k would use alone
-    target_intensity: Annotated[Array, Head(_each("intensity", TARGETS), shapes_matrix=True)]
-    # pi_k, sum 1: selection over the targets
-    target_weights: Annotated[Array, Head(_each("weight", TARGETS), shapes_matrix=True)]
-    # probability that target k alone does at least as well as the mixture
-    target_confidence: Annotated[Array, Head(_each("confidence", TARGETS))]
-    # phi in (0, 1): weight of the exponentially weighted correlation
-    memory: Annotated[Array, Head(("memory",), shapes_matrix=True)]
-    # blend over half-lives (sum 1), then the pull to the cross-section
-    volatility: Annotated[Array, Head(_each("volatility", (*VOLATILITY_BASES, "pull")), shapes_matrix=True)]
-    # theta: an asset's logit of delta is the universe's + theta . its statistics
-    intensity_tilt: Annotated[Array, Head(_each("intensity_tilt", tuple(ASSET_STATISTICS)), shapes_matrix=True)]
-    # eta: what its statistics add to an asset's ln volatility
-    volatility_tilt: Annotated[Array, Head(_each("volatility_tilt", tuple(ASSET_STATISTICS)), shapes_matrix=True)]
-    # ln of the factor on all volatilities; common variance, in harmonic mean variances
-    level: Annotated[Array, Head(_each("level", LEVELS), shapes_matrix=True)]
-    # log10 condition number of the estimate
-    condition: Annotated[Array, Head(("condition",), squeezed=True)]
-    # expected ln(realised / forecast volatility) of the minimum-variance portfolio
-    expected_error: Annotated[Array, Head(("expected_error",), squeezed=True)]
-    # ln of the variance of that error: the member's own, aleatoric
-    log_variance: Annotated[Array, Head(("log_variance",), published=False)]
-    # probabilities, sum 1
-    regime: Annotated[Array, Head(_each("regime", REGIMES))]
+    target_intensity: Annotated[
+        Array,
+        Head(_each("intensity", TARGETS), "alpha_k in (0, 1): intensity toward this target alone", shapes_matrix=True),
+    ]
+    target_weights: Annotated[
+        Array, Head(_each("weight", TARGETS), "pi_k: selection weight of this target; sum 1", shapes_matrix=True)
+    ]
+    target_confidence: Annotated[
+        Array,
+        Head(_each("confidence", TARGETS), "probability that this target alone does at least as well as the mixture"),
+    ]
+    memory: Annotated[
+        Array,
+        Head(("memory",), "phi in (0, 1): weight of the exponentially weighted correlation", shapes_matrix=True),
+    ]
+    volatility: Annotated[
+        Array,
+        Head(
+            _each("volatility", (*VOLATILITY_BASES, "pull")),
+            "weight of the volatility over the window or with this half-life in rows, sum 1; then the pull to the "
+            "universe's mean",
+            shapes_matrix=True,
+        ),
+    ]
+    intensity_tilt: Annotated[
+        Array,
+        Head(
+            _each("intensity_tilt", tuple(ASSET_STATISTICS)),
+            "theta: how the logit of an asset's intensity leans on this statistic of it",
+            "1 per usual difference between assets",
+            shapes_matrix=True,
+        ),
+    ]
+    volatility_tilt: Annotated[
+        Array,
+        Head(
+            _each("volatility_tilt", tuple(ASSET_STATISTICS)),
+            "eta: what this statistic adds to an asset's ln volatility",
+            "ln per usual difference between assets",
+            shapes_matrix=True,
+        ),
+    ]
+    level: Annotated[
+        Array,
+        Head(
+            _each("level", LEVELS),
+            "s: added to all ln volatilities; kappa: variance that all assets have in common",
+            "ln, harmonic mean variances",
+            shapes_matrix=True,
+        ),
+    ]
+    condition: Annotated[
+        Array,
+        Head(("condition",), "condition number of the estimate, as the members expect it", "log10", squeezed=True),
+    ]
+    expected_error: Annotated[
+        Array,
+        Head(
+            ("expected_error",),
+            "expected ln(realised / forecast volatility) of the minimum-variance portfolio",
+            "ln",
+            squeezed=True,
+        ),
+    ]
+    log_variance: Annotated[
+        Array, Head(("log_variance",), "variance of that error: a member's own, aleatoric", "ln", published=False)
+    ]
+    regime: Annotated[
+        Array, Head(_each("regime", REGIMES), "probability of this regime in the period after the window; sum 1")
+    ]
 
 
 LAYOUT: dict[str, Head] = {
@@ -85,9 +135,13 @@ HEADS: dict[str, int] = {name: len(head.columns) for name, head in LAYOUT.items(
 N_PARAMETERS = sum(HEADS.values())
 
 PUBLISHED: dict[str, Head] = {
-    "intensity": Head(("intensity",), squeezed=True),
+    "intensity": Head(("intensity",), "delta in [0, 1]: shrinkage intensity of the universe", squeezed=True),
     **{name: head for name, head in LAYOUT.items() if head.published},
-    "uncertainty": Head(_each("uncertainty", ("aleatoric", "epistemic"))),
+    "uncertainty": Head(
+        _each("uncertainty", ("aleatoric", "epistemic")),
+        "standard deviation of the expected error: what no model could know; what the members disagree about",
+        "ln",
+    ),
 }
 """What the server publishes of every universe, in small letters: what the ensemble adds, and the members' heads.
 

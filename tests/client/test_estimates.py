@@ -215,7 +215,8 @@ def test_frame_has_one_row_a_universe_and_flat_columns(client: ShrinkageClient):
     assert table.index.tolist() == ["first", "unknown", "last"]
     assert table.index.name == "universe"
     assert table.columns.tolist() == [
-        *("n_assets", "intensity", "weight_identity", "weight_constant_correlation", "weight_single_factor"),
+        *("n_assets", "n_rows", "first_date", "last_date"),
+        *("intensity", "weight_identity", "weight_constant_correlation", "weight_single_factor"),
         *("intensity_identity", "intensity_constant_correlation", "intensity_single_factor"),
         *("confidence_identity", "confidence_constant_correlation", "confidence_single_factor"),
         *("block_intensity_tech", "memory"),

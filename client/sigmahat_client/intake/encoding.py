@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
+from datetime import date
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ from sigmahat_client.intake.arrays import float32, floats, integers, require
 from sigmahat_client.intake.containers import is_a, read_table
 from sigmahat_client.intake.job import Job
 from sigmahat_client.intake.returns import without_refused_assets
-from sigmahat_client.intake.rows import Rows, given_rows, index_rows
+from sigmahat_client.intake.rows import Rows, given_rows, index_rows, row_at
 from sigmahat_client.intake.universes import Names, read_blocks, read_labels, read_universes
 from sigmahat_kernels.request import MARKET_COLUMNS, MAX_PANEL_CELLS, PADDING
 
@@ -55,7 +56,7 @@ def encode(
     job = Job(
         panel=panel,
         universes=encoded,
-        windows=None if windows is None else _windows(windows, names, n_rows),
+        windows=None if windows is None else _windows(windows, names, rows, n_rows),
         market=None if market is None else _market(market, returns, n_rows),
         rows=rows,
         blocks=ids,
@@ -81,12 +82,18 @@ def _panel(values: np.ndarray) -> np.ndarray:
     return float32(values)
 
 
-def _windows(windows: Any, names: Names, n_rows: int) -> np.ndarray:
+def _windows(windows: Any, names: Names, rows: Rows, n_rows: int) -> np.ndarray:
     if isinstance(windows, Mapping):
         unknown = sorted(map(repr, windows.keys() - set(names)))
         require(not unknown, f"windows names universes that do not exist: {', '.join(unknown[:10])}")
         windows = [windows.get(name, (0, n_rows)) for name in names]
+    if isinstance(windows, list | tuple) and any(_names_a_date(window) for window in windows):
+        windows = [[row_at(bound, rows.times) for bound in window] for window in windows]
     return integers("windows", windows, (len(names), 2))
+
+
+def _names_a_date(window: Any) -> bool:
+    return isinstance(window, list | tuple) and any(isinstance(b, str | date | np.datetime64) for b in window)
 
 
 def _market(market: Any, returns: Any, n_rows: int) -> np.ndarray:

@@ -59,9 +59,8 @@ def chunks(job: Job, cells: int = CHUNK_CELLS) -> Iterator[slice]:
     """
     cells = max(cells, job.panel.size)
     most = max(1, MAX_UNIVERSES // (1 + len(job.block_names)))
-    n_rows, n_columns = job.panel.shape
-    windows = np.array([[0, n_rows]]).repeat(len(job.sizes), axis=0) if job.windows is None else job.windows
-    bounds = list(map(tuple, np.clip(windows, 0, n_rows).tolist()))
+    n_columns = job.panel.shape[1]
+    bounds = list(map(tuple, window_bounds(job).tolist()))
     running = RunningCost(n_columns, len(job.block_names))
     start = widest = 0
     for u, size in enumerate(job.sizes.tolist()):
@@ -74,6 +73,14 @@ def chunks(job: Job, cells: int = CHUNK_CELLS) -> Iterator[slice]:
             running.add(size, bounds[u])
         widest = wider
     yield slice(start, len(job.sizes))
+
+
+def window_bounds(job: Job) -> np.ndarray:
+    """Rows [start, stop) of every universe, (n_universes, 2), as far as the panel has them."""
+    n_rows = len(job.panel)
+    if job.windows is None:
+        return np.tile([0, n_rows], (len(job.sizes), 1))
+    return np.clip(job.windows, 0, n_rows)
 
 
 def shared_tensors(job: Job) -> dict[str, np.ndarray]:

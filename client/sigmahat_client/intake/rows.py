@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sigmahat_client.intake.arrays import as_array, integers, require
+from sigmahat_client.intake.arrays import as_array, integers, require, shown
 from sigmahat_kernels.status import InvalidRequest
 
 WANTED = "dates must be days such as 2019-01-31, or times such as 2019-01-31 16:00"
@@ -45,6 +45,11 @@ class Rows(NamedTuple):
     def intraday(self) -> bool:
         """Whether rows are times within days."""
         return self.days is None and self.times is not None
+
+    @property
+    def stamps(self) -> np.ndarray | None:
+        """Days, or times within days, as datetime64[us]; None without dates."""
+        return self.times if self.days is None else self.days.astype("datetime64[D]").astype("datetime64[us]")
 
     def name(self, row: int) -> str:
         """A row as messages call it."""
@@ -85,6 +90,24 @@ def given_rows(dates: Any, n_rows: int) -> Rows:
         kind = getattr(dates, "dtype", None) or as_array("dates", dates).dtype
         raise InvalidRequest(f"{WANTED}, or whole days since 1970-01-01, got {kind}")
     return _checked(*read, n_rows)
+
+
+def row_at(bound: Any, times: np.ndarray | None) -> int:
+    """Row number that bounds a window: that of the first row that is not before a date, or the number as it is.
+
+    Raises
+    ------
+    InvalidRequest
+        If it is neither, or the rows have no dates.
+    """
+    if isinstance(bound, int | np.integer) and not isinstance(bound, bool):
+        return int(bound)
+    moment = _moment(bound)
+    if moment is None or moment.wall != moment.instant:  # in another zone than the exchange's, perhaps
+        raise InvalidRequest(f"a window should start and stop at a date or a row number, got {shown(bound)}")
+    if times is None:
+        raise InvalidRequest(f"a window starts or stops at {shown(bound)}, but the returns have no dates")
+    return int(np.searchsorted(times, moment.wall))
 
 
 def parse_time(text: str) -> Moment | None:
