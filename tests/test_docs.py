@@ -14,6 +14,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 @pytest.mark.parametrize(
     ("name", "script"),
     [
+        ("command_line.md", "make_command_line.py"),
         ("features.md", "make_features.py"),
         ("metrics.md", "make_metrics.py"),
         ("what_comes_in.md", "make_what_comes_in.py"),

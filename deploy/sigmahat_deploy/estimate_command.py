@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,13 +14,22 @@ from pathlib import Path
 import click
 import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sigmahat_client import AssetsDropped, Estimates, EstimateWarning, ShrinkageClient, SigmahatError, Tls
+from sigmahat_client.columns import described
 from sigmahat_client.errors import listed
-from sigmahat_deploy.returns_file import Universes, UnreadableFile, read_returns, read_universes
+from sigmahat_deploy.progress_line import progress_of
+from sigmahat_deploy.returns_file import (
+    Universes,
+    UnreadableFile,
+    read_blocks,
+    read_market,
+    read_returns,
+    read_universes,
+)
 from sigmahat_kernels.members import MemberError
+from sigmahat_kernels.request import MARKET_COLUMNS
+from sigmahat_kernels.status import Status
 
 SOME_FAILED = 3
 """Exit code when the files were written but some universes could not be estimated."""
@@ -28,9 +39,9 @@ _DEFAULT_URL = "127.0.0.1:8001"
 _STDOUT = Path("-")
 _WRITERS: dict[str, Callable[[pd.DataFrame, Path], object]] = {
     ".csv": lambda table, path: table.to_csv(path),
-    ".parquet": lambda table, path: table.to_parquet(path),
-    ".feather": lambda table, path: table.reset_index().to_feather(path),
-    ".json": lambda table, path: table.to_json(path, orient="index", double_precision=15),
+    ".parquet": lambda table, path: _write_parquet(table, path),
+    ".feather": lambda table, path: _write_feather(table, path),
+    ".json": lambda table, path: table.to_json(path, orient="index", double_precision=15, date_format="iso"),
 }
 """Ending of --out -> what writes it."""
 _INPUT = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -57,6 +68,14 @@ _OUTPUT = click.Path(dir_okay=False, path_type=Path)
     multiple=True,
     help=f"host:port of a server's gRPC; several share the work.  [default: {_DEFAULT_URL}]",
 )
+@click.option(
+    "--market",
+    type=_INPUT,
+    help=f"File of market indicators, dates first, as RETURNS: columns {', '.join(MARKET_COLUMNS)}, one or more.",
+)
+@click.option(
+    "--blocks", type=_INPUT, help="CSV of two columns, asset and block (sector ...), or JSON: asset to block."
+)
 @click.option("--local", is_flag=True, help="Compute in this process, without a server.")
 @click.option(
     "--model-repository",
@@ -82,11 +101,14 @@ _OUTPUT = click.Path(dir_okay=False, path_type=Path)
 @click.option("--private-key", type=_INPUT, help="PEM file: the key of --certificate-chain.")
 @click.option("--classic", is_flag=True, help="Covariances by textbook linear shrinkage of the sample covariance.")
 @click.option("--drop-bad-assets", is_flag=True, help="Estimate universes without the assets that cannot be used.")
+@click.option("--json", "as_json", is_flag=True, help="Say at the end what was done as one JSON object, on one line.")
 def estimate(
     returns: Path,
     universes: Path | None,
     out: Path,
     covariances: Path | None,
+    market: Path | None,
+    blocks: Path | None,
     urls: tuple[str, ...],
     local: bool,
     model_repository: Path | None,
@@ -97,17 +119,15 @@ def estimate(
     private_key: Path | None,
     classic: bool,
     drop_bad_assets: bool,
+    as_json: bool,
 ) -> None:
-    """Estimate the universes of RETURNS, a .csv, .csv.gz, .parquet, .feather or .npz file of simple returns.
+    """Estimate the universes of RETURNS, a .csv, .csv.gz, .parquet, .feather or .npz file of simple daily returns.
 
-    0.01 is 1 %. The first column holds dates, the others are assets; an .npz file
-    holds the arrays dates, tickers and ret.
-
-    \b
-    Exit codes: 0 all universes were estimated, 1 nothing was written,
-    2 wrong options, 3 files were written but some universes failed.
+    0.01 is 1 %. The first column holds dates, oldest first, the others are assets; an .npz file holds the arrays
+    dates, tickers and ret. Half a year to two years of rows do well; a universe may have a window of its own.
     """
-    _check_options([returns, universes], out, covariances, classic)
+    begin = time.monotonic()
+    _check_options([returns, universes, market, blocks], out, covariances, classic)
     if local and (urls or root_certificates or certificate_chain or private_key):
         raise click.UsageError("--local computes in this process: leave --url and certificates out")
     if model_repository is not None and not local:
@@ -123,13 +143,15 @@ def estimate(
             certificates = root_certificates, certificate_chain, private_key
             tls = Tls(*certificates) if any(certificates) else None
             connection = ShrinkageClient(urls or _DEFAULT_URL, deadline_s=deadline_s, retry_s=retry_s, tls=tls)
-        with connection as client, _progress_bar() as progress, warnings.catch_warnings():
+        with connection as client, progress_of("universes") as progress, warnings.catch_warnings():
             for said_at_the_end in (AssetsDropped, EstimateWarning):
                 warnings.simplefilter("ignore", said_at_the_end)
             estimates = client.estimate(
                 panel,
                 asked.assets,
                 windows=asked.windows,
+                market=None if market is None else read_market(market, pd.DatetimeIndex(panel.index)),
+                blocks=None if blocks is None else read_blocks(blocks),
                 covariance=covariances is not None,
                 classic=classic,
                 on_bad_asset="drop" if drop_bad_assets else "raise",
@@ -138,7 +160,10 @@ def estimate(
         _write(estimates, out, covariances)
     except (UnreadableFile, SigmahatError, MemberError, ModuleNotFoundError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    _report(estimates)
+    _say_what_is_odd(estimates)
+    _say_what_was_written(estimates, out, covariances, time.monotonic() - begin if as_json else None)
+    if estimates.failures:
+        raise click.exceptions.Exit(SOME_FAILED)
 
 
 def _check_options(inputs: list[Path | None], out: Path, covariances: Path | None, classic: bool) -> None:
@@ -163,15 +188,6 @@ def _check_options(inputs: list[Path | None], out: Path, covariances: Path | Non
         raise click.UsageError("--classic changes covariances only: give --covariances too")
 
 
-@contextmanager
-def _progress_bar() -> Iterator[Callable[[int, int], object]]:
-    console = Console(stderr=True)
-    columns = TextColumn("universes"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("universes", total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
 def _write(estimates: Estimates, out: Path, covariances: Path | None) -> None:
     """Write both files whole or neither: they get their names only when both are complete."""
     with ExitStack() as files:
@@ -183,6 +199,20 @@ def _write(estimates: Estimates, out: Path, covariances: Path | None) -> None:
             click.echo(estimates.to_frame().to_csv(), nl=False)
         else:
             _WRITERS[out.suffix.lower()](estimates.to_frame(), files.enter_context(_draft_of(out)))
+
+
+def _write_parquet(table: pd.DataFrame, path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    parquet.write_table(described(pa.Table.from_pandas(table)), path)
+
+
+def _write_feather(table: pd.DataFrame, path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import feather
+
+    feather.write_feather(described(pa.Table.from_pandas(table.reset_index())), path)
 
 
 def _matrices(estimates: Estimates) -> dict[str, np.ndarray]:
@@ -206,7 +236,7 @@ def _draft_of(path: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
-def _report(estimates: Estimates) -> None:
+def _say_what_is_odd(estimates: Estimates) -> None:
     failures = estimates.failures
     lines = [
         f"universe {name!r} is estimated without {len(dropped)} assets: {listed(dropped)}"
@@ -220,4 +250,32 @@ def _report(estimates: Estimates) -> None:
             click.echo(f"... and {len(found) - _SHOWN_FAILURES} more", err=True)
     if failures:
         click.echo(f"{len(failures)} of {len(estimates)} universes failed", err=True)
-        raise click.exceptions.Exit(SOME_FAILED)
+
+
+def _say_what_was_written(estimates: Estimates, out: Path, covariances: Path | None, seconds: float | None) -> None:
+    """Say it in words on standard error; or, given how long it took, as JSON where nothing else is written."""
+    good = len(estimates) - len(estimates.failures)
+    dates = [str(date.astype("datetime64[D]")) for date in estimates.last_date if not np.isnat(date)]
+    if seconds is not None:
+        done = {
+            "out": None if out == _STDOUT else str(out),
+            "covariances": None if covariances is None else str(covariances),
+            "universes": len(estimates),
+            "failed": {str(error.universe): str(error) for error in estimates.failures},
+            "warnings": estimates.warning_lines,
+            "last_date": max(dates, default=None),
+            "seconds": round(seconds, 3),
+        }
+        click.echo(json.dumps(done), err=out == _STDOUT)
+        return
+    files = [str(path) for path in (out, covariances) if path is not None and path != _STDOUT]
+    if not files:
+        return
+    until = f" to {max(dates)}" if dates else ""
+    click.echo(f"wrote {' and '.join(files)}: {good} of {len(estimates)} universes{until}", err=True)
+    if covariances is None:
+        click.echo("next: the same with --covariances covariances.npz for the matrices", err=True)
+    else:
+        for u in np.flatnonzero(estimates.status == Status.GOOD)[:1].tolist():
+            name = f"covariance/{estimates.universes[u]}"
+            click.echo(f"next, in Python: numpy.load({str(covariances)!r})[{name!r}]", err=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two files that `sigmahat estimate` reads: returns with their dates, and the universes to estimate."""
+"""The files that `sigmahat estimate` reads: returns with their dates, universes, market indicators, blocks."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from sigmahat_client.intake.containers import Table, read_table
 from sigmahat_client.intake.rows import index_rows, row_at
 from sigmahat_client.intake.universes import read_labels
 from sigmahat_deploy.csv_table import UnreadableFile, read_csv
+from sigmahat_kernels.request import MARKET_COLUMNS
 
-__all__ = ["Universes", "UnreadableFile", "read_returns", "read_universes"]
+__all__ = ["Universes", "UnreadableFile", "read_blocks", "read_market", "read_returns", "read_universes"]
 
 
 class Universes(NamedTuple):
@@ -106,6 +107,61 @@ def read_universes(path: Path, dates: pd.DatetimeIndex) -> Universes:
         except ValueError as error:
             raise UnreadableFile(f"{path}: universe {name!r} cannot be read: {error}") from None
     return universes
+
+
+def read_market(path: Path, dates: pd.DatetimeIndex) -> pd.DataFrame:
+    """Read market indicators for the rows of a panel.
+
+    Parameters
+    ----------
+    path : Path
+        As `read_returns` takes it: dates, then columns among `MARKET_COLUMNS`, in capitals or not.
+    dates : DatetimeIndex
+        Of the panel. What the file lacks of them is missing; what it has more is not used.
+
+    Raises
+    ------
+    UnreadableFile
+        If a column is none of these, or the two have no date in common.
+    """
+    market = read_returns(path).rename(columns=str.lower)
+    unknown = [name for name in market.columns if name not in MARKET_COLUMNS]
+    if unknown:
+        raise UnreadableFile(f"{path}: columns should be among {', '.join(MARKET_COLUMNS)}, got {', '.join(unknown)}")
+    if not market.index.isin(dates).any():
+        covered = f"{market.index[0]:%Y-%m-%d} to {market.index[-1]:%Y-%m-%d}"
+        wanted = f"{dates[0]:%Y-%m-%d} to {dates[-1]:%Y-%m-%d}"
+        raise UnreadableFile(f"{path}: it holds {covered}, and no date of the returns, which are {wanted}")
+    return market.reindex(dates)
+
+
+def read_blocks(path: Path) -> dict[str, str]:
+    """Read the block (sector ...) of each asset.
+
+    Parameters
+    ----------
+    path : Path
+        ``.json``: ``{"AAPL": "tech", ...}``; otherwise CSV with a header and two columns, asset and block.
+
+    Raises
+    ------
+    UnreadableFile
+        If it is anything else, or names an asset twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix.lower() == ".json":
+            found = json.loads(text, object_pairs_hook=_without_repeats)
+            if not isinstance(found, dict) or not all(isinstance(block, str) for block in found.values()):
+                raise ValueError('it should hold {"AAPL": "tech", ...}')
+            return found
+        rows = [(line, row) for line, row in enumerate(csv.reader(text.splitlines()), 1) if row]
+        for line, row in rows:
+            if len(row) != 2 or not all(cell.strip() for cell in row):
+                raise ValueError(f"line {line} should hold an asset and its block, got {','.join(row)!r}")
+        return _without_repeats([(asset.strip(), block.strip()) for _, (asset, block) in rows[1:]])
+    except (ValueError, OSError, csv.Error) as error:
+        raise UnreadableFile(f"{path}: {error}") from error
 
 
 def _read_csv(path: Path) -> Table:

@@ -77,10 +77,6 @@ def serve(
 
     A server that dies is started again. SIGHUP takes the files of the model repository anew, without a gap. What
     happens is written to standard error, one JSON object a line.
-
-    \b
-    Exit codes: 0 ended by a signal, accepted requests answered, 1 could not start,
-    2 wrong options, 3 gave up: the server died again and again.
     """
     if ready_file is not None:
         _remove_stale(ready_file)

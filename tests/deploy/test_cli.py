@@ -4,15 +4,20 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 
+import click
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 
-from sigmahat_deploy.cli import SUBCOMMANDS, Subcommand, main
+from sigmahat_deploy.cli import SUBCOMMANDS, Subcommand, exit_codes, main
+from sigmahat_deploy.estimate_command import SOME_FAILED
+from sigmahat_deploy.serve_command import GAVE_UP
 
 
 def run(*arguments: str) -> Result:
@@ -40,8 +45,8 @@ def test_help_lists_every_subcommand() -> None:
     result = run("--help")
     assert result.exit_code == 0
     assert {"serve", "estimate", "train", "export", "evaluate"} <= set(SUBCOMMANDS)
-    for name, (_, _, short_help) in SUBCOMMANDS.items():
-        assert any(line.split() == [name, *short_help.split()] for line in result.output.splitlines())
+    for name, row in SUBCOMMANDS.items():
+        assert any(line.split() == [name, *row.short_help.split()] for line in result.output.splitlines())
 
 
 def test_help_imports_no_subcommand() -> None:
@@ -91,6 +96,101 @@ def test_a_missing_part_of_the_project_is_not_blamed_on_an_extra(subcommand: str
     assert result.exit_code == 1
     assert f"sigmahat {subcommand} is not part of this installation: it has no module sigmahat_absent" in result.output
     assert "pip install" not in result.output
+
+
+@pytest.mark.parametrize(
+    "example", [example for row in SUBCOMMANDS.values() for example in row.examples], ids=lambda example: example[9:40]
+)
+def test_every_example_can_be_typed(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands, options and values are read as when they run; what they name is there."""
+    program, *words = shlex.split(example.partition(" > ")[0])
+    assert program == "sigmahat"
+    monkeypatch.chdir(tmp_path)
+    for word in ["model_repository/", "runs/1/", "runs/baselines/", "runs/validation/", *words]:
+        path = Path(word)
+        if word.endswith("/"):
+            path.mkdir(parents=True, exist_ok=True)
+        elif path.suffix and word[0].isalpha() and "=" not in word:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    command: click.Command | None = main
+    context = main.make_context("sigmahat", words[:1])
+    while isinstance(command, click.Group):
+        name, command, words = command.resolve_command(context, words)
+        assert command is not None
+        context = command.make_context(name, list(words), parent=context)
+
+
+@pytest.mark.parametrize("name", list(SUBCOMMANDS))
+def test_help_shows_examples_and_exit_codes(name: str) -> None:
+    assert SUBCOMMANDS[name].examples, "a row of SUBCOMMANDS without examples"
+    shown = run(name, "--help").output
+    for example in SUBCOMMANDS[name].examples:
+        assert f"  {example}\n" in shown
+    for code, meaning in exit_codes(SUBCOMMANDS[name]).items():
+        assert f"  {code}  {meaning}\n" in shown
+    assert exit_codes(SUBCOMMANDS["estimate"])[SOME_FAILED].startswith("files were written")
+    assert exit_codes(SUBCOMMANDS["serve"])[GAVE_UP].startswith("gave up")
+
+
+def test_a_member_of_a_group_shows_its_own_examples() -> None:
+    shown = run("engines", "check", "--help").output
+    assert "sigmahat engines check --model-repository" in shown
+    assert "sigmahat engines build" not in shown
+    assert "--debug" in shown
+
+
+@pytest.mark.parametrize("subcommand", [HEAD + "raise KeyError('one\\ntwo')"], indirect=True)
+def test_what_nobody_foresaw_is_one_line_and_a_traceback_only_with_debug(subcommand: str) -> None:
+    result = run(subcommand)
+    assert result.exit_code == 1
+    line = "Error: KeyError: 'one\\ntwo' (unforeseen: the same command with --debug shows where)\n"
+    assert (result.output, result.stderr) == (line, line)
+    with pytest.raises(KeyError, match="one"):
+        CliRunner().invoke(main, [subcommand, "--debug"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    "subcommand",
+    [
+        HEAD
+        + "try:\n        1 / 0\n    except ZeroDivisionError as error:\n"
+        + "        raise click.ClickException('in words') from error"
+    ],
+    indirect=True,
+)
+def test_debug_shows_the_cause_of_what_is_said_in_words(subcommand: str) -> None:
+    assert run(subcommand).output == "Error: in words\n"
+    shown = run(subcommand, "--debug").stderr
+    assert "ZeroDivisionError" in shown
+    assert shown.endswith("Error: in words\n")
+
+
+def test_completion_needs_no_subcommands_packages() -> None:
+    done = run_python(
+        "import os, sys\n"
+        "os.environ.update(_SIGMAHAT_COMPLETE='bash_complete', COMP_WORDS='sigmahat e', COMP_CWORD='1')\n"
+        "from sigmahat_deploy.cli import main\n"
+        "try:\n"
+        "    main(prog_name='sigmahat')\n"
+        "finally:\n"
+        "    print(sorted({name.partition('.')[0] for name in sys.modules} & {'pandas', 'torch', 'numpy'}))\n"
+    )
+    assert done.stdout.splitlines() == ["plain,estimate", "plain,engines", "plain,export", "plain,evaluate", "[]"]
+
+
+def test_completion_of_options_where_packages_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SUBCOMMANDS, "gone", Subcommand("absent_module:command", "train", "Do nothing."))
+    found = ShellComplete(main, {}, "sigmahat", "_SIGMAHAT_COMPLETE")
+    assert found.get_completions(["gone"], "--") is not None
+    assert "--local" in {item.value for item in found.get_completions(["estimate"], "--lo")}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script(shell: str) -> None:
+    result = run("completion", shell)
+    assert result.exit_code == 0
+    assert f"_SIGMAHAT_COMPLETE={shell}_complete" in result.output
 
 
 def test_an_unknown_subcommand_is_a_usage_error() -> None:
