@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, track
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
 from sigmahat_kernels.parameters import split_parameters
 from sigmahat_trainer.baselines.average_oracle import OracleKey, fit_oracle, load_oracles, save_oracles
@@ -21,6 +21,7 @@ from sigmahat_trainer.data.dataset import draw_dataset
 from sigmahat_trainer.data.episodes import sizes_of
 from sigmahat_trainer.data.panels import ReturnPanel
 from sigmahat_trainer.model.network import activate
+from sigmahat_trainer.progress import Progress, track
 from sigmahat_trainer.provenance import provenance
 from sigmahat_trainer.training.constants import fit_constants
 
@@ -80,7 +81,7 @@ def fit_baselines(
 
     oracles: dict[OracleKey, Any] = {}
     shapes = [(panel, size, length) for panel in panels for size in sizes_of(panel, sizes) for length in lengths]
-    for panel, size, length in track(shapes, "Average Oracle", console=console, transient=True):
+    for panel, size, length in track(shapes, "Average Oracle", total=len(shapes), console=console):
         settings = {"n_assets": size, "n_obs": length, "horizon": horizon, "n_episodes": oracle_windows, "seed": seed}
         eigenvalues = fit_oracle(panel, **settings)
         if eigenvalues is not None:

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
-from rich.progress import track
 
 from sigmahat_kernels.asset_statistics import asset_statistics
 from sigmahat_kernels.features import compute_features
@@ -21,6 +20,7 @@ from sigmahat_kernels.status import Status
 from sigmahat_trainer.data.baskets import LEAST_ASSETS, draw_baskets
 from sigmahat_trainer.data.panels import ReturnPanel
 from sigmahat_trainer.data.simulate import TRAINING_DESIGNS
+from sigmahat_trainer.progress import track
 
 SIZES = (5, 10, 20, 35, 50, 75, 100, 150, 200, 300, 500)
 SIZE_WEIGHTS = np.array([1, 2, 3, 3, 4, 4, 5, 2, 1, 0.25, 0.08])
@@ -183,7 +183,7 @@ def draw_dataset(
     weight = np.sqrt([panel.returns.shape[0] * panel.returns.shape[1] for panel, _ in usable])
     weight /= weight.sum()
     console = Console(stderr=True)
-    for _ in track(range(n_draws), "samples", console=console, disable=not progress, transient=True):
+    for _ in track(range(n_draws), "samples", total=n_draws, console=console, shown=progress):
         if rng.random() < simulated_share:
             samples = _simulated_samples(rng, horizon)
         else:

@@ -19,7 +19,6 @@ import numpy as np
 from filelock import FileLock
 from numpy.lib.format import open_memmap
 from rich.console import Console
-from rich.progress import track
 from threadpoolctl import threadpool_limits
 
 from sigmahat_kernels.features import FEATURE_NAMES
@@ -28,6 +27,7 @@ from sigmahat_kernels.parallel import available_threads
 from sigmahat_trainer.data.dataset import UNIVERSES_PER_WINDOW, draw_dataset, open_dataset
 from sigmahat_trainer.data.panels import ReturnPanel
 from sigmahat_trainer.processes import end_with_parent
+from sigmahat_trainer.progress import track
 from sigmahat_trainer.provenance import code_digest
 
 SAMPLES_PER_CHUNK = 100 * UNIVERSES_PER_WINDOW
@@ -100,7 +100,7 @@ def _draw(
         for path, n_samples, seed in zip(paths, _chunk_sizes(settings["n_samples"]), seeds, strict=True)
         if not path.exists()
     ]
-    bar = partial(track, total=len(paths), completed=len(paths) - len(work), console=console, transient=True)
+    bar = partial(track, total=len(paths), completed=len(paths) - len(work), console=console)
     for _ in bar(_run(work, panels, min(workers, len(work))), f"{settings['n_samples']:,} samples"):
         pass
     for left_by_a_kill in folder.parent.glob(f".{folder.name}.*"):

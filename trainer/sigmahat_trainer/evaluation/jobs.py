@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pandas as pd
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from threadpoolctl import threadpool_limits
 
 from sigmahat_trainer.baselines.adapters import served
@@ -22,6 +22,7 @@ from sigmahat_trainer.data.panels import ReturnPanel, load_panel
 from sigmahat_trainer.evaluation.designs import evaluate_design
 from sigmahat_trainer.evaluation.methods import Place, Sources, load_methods
 from sigmahat_trainer.evaluation.rolling import Cell, Period, evaluate, plan
+from sigmahat_trainer.progress import Progress
 
 
 class Extent(NamedTuple):

@@ -26,11 +26,12 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from sigmahat_kernels.files import write_whole
 from sigmahat_trainer.config import TrainConfig, from_dict
 from sigmahat_trainer.data.sample_sets import SampleSets, open_sample_sets, pool
+from sigmahat_trainer.progress import Progress
 from sigmahat_trainer.provenance import provenance
 from sigmahat_trainer.search.plots import draw_search
 from sigmahat_trainer.search.space import SearchSpace, Vary, search_space, settings_of

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
 from sigmahat_kernels.features import FEATURE_NAMES
 from sigmahat_kernels.files import write_whole
@@ -32,6 +32,7 @@ from sigmahat_trainer.data.sample_sets import drawing_settings
 from sigmahat_trainer.model.member_file import save_member
 from sigmahat_trainer.model.network import activate
 from sigmahat_trainer.processes import end_with_parent
+from sigmahat_trainer.progress import Progress
 from sigmahat_trainer.provenance import code_digest, provenance
 from sigmahat_trainer.training.constants import fit_constants
 from sigmahat_trainer.training.distributed import first_alone, group_size, is_first, meet
