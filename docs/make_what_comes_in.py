@@ -13,7 +13,7 @@ TESTS = Path(__file__).parents[1] / "tests"
 INTRODUCTION = """\
 # What comes in, what happens
 
-Returns are simple returns per period (0.01 is 1 %), one row a date, oldest first, one column an asset; NaN is missing.
+Returns are simple returns of days (0.01 is 1 %), one row a date, oldest first, one column an asset; NaN is missing.
 What can be meant in one way only is read; everything else is refused in one line that says where, what was found and
 what was wanted. The same reader stands behind every door: the client and its asynchronous twin, a client in this
 process, `score_batches`, the scikit-learn and skfolio estimators, and `sigmahat estimate`. The rules on values are the

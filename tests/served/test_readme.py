@@ -33,10 +33,9 @@ def test_the_ten_lines_run(served: str, tmp_path: Path, monkeypatch: pytest.Monk
     dates = pd.bdate_range("2018-01-01", periods=260)
     pd.DataFrame(rng.normal(0, 0.01, (260, 9)), dates, tickers).to_parquet(tmp_path / "returns.parquet")
     monkeypatch.chdir(tmp_path)
-    names = run(BLOCKS[0], served)
-    monkeypatch.chdir(Path(__file__).parents[2])
-    exec(compile(BLOCKS[1], "README.md", "exec"), names_of_local := {"returns": names["returns"]})
-    assert names_of_local["estimates"].covariance_of("all").shape == (9, 9)
+    names = run(BLOCKS[1], served)
+    exec(compile(BLOCKS[0], "README.md", "exec"), names_of_local := {"returns": names["returns"]})
+    assert names_of_local["daily"].shape == (9, 9)
     covariance = names["estimates"].covariance_of("tech")
     assert list(covariance.columns) == list(covariance.index) == tickers[:4]
     assert (np.linalg.eigvalsh(covariance) > 0).all()
