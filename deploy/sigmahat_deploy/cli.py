@@ -183,7 +183,7 @@ class LazyGroup(click.Group):
                 raise
             if isinstance(error, ModuleNotFoundError) and ctx.invoked_subcommand is not None:
                 raise _not_installed(ctx.invoked_subcommand, error) from error
-            what = " ".join(f"{type(error).__name__}: {error}".split())
+            what = " ".join([type(error).__name__ + ":" * bool(str(error)), *str(error).split()])
             raise click.ClickException(f"{what} (unforeseen: the same command with --debug shows where)") from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
