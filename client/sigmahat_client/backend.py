@@ -50,6 +50,9 @@ class Backend(Protocol):
             In seconds of `time.monotonic`. A request that is still in a queue then is dropped.
         """
 
+    def is_live(self, timeout_s: float) -> bool:
+        """Whether anything that answers says so within so many seconds, however busy it is. Blocks that long."""
+
     def close(self) -> None:
         """Let go of everything, once requests that are under way are answered; does not wait for that."""
 

@@ -160,6 +160,10 @@ class ShrinkageClient(BaseClient):
     ) -> None:
         self.close()
 
+    def is_live(self, timeout_s: float = 1.0) -> bool:
+        """Whether a server answers within so many seconds that it is there, however busy it is."""
+        return self._backend.is_live(timeout_s)
+
     def estimate(
         self,
         returns: Any,

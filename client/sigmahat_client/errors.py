@@ -46,6 +46,9 @@ __all__ = [
 # In gRPC's words: a closed port, or a name without an address.
 _NOBODY = re.compile(r"connection refused|actively refused|errors? resolving|DNS resolution failed", re.IGNORECASE)
 
+# In gRPC's words: the port of an HTTP server, or of one that encrypts.
+_NO_GRPC = re.compile(r"failed parsing HTTP/2|http1\.x server", re.IGNORECASE)
+
 UNANSWERED = -1
 """Status of a universe to which no answer came; the client's own, no server sends it."""
 
@@ -201,6 +204,11 @@ def error_from_grpc(code: str, message: str, url: str) -> Exception:
             return DeadlineExceeded(message)
         case "UNAVAILABLE" if _NOBODY.search(message):
             return no_server([url])
+        case "UNAVAILABLE" if _NO_GRPC.search(message):
+            return NoServer(
+                f"{url}: what is there speaks no plain gRPC: name the server's gRPC port with url (--url), 8001 if it was "
+                "not changed (8000 is HTTP), or its certificates, if it encrypts"
+            )
         case "UNAVAILABLE" if "protocol is restricted" not in message:
             return ServerUnavailable(f"{url}: {message}")
         # A server that is shutting down unloads its models before it closes its port.

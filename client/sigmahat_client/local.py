@@ -26,6 +26,10 @@ class InProcess:
         self._pipeline = Pipeline(released_repository() if model_repository is None else model_repository)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="sigmahat")
 
+    def is_live(self, timeout_s: float) -> bool:
+        """See `Backend.is_live`."""
+        return True
+
     def close(self) -> None:
         """Finish what was begun, and drop the rest; does not wait for that."""
         self._worker.shutdown(wait=False)

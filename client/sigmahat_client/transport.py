@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import tritonclient.grpc as triton
-from tritonclient.utils import np_to_triton_dtype
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from sigmahat_client.backend import Deliver, Outcome, Read, Send, Tensors, outcome_of
 from sigmahat_client.endpoints import Tls, addresses, channel_options, is_loopback, tls_arguments
@@ -117,8 +117,14 @@ class Connection:
         if last:  # in a thread of its own: this one is gRPC's, which the channel waits for
             threading.Thread(target=self._close, daemon=True).start()
         if isinstance(outcome, NoServer):
-            return no_server(e.address for e in self._endpoints) if nobody else ServerUnavailable(str(outcome))
+            if not nobody:
+                return ServerUnavailable(str(outcome))
+            return outcome if self.n_endpoints == 1 else no_server(e.address for e in self._endpoints)
         return outcome
+
+    def is_live(self, timeout_s: float) -> bool:
+        """See `Backend.is_live`."""
+        return any(_is_live(endpoint.client, timeout_s / self.n_endpoints) for endpoint in self._endpoints)
 
     def sender(
         self,
@@ -207,6 +213,13 @@ class _Requests:
         if region is not None:
             answer["COVARIANCE"] = region.array(tuple(result.get_output("COVARIANCE").shape))
         return answer
+
+
+def _is_live(client: Any, timeout_s: float) -> bool:
+    try:
+        return bool(client.is_server_live(client_timeout=timeout_s))
+    except InferenceServerException:
+        return False
 
 
 def _inputs(tensors: Tensors) -> list[Any]:

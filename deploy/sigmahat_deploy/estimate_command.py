@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import Timer
 
 import click
 import numpy as np
@@ -35,6 +36,8 @@ SOME_FAILED = 3
 """Exit code when the files were written but some universes could not be estimated."""
 
 _SHOWN_FAILURES = 10
+_SILENCE_S, _LOOK_S = 0.8, 0.3
+"""After how long nobody may have answered, and how long that is asked: with the start of Python, less than 2 s."""
 _DEFAULT_URL = "127.0.0.1:8001"
 _STDOUT = Path("-")
 _WRITERS: dict[str, Callable[[pd.DataFrame, Path], object]] = {
@@ -143,7 +146,12 @@ def estimate(
             certificates = root_certificates, certificate_chain, private_key
             tls = Tls(*certificates) if any(certificates) else None
             connection = ShrinkageClient(urls or _DEFAULT_URL, deadline_s=deadline_s, retry_s=retry_s, tls=tls)
-        with connection as client, progress_of("universes") as progress, warnings.catch_warnings():
+        with (
+            connection as client,
+            _hint_of(client, urls),
+            progress_of("universes") as progress,
+            warnings.catch_warnings(),
+        ):
             for said_at_the_end in (AssetsDropped, EstimateWarning):
                 warnings.simplefilter("ignore", said_at_the_end)
             estimates = client.estimate(
@@ -186,6 +194,28 @@ def _check_options(inputs: list[Path | None], out: Path, covariances: Path | Non
             raise click.BadParameter(f"must not be {path}, which is read: name another file", param_hint=option)
     if classic and covariances is None:
         raise click.UsageError("--classic changes covariances only: give --covariances too")
+
+
+@contextmanager
+def _hint_of(client: ShrinkageClient, urls: tuple[str, ...]) -> Iterator[None]:
+    """Say what to type when nobody has answered for a second: the client itself goes on trying."""
+
+    def look() -> None:
+        if not client.is_live(_LOOK_S):
+            where = ", ".join(urls) or _DEFAULT_URL
+            click.echo(
+                f"{where}: no answer yet; if no server is there, start one with `sigmahat serve`, name another with --url, "
+                "or compute here with --local",
+                err=True,
+            )
+
+    timer = Timer(_SILENCE_S, look)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _write(estimates: Estimates, out: Path, covariances: Path | None) -> None:

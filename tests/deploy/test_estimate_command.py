@@ -6,9 +6,12 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import socket
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pandas as pd
@@ -176,6 +179,37 @@ def test_no_server_leaves_what_was_there(folder: Path):
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: 127.0.0.1:1: ")
     assert (folder / "out.parquet").read_text() == "yesterday's"
+
+
+@pytest.mark.parametrize("speaks", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])
+def test_what_is_no_grpc_server_is_told_within_seconds(folder: Path, speaks: bytes):
+    """A port of HTTP, and one that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            with suppress(OSError):
+                while True:
+                    connection = listener.accept()[0]
+                    taken.append(connection)
+                    connection.sendall(speaks)
+
+        taken: list[socket.socket] = []
+        Thread(target=answer, daemon=True).start()
+        url = f"127.0.0.1:{listener.getsockname()[1]}"
+        result = run(folder, url, "--deadline-s", "4")
+        listener.shutdown(socket.SHUT_RDWR)
+    for connection in taken:
+        connection.close()
+    assert result.exit_code == 1
+    if speaks:
+        assert result.stderr.startswith(
+            f"Error: {url}: what is there speaks no plain gRPC: name the server's gRPC port"
+        )
+    else:
+        hint = (
+            f"{url}: no answer yet; if no server is there, start one with `sigmahat serve`, name another with --url, or"
+        )
+        assert result.stderr.startswith(hint)
 
 
 def test_a_certificate_needs_its_key(folder: Path, server: FakeServer):
