@@ -206,8 +206,8 @@ def error_from_grpc(code: str, message: str, url: str) -> Exception:
             return no_server([url])
         case "UNAVAILABLE" if _NO_GRPC.search(message):
             return NoServer(
-                f"{url}: what is there speaks no plain gRPC: name the server's gRPC port with url (--url), 8001 if it was "
-                "not changed (8000 is HTTP), or its certificates, if it encrypts"
+                f"{url}: what is there speaks no plain gRPC: name the server's gRPC port with url (--url), 8001 if it "
+                "was not changed (8000 is HTTP), or its certificates, if it encrypts"
             )
         case "UNAVAILABLE" if "protocol is restricted" not in message:
             return ServerUnavailable(f"{url}: {message}")

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from threading import Timer
+from threading import Event, Timer
 
 import click
 import numpy as np
@@ -200,22 +200,23 @@ def _check_options(inputs: list[Path | None], out: Path, covariances: Path | Non
 def _hint_of(client: ShrinkageClient, urls: tuple[str, ...]) -> Iterator[None]:
     """Say what to type when nobody has answered for a second: the client itself goes on trying."""
 
+    over = Event()
+
     def look() -> None:
-        if not client.is_live(_LOOK_S):
-            where = ", ".join(urls) or _DEFAULT_URL
-            click.echo(
-                f"{where}: no answer yet; if no server is there, start one with `sigmahat serve`, name another with --url, "
-                "or compute here with --local",
-                err=True,
-            )
+        if client.is_live(_LOOK_S) or over.is_set():
+            return
+        what_to_type = "start one with `sigmahat serve`, name another with --url, or compute here with --local"
+        where = ", ".join(urls) or _DEFAULT_URL
+        click.echo(f"{where}: no answer yet; if no server is there, {what_to_type}", err=True)
 
     timer = Timer(_SILENCE_S, look)
-    timer.daemon = True
     timer.start()
     try:
         yield
     finally:
+        over.set()
         timer.cancel()
+        timer.join()
 
 
 def _write(estimates: Estimates, out: Path, covariances: Path | None) -> None:
