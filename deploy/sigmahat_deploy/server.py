@@ -44,8 +44,8 @@ _ALIVE = {
     "http2-max-pings-without-data": 0,
     "http2-min-recv-ping-interval-without-data": 10_000,
 }
-"""Options of gRPC, in milliseconds: a caller that has vanished is let go after 80 s, and the client's pings, every 20 s,
-are no offence."""
+"""Options of gRPC, in milliseconds: a caller that has vanished is let go after 80 s; the client's pings, one every
+20 s, are no offence."""
 
 CONNECTION_AGE_S = 300.0
 """Everyone connects anew so often, give or take a tenth, and finds servers that are new behind a name."""

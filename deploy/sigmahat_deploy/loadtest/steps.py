@@ -7,14 +7,13 @@ perf_analyzer's own "Server Queue" is the ensemble's, which never queues: its st
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from sigmahat_deploy.loadtest.errors import LoadTestError
 from sigmahat_deploy.loadtest.levels import StepTime
+from sigmahat_deploy.loadtest.servers import Servers
 
 _TIMEOUT_S = 10.0
 
@@ -47,7 +46,7 @@ Snapshot = dict[str, Counts]
 _ZERO = Counts(0, 0, 0, 0, 0, 0)
 
 
-def snapshot(urls: Sequence[str]) -> Snapshot:
+def snapshot(servers: Servers) -> Snapshot:
     """Ask all servers for their statistics, and add them up by model; releases of one model count as one.
 
     Raises
@@ -56,9 +55,9 @@ def snapshot(urls: Sequence[str]) -> Snapshot:
         If a server does not say.
     """
     counts: Snapshot = {}
-    for url in urls:
+    for url in servers.urls:
         try:
-            with triton.InferenceServerClient(url, channel_args=[("grpc.enable_http_proxy", 0)]) as client:
+            with servers.client(url) as client:
                 statistics = client.get_inference_statistics(client_timeout=_TIMEOUT_S)
         except InferenceServerException as error:
             raise LoadTestError(f"{url} does not give its statistics: {error.message()}") from error

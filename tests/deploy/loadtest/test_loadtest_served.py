@@ -11,13 +11,18 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from sigmahat_deploy.certificates import Tls
 from sigmahat_deploy.loadtest import binary
 from sigmahat_deploy.loadtest.command import loadtest
 from sigmahat_deploy.loadtest.errors import LoadTestError
+from sigmahat_deploy.probe import probe_shrinkage
+from sigmahat_deploy.server import local_server
 
 pytestmark = pytest.mark.server
 
-RETURNS = Path(__file__).parents[3] / "benchmarks" / "data" / "us_sp500_2016_2019.npz"
+ROOT = Path(__file__).parents[3]
+RETURNS = ROOT / "benchmarks" / "data" / "us_sp500_2016_2019.npz"
+REPOSITORY = ROOT / "model_repository"
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +65,42 @@ def test_a_small_run(served: str, perf_analyzer: binary.PerfAnalyzer, tmp_path: 
         written.unlink()
     subprocess.run(["sh", str(tmp_path / "perf_analyzer" / "again.sh")], check=True, stdout=subprocess.DEVNULL)
     assert set((tmp_path / "perf_analyzer").glob("*.csv")) == reports
+
+
+def test_a_server_with_mutual_tls(perf_analyzer: binary.PerfAnalyzer, tmp_path: Path) -> None:
+    trustme = pytest.importorskip("trustme", reason="needs sigmahat[dev]")
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    files = {
+        "--root-certificates": authority.cert_pem,
+        "--certificate-chain": issued.cert_chain_pems[0],
+        "--private-key": issued.private_key_pem,
+    }
+    paths = {flag: tmp_path / f"{flag}.pem" for flag in files}
+    for flag, content in files.items():
+        content.write_to_path(paths[flag])
+    ca, certificate, key = paths.values()
+    arguments = ["--returns", str(RETURNS), "--out", str(tmp_path), "--perf-analyzer", str(perf_analyzer.binary)]
+    arguments += ["--requests", "4", "--assets", "5", "20", "--universes", "1", "4", "--seconds", "1"]
+    arguments += ["--in-flight", "1", "--poisson", "0.2", "--open-loop", "0.2", "--no-process-pool"]
+    with local_server(REPOSITORY, 0, 0, 0, probe=probe_shrinkage, tls=Tls(certificate, key, ca)) as server:
+        arguments += ["--url", server.grpc_url]
+        certificates = [str(word) for pair in paths.items() for word in pair]
+        result = CliRunner().invoke(loadtest, [*arguments, *certificates])
+        assert result.exit_code == 0, result.output
+        without = CliRunner().invoke(loadtest, [*arguments, *certificates[:2]])
+        assert without.exit_code == 1
+        assert "does not say what it serves" in without.output
+    levels = json.loads((tmp_path / "loadtest.json").read_text())["levels"]
+    assert all(level["universes_per_s"] > 0 and not level["problem"] for level in levels)
+
+
+def test_one_certificate_without_its_key_is_one_line(perf_analyzer: binary.PerfAnalyzer, tmp_path: Path) -> None:
+    (tmp_path / "chain.pem").touch()
+    arguments = ["--returns", str(RETURNS), "--out", str(tmp_path), "--perf-analyzer", str(perf_analyzer.binary)]
+    result = CliRunner().invoke(loadtest, [*arguments, "--certificate-chain", str(tmp_path / "chain.pem")])
+    assert result.exit_code == 1
+    assert result.output == "Error: certificate_chain and private_key go together, got only one of them\n"
 
 
 def test_a_server_that_is_not_there_is_one_line(perf_analyzer: binary.PerfAnalyzer, tmp_path: Path) -> None:
