@@ -37,7 +37,7 @@ _ARRIVALS = 20.0
 """Arrivals are drawn for so many times the seconds of a level; perf_analyzer would repeat them after that."""
 
 _EXPECTED = 8.0
-"""Requests of a window at least, on average: perf_analyzer gives up when it sees none, by chance once in 3,000 windows."""
+"""Requests of a window at least, on average: perf_analyzer gives up when it sees none, by chance 1 in 3,000."""
 
 _PASS = re.compile(r"Pass \[\d+\] throughput: ([\d.]+) infer/sec")
 _DELAYED = re.compile(r"([\d.]+)% of the requests were delayed")
