@@ -64,6 +64,9 @@ def _option(name: str, *flags: str, **settings: Any) -> Callable[..., Any]:
 
 @click.command()
 @_option("urls", "--url", multiple=True, help="host:port of a server's gRPC; several share the load.")
+@_option(
+    "metrics", "--metrics", multiple=True, help="host:port of each server's metrics.  [default: port 8002 beside it]"
+)
 @_option("returns", "--returns", type=_FILE, help="Where requests are drawn from, as `sigmahat estimate` reads it.")
 @_option("models", "--model", multiple=True, type=click.Choice(ENSEMBLES), help="Asked at the same time.")
 @_option("requests", "--requests", type=click.IntRange(min=1), help="Different ones, sent in turn.")

@@ -28,7 +28,7 @@ from sigmahat_deploy.loadtest.binary import PerfAnalyzer
 from sigmahat_deploy.loadtest.errors import LoadTestError
 from sigmahat_deploy.loadtest.levels import WINDOWS, Latency, Level, spread
 from sigmahat_deploy.loadtest.servers import Servers
-from sigmahat_deploy.loadtest.steps import between, failures, snapshot, step_times, universes_per_request
+from sigmahat_deploy.loadtest.steps import between, failures, snapshot, step_times
 
 DATA = "mix.json"
 """File of the requests, in the folder that perf_analyzer runs in."""
@@ -77,7 +77,7 @@ def measure(
     """Load the servers for about so many seconds, all streams at once, each with its equal part of what is asked.
 
     The files that perf_analyzer writes stay in `folder`, which holds `DATA`. The latency of a model at several servers
-    is the largest of theirs: of percentiles no exact one can be made.
+    is the largest of theirs: of percentiles no exact one can be made. Universes are not counted: it knows requests.
     """
     streams = streams_of(servers, models)
     commands = level_commands(tool, servers, models, load, asked, seconds)
@@ -103,7 +103,6 @@ def measure(
     return replace(
         level,
         latencies=latencies,
-        universes_per_s=universes_per_request(change) * sum(latency.requests_per_s for latency in latencies),
         delayed=max(output.delayed for output in outputs),
         spread=max(output.spread for output in outputs),
     )

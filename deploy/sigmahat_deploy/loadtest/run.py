@@ -8,7 +8,7 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +35,7 @@ class Settings:
     out: Path = Path("out/loadtest")
     returns: Path = Path("benchmarks/data/us_sp500_2016_2019.npz")
     urls: tuple[str, ...] = ("127.0.0.1:8001",)
+    metrics: tuple[str, ...] = ()  # host:port of each server's; default: port 8002 of the same hosts
     models: tuple[str, ...] = ENSEMBLES  # asked at the same time, each as often as the other
     requests: int = Sizes().n_requests
     assets: tuple[int, int] = Sizes().assets  # of a universe
@@ -55,7 +56,8 @@ class Settings:
     def servers(self) -> Servers:
         """What is asked."""
         files = self.root_certificates, self.certificate_chain, self.private_key
-        return Servers(self.urls, Tls(*files) if any(files) else None)
+        metrics = self.metrics or {f"{url.rpartition(':')[0]}:8002" for url in self.urls}
+        return Servers(self.urls, Tls(*files) if any(files) else None, tuple(metrics))
 
     @property
     def n_levels(self) -> int:
@@ -96,7 +98,8 @@ def run(settings: Settings, command: str, announce: Callable[[str], object] = la
 
     announce("every request once")
     status = _status_of_all(settings.servers, questions)
-    levels, commands = _perf_analyzer_levels(settings, tool, folder, announce)
+    universes_per_request = float(np.mean([len(request["UNIVERSES"]) for request in requests]))
+    levels, commands = _perf_analyzer_levels(settings, tool, folder, universes_per_request, announce)
     best = _best(levels)
     for share in settings.open_loop:
         rate = round(share * best, 1)
@@ -134,7 +137,11 @@ def _status_of_all(servers: Servers, questions: Sequence[open_loop.Question]) ->
 
 
 def _perf_analyzer_levels(
-    settings: Settings, tool: binary.PerfAnalyzer, folder: Path, announce: Callable[[str], object]
+    settings: Settings,
+    tool: binary.PerfAnalyzer,
+    folder: Path,
+    universes_per_request: float,
+    announce: Callable[[str], object],
 ) -> tuple[list[Level], list[list[list[str]]]]:
     """Closed loop, then Poisson at shares of its best; also the commands of each level."""
     asked_of = settings.servers, settings.models
@@ -148,7 +155,8 @@ def _perf_analyzer_levels(
         if load == "poisson":
             seconds = perf_analyzer.long_enough(seconds, asked / n_streams)
         commands.append(perf_analyzer.level_commands(tool, *asked_of, load, asked, seconds))
-        levels.append(perf_analyzer.measure(tool, *asked_of, load, asked, seconds, settings.seed, folder))
+        level = perf_analyzer.measure(tool, *asked_of, load, asked, seconds, settings.seed, folder)
+        levels.append(replace(level, universes_per_s=universes_per_request * level.requests_per_s))
 
     for each in settings.in_flight:
         measure("closed", each * n_streams)

@@ -24,6 +24,7 @@ class Servers(NamedTuple):
 
     urls: tuple[str, ...]  # host:port of gRPC
     tls: Tls | None = None
+    metrics: tuple[str, ...] = ()  # host:port, plain HTTP
 
     def client(self, url: str) -> triton.InferenceServerClient:
         """For what Triton says of itself.

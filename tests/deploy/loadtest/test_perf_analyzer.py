@@ -17,6 +17,7 @@ from sigmahat_deploy.loadtest.binary import PerfAnalyzer
 from sigmahat_deploy.loadtest.errors import LoadTestError
 from sigmahat_deploy.loadtest.levels import Latency
 from sigmahat_deploy.loadtest.servers import Servers
+from sigmahat_deploy.loadtest.steps import Snapshot
 
 RECORDED = Path(__file__).parent / "recorded"
 TOOL = PerfAnalyzer(Path("/opt/perf_analyzer"), "2.51.0")
@@ -91,7 +92,7 @@ def fake(folder: Path, source: str) -> PerfAnalyzer:
 
 
 def test_a_level_that_was_not_measured_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(perf_analyzer, "snapshot", lambda servers: {})
+    monkeypatch.setattr(perf_analyzer, "snapshot", lambda servers: Snapshot({}, {}))
     said = "Thread [0] had error: in ensemble 'covariance', [request id: 25] Exceeds maximum queue size"
     tool = fake(tmp_path, f'echo "{said}"; exit 99')
     level = perf_analyzer.measure(tool, *ASKED, "closed", 4, 0.1, 0, tmp_path)
@@ -103,7 +104,7 @@ def test_a_level_that_was_not_measured_says_why(tmp_path: Path, monkeypatch: pyt
 def test_poisson_times_differ_between_streams_and_are_those_of_the_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(perf_analyzer, "snapshot", lambda servers: {})
+    monkeypatch.setattr(perf_analyzer, "snapshot", lambda servers: Snapshot({}, {}))
     perf_analyzer.measure(fake(tmp_path, "exit 1"), *ASKED, "poisson", 100, 6.0, 5, tmp_path)
     first, second = (np.loadtxt(tmp_path / f"poisson-100-{k}-{model}.gaps") for k, model in enumerate(ASKED[1]))
     np.testing.assert_allclose(np.cumsum(first) / 1e6, poisson(50.0, 120.0, [5, 0]), atol=0.01)
