@@ -108,7 +108,7 @@ def measure(servers: Servers, asked: Sequence[Question], rate: float, seconds: f
     before = snapshot(servers)
 
     async def run() -> list[Sent]:
-        async with _Channels(servers) as channels:
+        async with Channels(servers) as channels:
             return await send_on_time(poisson(rate, total, [seed]).tolist(), asked, channels.ask)
 
     sent = asyncio.run(run())
@@ -121,7 +121,7 @@ def ask_in_turn(servers: Servers, asked: Sequence[Question]) -> list[Answer]:
     """Every question once, one after the other: warms the servers, and says what perf_analyzer cannot see."""
 
     async def run() -> list[Answer]:
-        async with _Channels(servers) as channels:
+        async with Channels(servers) as channels:
             return [await channels.ask(question) for question in asked]
 
     return asyncio.run(run())
@@ -156,7 +156,7 @@ def level_of(sent: Sequence[Sent], rate: float, begin_s: float, end_s: float) ->
     )
 
 
-class _Channels:
+class Channels:
     """To all servers, asked in turn."""
 
     def __init__(self, servers: Servers) -> None:
@@ -164,7 +164,7 @@ class _Channels:
         read = service_pb2.ModelInferResponse.FromString
         self._turn = cycle([channel.unary_unary(_METHOD, response_deserializer=read) for channel in self._channels])
 
-    async def __aenter__(self) -> _Channels:
+    async def __aenter__(self) -> Channels:
         return self
 
     async def __aexit__(self, *error: object) -> None:
