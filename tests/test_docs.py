@@ -16,6 +16,7 @@ DOCS = Path(__file__).parents[1] / "docs"
     [
         ("features.md", "make_features.py"),
         ("metrics.md", "make_metrics.py"),
+        ("capacity.md", "make_capacity.py"),
         ("what_comes_in.md", "make_what_comes_in.py"),
         ("grpc_service.proto", "make_proto.py"),
     ],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the service does under load, into ``results/loadtest.json``: by replicas, by instances, by the shape of requests.
+"""What the service does under load, into ``results/loadtest.json``: by replicas, instances, and shape of requests.
 
 `sigmahat loadtest` of one and two replicas, one and two instances of the step that computes, and scikit-learn in a
 process pool; then requests of one shape each. The servers share this machine with what loads them.
