@@ -28,7 +28,7 @@ Written by `docs/make_capacity.py` from [`loadtest.json`](../benchmarks/results/
 WHERE = """\
 Measured on {cores} cores, {processor}, no GPU, **of which the load generator takes its part**: a service that is called
 from elsewhere does more. Two replicas share those cores, so they say what a second process costs, not what a second
-machine brings.
+machine brings. What else the machine was doing: a load average of {load_average:g} in the minute before.
 """
 MIX = """\
 ## A mix of sizes
@@ -49,25 +49,25 @@ COST = """\
 cost = price of a core-hour x core-hours,   core-hours = cores x 10^6 / (3600 x universes a second)
 ```
 
-With a GPU the same of GPU-hours: 10^6 / (3600 x universes a second of one). A node that is planned to do {in_use:.0%}
-of what it can costs 1 / {in_use:g} of that.
+With a GPU the same of GPU-hours: 10^6 / (3600 x universes a second of one). A node that is planned to do {in_use:.0f} %
+of what it can costs 1 / {share:g} of that.
 """
 PAPER = """\
 ## {a_day:,} universes a day, on paper
 
 That is {per_s:,.0f} a second, day and night. Servers share nothing, so replicas add up as long as callers and network
-keep up. One replica is the machine of above, {cores} cores, used to {in_use:.0%}:
+keep up. One replica is the machine of above, {cores} cores, used to {in_use:.0f} %:
 
 ```
-replicas = {per_s:,.0f} / ({in_use:g} x universes a second of one)
+replicas = {per_s:,.0f} / ({share:g} x universes a second of one)
 ```
 """
 WAY = """\
 What has to be there beside them:
 
 - **Callers.** One client process fed {client:,.0f} universes a second for parameters and {client_matrices:,.0f} with
-  matrices, while it shared those cores with the server: at least {n_clients:,} such processes, {n_clients_matrices:,}
-  with matrices. `score_batches` on Spark, Dask or Ray is as many as you like
+  matrices, while it shared those cores with the server: {n_clients:,} such processes at least, with matrices
+  {n_clients_matrices:,}. `score_batches` on Spark, Dask or Ray is as many as you like
   ([operations](operations.md#beyond-one-client)).
 - **Network.** A matrix of 100 assets has 40 kB: {gbit:,.1f} Gbit/s in all, and {tb:,.0f} TB a day where they are kept.
   Parameters have {parameters:,} numbers a universe.
@@ -87,7 +87,7 @@ def page() -> str:
     mix = next(iter(setups.values()))["mix"]
     parts = [
         INTRODUCTION,
-        WHERE.format(**machine),
+        WHERE.format(**machine, load_average=next(iter(setups.values()))["machine"]["load_average"]),
         MIX.format(
             universes=mix["universes of a request: least, mean, most"],
             assets=mix["assets of a universe: least, mean, most"],
@@ -109,8 +109,8 @@ def page() -> str:
             ),
             _shaped(shapes, machine["cores"]),
         ),
-        COST.format(in_use=IN_USE),
-        PAPER.format(a_day=A_DAY, per_s=A_DAY / 86_400, cores=machine["cores"], in_use=IN_USE),
+        COST.format(in_use=100 * IN_USE, share=IN_USE),
+        PAPER.format(a_day=A_DAY, per_s=A_DAY / 86_400, cores=machine["cores"], in_use=100 * IN_USE, share=IN_USE),
         _table(
             ("what is asked", "universes / s of one", "replicas", "cores"), _planned(setups, shapes, machine["cores"])
         ),
