@@ -58,8 +58,6 @@ class Setup(NamedTuple):
 
 
 SETUPS = (Setup(1, 1), Setup(2, 1), Setup(1, 2))
-COMPUTES = ("estimate", "features")
-"""Names of the step that computes: the first that is configured."""
 
 
 class Shape(NamedTuple):
@@ -120,7 +118,7 @@ def served(setup: Setup) -> Iterator[tuple[LocalServer, ...]]:
     with tempfile.TemporaryDirectory(prefix="sigmahat-loadtest-") as folder, ExitStack() as servers:
         repository = Path(folder, "models")
         shutil.copytree(ROOT / "model_repository", repository)
-        path = next(path for step in COMPUTES if (path := repository / step / "config.pbtxt").exists())
+        path = repository / "features" / "config.pbtxt"
         config = text_format.Parse(path.read_text(), ModelConfig())
         config.instance_group[0].count = setup.instances
         path.write_text(text_format.MessageToString(config))

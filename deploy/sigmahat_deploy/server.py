@@ -264,11 +264,11 @@ def _start(
         f"--model-repository={repository}",
         f"--backend-directory={binary.parent.parent / 'backends'}",
         "--disable-auto-complete-config",
+        "--metrics-config=summary_latencies=true",
         f"--exit-timeout-secs={2 * _DRAIN_S:.0f}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
         "--model-control-mode=explicit",
         "--load-model=*",
-        "--metrics-config=summary_latencies=true",
         *control.restrict(),
         *options,
     ]
