@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import runpy
 from pathlib import Path
 
@@ -17,9 +19,26 @@ DOCS = Path(__file__).parents[1] / "docs"
         ("command_line.md", "make_command_line.py"),
         ("features.md", "make_features.py"),
         ("metrics.md", "make_metrics.py"),
+        ("capacity.md", "make_capacity.py"),
         ("what_comes_in.md", "make_what_comes_in.py"),
         ("grpc_service.proto", "make_proto.py"),
     ],
 )
 def test_pages_made_from_code_are_current(name: str, script: str) -> None:
     assert (DOCS / name).read_text() == runpy.run_path(str(DOCS / script))["page"]()
+
+
+def test_capacity_is_arithmetic_on_what_was_measured() -> None:
+    results = json.loads((DOCS.parent / "benchmarks" / "results" / "loadtest.json").read_text())
+    (shape,) = (shape for shape in results["figures"]["shapes"] if tuple(shape.values())[:3] == (64, 100, 252))
+    rate, cores = shape["covariance"]["universes_per_s"], results["machine"]["cores"]
+    page = (DOCS / "capacity.md").read_text()
+
+    (row,) = re.findall(r"(?m)^\| 64 \| 100 \| 252 \|.*\|$", page)
+    core_hours = float(row.split("|")[-2].replace(",", ""))
+    assert core_hours * 3600 / cores * rate == pytest.approx(1e6, rel=0.01)
+
+    replicas = re.findall(r"(?m)^\| 100 assets, 252 rows, matrices \| \S+ \| ([\d,]+) \| ([\d,]+) \|$", page)
+    n_replicas, n_cores = (int(number.replace(",", "")) for number in replicas[0])
+    assert n_cores == n_replicas * cores
+    assert (n_replicas - 1) * 0.7 * rate * 86_400 < 10**9 <= n_replicas * 0.7 * rate * 86_400

@@ -12,6 +12,7 @@ DASHBOARD = Path(__file__).parents[1] / "helm" / "sigmahat" / "monitoring" / "da
 _OF = '{job="sigmahat", namespace=~"$namespace", %s}'
 _UPSTREAM = '{job="sigmahat-envoy", envoy_cluster_name="servers"}'
 _ENSEMBLES, _STEPS = 'model=~"shrinkage|covariance"', 'model!~"shrinkage|covariance"'
+_QUANTILES = f'{_ENSEMBLES}, quantile=~"0.5|0.95|0.99"'
 
 
 class Panel(NamedTuple):
@@ -38,6 +39,14 @@ def _engine(metric: str, by: str) -> str:
     return f'sum by ({by}) (rate({metric}{{job="sigmahat", namespace=~"$namespace"}}[$__rate_interval]))'
 
 
+def _daily_mean(histogram: str, by: str) -> str:
+    sums, counts = (
+        f'sum by ({by}) (rate({histogram}_{part}{{job="sigmahat", namespace=~"$namespace"}}[1d]))'
+        for part in ("sum", "count")
+    )
+    return f"{sums} / {counts}"
+
+
 def _quantile(q: float, metric: str, by: str) -> str:
     return f"histogram_quantile({q}, {_engine(metric, by)})"
 
@@ -58,6 +67,11 @@ ROWS = {
                     "nv_inference_request_duration_us", "nv_inference_request_success", "model", _ENSEMBLES
                 )
             },
+        ),
+        Panel(  # quantiles of several servers make no quantile of all
+            "50, 95 and 99 % of answers within, at the slowest server",
+            "µs",
+            {"{{model}} {{quantile}}": f"max by (model, quantile) (nv_inference_request_summary_us{_OF % _QUANTILES})"},
         ),
     ],
     "Steps": [
@@ -82,6 +96,9 @@ ROWS = {
     "Estimates": [
         Panel("Universes a second, by STATUS", "short", {"{{status}}": _engine("sigmahat_universes_total", "status")}),
         Panel(
+            "Universes a second, by WARNINGS", "short", {"{{warning}}": _engine("sigmahat_warnings_total", "warning")}
+        ),
+        Panel(
             "Refusals a second, by reason",
             "reqps",
             {"{{step}} {{reason}}": _engine("sigmahat_requests_refused_total", "step, reason")},
@@ -101,9 +118,30 @@ ROWS = {
             "short",
             {"{{kind}}": _quantile(0.5, "sigmahat_uncertainty_bucket", "le, kind")},
         ),
+        Panel(
+            "Drift: means of a day",
+            "short",
+            {
+                "intensity": _daily_mean("sigmahat_intensity", "namespace"),
+                "{{kind}} uncertainty": _daily_mean("sigmahat_uncertainty", "namespace, kind"),
+            },
+        ),
     ],
     "Servers": [
         Panel("Up", "short", {"{{instance}}": 'up{job="sigmahat", namespace=~"$namespace"}'}),
+        Panel(
+            "Ready, and release",
+            "short",
+            {
+                "{{instance}} ready": 'sigmahat_ready{job="sigmahat", namespace=~"$namespace"}',
+                "{{instance}} release": 'sigmahat_release{job="sigmahat", namespace=~"$namespace"}',
+            },
+        ),
+        Panel(
+            "Deaths in an hour",
+            "short",
+            {"{{instance}}": 'increase(sigmahat_deaths_total{job="sigmahat", namespace=~"$namespace"}[1h])'},
+        ),
         Panel(
             "Share of requests",
             "reqps",

@@ -19,6 +19,8 @@ from typing import Any
 
 import click
 
+from sigmahat_kernels.heartbeat import FOLDER as HEARTBEATS
+
 _TIMEOUT_S = 5.0
 
 _DRAWS = random.Random(0)
@@ -48,7 +50,7 @@ class _Busy(Exception):
 @click.option("--metrics", default="127.0.0.1:8002", show_default=True, help="host:port of Triton's metrics.")
 @click.option(
     "--heartbeats",
-    envvar="SIGMAHAT_HEARTBEATS",
+    envvar=HEARTBEATS,
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder in which the steps of the server leave signs of life; a change there is progress too.",
 )

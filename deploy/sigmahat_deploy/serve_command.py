@@ -16,7 +16,7 @@ import click
 
 from sigmahat_deploy.certificates import Tls
 from sigmahat_deploy.installation import ServerError
-from sigmahat_deploy.server import LocalServer, on_signals
+from sigmahat_deploy.server import CONNECTION_AGE_S, LocalServer, on_signals
 from sigmahat_deploy.supervisor import Address, Endurance, GaveUp, supervise, urls
 from sigmahat_kernels.files import write_whole
 from sigmahat_kernels.released import released_repository
@@ -50,6 +50,13 @@ _PEM = click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Path
     type=click.FloatRange(min=0, min_open=True),
     help="Seconds until the first inference must have passed.",
 )
+@click.option(
+    "--connection-age-s",
+    default=CONNECTION_AGE_S,
+    show_default=True,
+    type=click.FloatRange(min=1, max=86_400),
+    help="Seconds after which clients connect anew, and find new servers behind a name.",
+)
 @click.option("--tls-certificate", type=_PEM, help="PEM file that encrypts gRPC; HTTP and metrics stay on loopback.")
 @click.option("--tls-key", type=_PEM, help="PEM file of the certificate's key.")
 @click.option("--tls-client-ca", type=_PEM, help="PEM file; callers must have a certificate that this CA signed.")
@@ -68,6 +75,7 @@ def serve(
     host: str,
     ready_file: Path | None,
     startup_timeout_s: float,
+    connection_age_s: float,
     tls_certificate: Path | None,
     tls_key: Path | None,
     tls_client_ca: Path | None,
@@ -94,7 +102,7 @@ def serve(
         with on_signals(lambda signum: sys.exit(0)):
             supervise(
                 model_repository,
-                Address(host, grpc_port, http_port, metrics_port, tls),
+                Address(host, grpc_port, http_port, metrics_port, tls, connection_age_s),
                 log=_log,
                 published=published,
                 startup_timeout_s=startup_timeout_s,

@@ -43,11 +43,15 @@ _ALIVE = {
     "keepalive-permit-without-calls": 1,
     "http2-max-pings-without-data": 0,
     "http2-min-recv-ping-interval-without-data": 10_000,
-    "max-connection-age": 300_000,
-    "max-connection-age-grace": 600_000,
 }
-"""Options of gRPC, in milliseconds: a caller that has vanished is let go after 80 s, and everyone connects anew after
-5 minutes, once what he has asked for has been answered; the client's pings, every 20 s, are no offence."""
+"""Options of gRPC, in milliseconds: a caller that has vanished is let go after 80 s; the client's pings, one every
+20 s, are no offence."""
+
+CONNECTION_AGE_S = 300.0
+"""Everyone connects anew so often, give or take a tenth, and finds servers that are new behind a name."""
+
+_ANSWERS_S = 600.0
+"""What was asked through a connection may be answered for so long after its time is over."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ def local_server(
     startup_timeout_s: float = 120.0,
     tls: Tls | None = None,
     metrics_host: str | None = None,
+    connection_age_s: float = CONNECTION_AGE_S,
     extra_args: Sequence[str] = (),
 ) -> Iterator[LocalServer]:
     """Run Triton on `model_repository` for as long as the ``with`` block lasts.
@@ -107,6 +112,8 @@ def local_server(
         Encrypts gRPC. HTTP and metrics, which Triton never encrypts, then listen on loopback alone.
     metrics_host : str, optional
         Address for metrics alone.
+    connection_age_s : float
+        Seconds after which a gRPC connection takes no new requests, so that its client connects anew.
     extra_args : sequence of str
         More options of ``tritonserver``, placed last; all three ports must stay open.
 
@@ -132,7 +139,8 @@ def local_server(
         binary = build_tree(Path(folder), libpython)
         interrupted: list[int] = []
         with on_signals(interrupted.append):  # a process that Popen has not returned yet could not be stopped
-            server = _start(binary, Path(folder), repository, addresses, tls, extra_args)
+            options = [*_transport_options(addresses, tls, connection_age_s), *extra_args]
+            server = _start(binary, Path(folder), repository, addresses, tls, options)
         drain = False
         with swept_if_killed(Path(folder), server.process.pid, server.shm_prefix, key_file(server.grpc_url)):
             try:
@@ -246,7 +254,7 @@ def _start(
     repository: Path,
     addresses: dict[str, tuple[str, int]],
     tls: Tls | None,
-    extra_args: Sequence[str],
+    options: Sequence[str],
 ) -> LocalServer:
     urls = {name: f"{host}:{port}" for name, (host, port) in addresses.items()}
     control = ModelControl(urls["http"])
@@ -256,13 +264,13 @@ def _start(
         f"--model-repository={repository}",
         f"--backend-directory={binary.parent.parent / 'backends'}",
         "--disable-auto-complete-config",
+        "--metrics-config=summary_latencies=true",
         f"--exit-timeout-secs={2 * _DRAIN_S:.0f}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
         "--model-control-mode=explicit",
         "--load-model=*",
         *control.restrict(),
-        *_transport_options(addresses, tls),
-        *extra_args,
+        *options,
     ]
     heartbeats = folder / "heartbeats"
     heartbeats.mkdir()
@@ -298,12 +306,14 @@ def _start(
     )
 
 
-def _transport_options(addresses: dict[str, tuple[str, int]], tls: Tls | None) -> list[str]:
+def _transport_options(addresses: dict[str, tuple[str, int]], tls: Tls | None, connection_age_s: float) -> list[str]:
     """Where Triton listens, how long connections live, and with what it encrypts."""
     options = []
     for name, (host, port) in addresses.items():
         options += [f"--allow-{name}=true", f"--{name}-address={host}", f"--{name}-port={port}"]
-    options += [f"--grpc-{name}={value}" for name, value in _ALIVE.items()]
+    ages = {"max-connection-age": connection_age_s, "max-connection-age-grace": _ANSWERS_S}
+    milliseconds = _ALIVE | {name: round(1000 * seconds) for name, seconds in ages.items()}
+    options += [f"--grpc-{name}={value}" for name, value in milliseconds.items()]
     if tls is not None:
         options += ["--grpc-use-ssl=true", f"--grpc-server-cert={tls.certificate}", f"--grpc-server-key={tls.key}"]
         if tls.client_ca is not None:

@@ -25,6 +25,7 @@ from sigmahat_deploy.processes import Process, Processes
 from sigmahat_deploy.progress import Progress, Unreachable, read_states
 from sigmahat_deploy.releases import Releases
 from sigmahat_deploy.server import (
+    CONNECTION_AGE_S,
     LocalServer,
     check_repository,
     close_shared_memory,
@@ -64,13 +65,14 @@ class Endurance:
 
 @dataclass(frozen=True)
 class Address:
-    """Where to serve; a port of 0 picks a free one, which is kept after a restart."""
+    """Where and how to serve; a port of 0 picks a free one, which is kept after a restart."""
 
     host: str
     grpc_port: int
     http_port: int
     metrics_port: int
     tls: Tls | None = None
+    connection_age_s: float = CONNECTION_AGE_S
 
 
 def supervise(
@@ -170,6 +172,7 @@ def _started(releases: Releases, address: Address, startup_timeout_s: float) -> 
         startup_timeout_s=startup_timeout_s,
         tls=address.tls,
         metrics_host="127.0.0.1",
+        connection_age_s=address.connection_age_s,
     ) as server:
         yield server, round(time.monotonic() - begin, 3)
 

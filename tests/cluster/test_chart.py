@@ -6,12 +6,15 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from cluster.conftest import CHART, ROOT, TOOLS, Render, helm_template, kinds, only, run, tool
+
+from sigmahat_kernels.metrics import QUEUED_COST
 
 VALUES = sorted(path.name for path in (CHART / "values").glob("*.yaml"))
 CUSTOM = {"ScaledObject", "PrometheusRule", "ServiceMonitor"}
@@ -101,6 +104,7 @@ def test_policies(render: Render, tmp_path: Path, values: str) -> None:
         (["autoscaling.kind=both"], "/autoscaling/kind"),
         (["tls.clientCa=true"], "/tls/certificate"),
         (["device=cpu", "tls.certificate=s"], "/envoy/enabled"),
+        (["device=cpu", "drain.exitTimeoutSeconds=59"], "/drain/exitTimeoutSeconds"),
         (["engines.build=jobs", "cache.storageClass=shared"], "/gpu/products"),
         (["engines.build=jobs", "gpu.products={NVIDIA-L4}"], "/cache/storageClass"),
         (
@@ -139,8 +143,9 @@ def test_a_pod_ends_after_its_clients_have_left(documents: list[dict[str, Any]])
     age = defaults["connectionAgeSeconds"]
     assert pre_stop >= 1.1 * age + defaults["dnsMinimumSeconds"] + defaults["longestRequestSeconds"]
     assert pod["terminationGracePeriodSeconds"] >= pre_stop + defaults["exitTimeoutSeconds"] + 15
-    told = [int(a.split("=")[1]) for a in pod["containers"][0]["args"] if "connection-age=" in a]
-    assert told in ([], [1000 * age])
+    arguments = pod["containers"][0]["args"]
+    of_triton, of_serve = f"--grpc-max-connection-age={1000 * age}", f"--connection-age-s={age}"
+    assert [a for a in arguments if "connection-age" in a and "grace" not in a] in ([of_triton], [of_serve])
 
 
 def test_selectors_meet_pods_and_ports_have_names(documents: list[dict[str, Any]]) -> None:
@@ -306,6 +311,16 @@ def test_probes(render: Render) -> None:
         assert c[kind]["timeoutSeconds"] > 2 * 5  # the inference and the metrics may each take 5 s
 
 
+def test_autoscaling_looks_at_what_waits_where_it_waits(render: Render) -> None:
+    for device, metric, target in (
+        ("gpu", "nv_inference_pending_request_count", "8"),
+        ("cpu", QUEUED_COST.name, "10000"),
+    ):
+        hpa = only(render(device=device, autoscaling__kind="hpa"), "HorizontalPodAutoscaler")["spec"]
+        assert hpa["metrics"][0]["pods"]["metric"]["name"] == metric
+        assert hpa["metrics"][0]["pods"]["target"]["averageValue"] == target
+
+
 def test_autoscaling(render: Render) -> None:
     hpa = only(render(autoscaling__kind="hpa", autoscaling__metric="a_metric"), "HorizontalPodAutoscaler")["spec"]
     assert hpa["metrics"][0]["pods"]["metric"]["name"] == "a_metric"
@@ -377,6 +392,107 @@ def test_envoy(render: Render, tmp_path: Path) -> None:
     for name, text in data.items():
         (tmp_path / name).write_text(text.replace("/etc/envoy", str(tmp_path)))
     run(tool("envoy"), "--mode", "validate", "--log-level", "error", "-c", tmp_path / "envoy.yaml")
+
+
+@pytest.mark.parametrize(
+    ("drain", "pre_stop"),
+    [
+        ({"connectionAgeSeconds": 100}, 110 + 5 + 6),
+        ({"dnsMinimumSeconds": 9, "longestRequestSeconds": 31}, 33 + 9 + 31),
+    ],
+)
+@pytest.mark.parametrize("device", ["gpu", "cpu"])
+def test_drain(render: Render, device: str, drain: dict[str, int], pre_stop: int) -> None:
+    pod = server(render(device=device, drain={**drain, "exitTimeoutSeconds": 70}))
+    assert pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"] == pre_stop
+    assert pod["terminationGracePeriodSeconds"] == pre_stop + 70 + 15
+
+
+def test_notes_say_what_matters_for_these_values() -> None:
+    def notes(*settings: str) -> str:
+        options = [word for setting in settings for word in ("--set", setting)]
+        command = [tool("helm"), "install", "rel", CHART, "--dry-run=client", "--namespace", "risk", *options]
+        return run(*command).stdout.partition("NOTES:")[2]
+
+    plain = notes()
+    assert "rel-sigmahat.risk.svc:8001" in plain
+    assert "helm -n risk test rel" in plain
+    assert "image.digest" in plain
+    assert "Engines are built anew" in plain
+    assert "rollout restart" not in plain
+    assert "rollout restart" in notes("tls.certificate=s")
+    behind = notes("envoy.enabled=true", "tls.certificate=s", f"image.digest=sha256:{64 * 'a'}", "cache.storageClass=x")
+    assert "(with TLS):  rel-sigmahat-envoy.risk.svc:8001" in behind
+    assert not [words for words in ("image.digest", "Engines are built anew", "rollout restart") if words in behind]
+
+
+DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
+ANOTHER: dict[str, Any] = {
+    "image.repository": "elsewhere.example/s",
+    "image.tag": "7",
+    "image.digest": f"sha256:{64 * 'b'}",
+    "image.pullPolicy": "Always",
+    "image.pullSecrets": ["a"],
+    "device": "cpu",
+    "gpu.resource": "nvidia.com/mig-1g.10gb",
+    "gpu.products": ["NVIDIA-L40S"],
+    "engines.build": "initContainer",
+    "engines.precision": "fp16",
+    "cache.existingClaim": "mine",
+    "cache.storageClass": "other",
+    "cache.accessMode": "ReadWriteOnce",
+    "autoscaling.kind": "hpa",
+    "autoscaling.metric": "a_metric",
+    "autoscaling.prometheus": "http://elsewhere:9090",
+    "autoscaling.schedules": [],
+    "networkPolicy.clients": [{"podSelector": {}}],
+    "networkPolicy.monitoring": [{"podSelector": {}}],
+    "monitoring.labels": {"a": "b"},
+    "tls.certificate": "other",
+    "envoy.image": "envoy:1",
+    "nodeSelector": {"a": "b"},
+    "tolerations": [],
+    "priorityClassName": "high",
+    "podLabels": {"a": "b"},
+    "podAnnotations": {"a": "b"},
+    "extraArguments": ["--log-verbose=1"],
+}
+"""A value that differs, where the other side of a switch, or one more, does not do."""
+
+BESIDE: dict[str, dict[str, Any]] = {
+    "replicas": {"autoscaling__kind": "none"},
+    "cache.accessMode": {"engines__build": "initContainer"},
+}
+"""What a value needs beside it to be of any effect, or to be allowed."""
+
+
+def leaves(values: dict[str, Any], begin: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        path = f"{begin}{name}"
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{path}.")
+        else:
+            yield path, value
+
+
+def test_every_value_changes_something(render: Render) -> None:
+    everything: dict[str, Any] = {}
+    for name, value in EVERYTHING.items():  # as leaves, so that one of them can be changed
+        everything |= {f"{name}__{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
+    unchanged = render(**everything)
+    idle = []
+    for path, default in leaves(DEFAULTS):
+        name = path.replace(".", "__")
+        given = everything.get(name, default)
+        other = not given if isinstance(given, bool) else ANOTHER.get(path, given)
+        if isinstance(given, int) and other == given:
+            other = given + 1
+        assert other != given, f"no other value is known for {path}"
+        beside = BESIDE.get(path, {})
+        before = render(**{**everything, **beside}) if beside else unchanged
+        if render(**{**everything, **beside, name: other}) == before:
+            idle.append(path)
+    assert idle == []
 
 
 def test_golden_test_pod(render: Render) -> None:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import socket
 import subprocess
 import sys
@@ -21,6 +23,36 @@ BASE = "localhost/sigmahat-base"
 @pytest.mark.parametrize("name", ["Dockerfile", "cpu.Dockerfile"])
 def test_hadolint(name: str) -> None:
     run(tool("hadolint"), ROOT / "deploy" / "docker" / name)
+
+
+def test_the_gpu_image_wants_a_digest() -> None:
+    text = (ROOT / "deploy" / "docker" / "Dockerfile").read_text()
+    assert re.findall(r"(?m)^(?:ARG|FROM) .*", text)[:3] == [
+        "ARG DIGEST=give-its-digest",  # no digest: the build stops, and says this word
+        "ARG BASE=nvcr.io/nvidia/tritonserver@${DIGEST}",
+        "FROM ${BASE}",
+    ]
+    args = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["server"]["build"]["args"]
+    assert args == {"DIGEST": "${TRITON_DIGEST:-give-its-digest}"}
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [
+        ("26.09", ""),
+        ("26.10", ""),
+        ("27.01", ""),
+        ("26.08", "got 26.08: give another"),
+        ("", "got 0 (it names none)"),
+    ],
+)
+def test_the_gpu_image_refuses_an_older_base(version: str, words: str) -> None:
+    text = (ROOT / "deploy" / "docker" / "Dockerfile").read_text()
+    (check,) = re.findall(r"RUN (base=(?:.*\\\n)+.*fi)\n", text)
+    environment = {"PATH": os.environ["PATH"], "OLDEST": "26.09", "NVIDIA_TRITON_SERVER_VERSION": version}
+    done = subprocess.run(["bash", "-c", check], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == bool(words)
+    assert words in done.stderr
 
 
 def test_the_context_of_a_build_holds_what_it_copies() -> None:

@@ -30,10 +30,8 @@ from google.protobuf.json_format import ParseDict
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from sigmahat_client import ShrinkageClient, Tls
-from sigmahat_deploy.probe import probe_shrinkage
-from sigmahat_deploy.server import LocalServer, local_server
 
-pytestmark = [pytest.mark.live, pytest.mark.server, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.live, pytest.mark.server, pytest.mark.timeout(600)]
 
 OTHERS = ("DCGM_",)
 """Beginnings of the metrics of programs that are not here."""
@@ -48,20 +46,31 @@ class Stack(NamedTuple):
     envoy_metrics: str
     prometheus: str
     certificates: Path
+    folder: Path
 
     def healthy(self) -> bool:
         """Envoy sends to both servers."""
         return 'envoy_cluster_membership_healthy{envoy_cluster_name="servers"} 2' in read(self.envoy_metrics)
 
 
-def start(ports: list[int]) -> ExitStack:
-    """Run one server; closing what this gives ends it as SIGTERM does."""
-    running = ExitStack()
-    server: LocalServer = running.enter_context(
-        local_server(ROOT / "model_repository", ports[0], 0, ports[1], probe=probe_shrinkage)
-    )
-    assert server.grpc_url == f"127.0.0.1:{ports[0]}"
-    return running
+def start(ports: list[int], folder: Path) -> ExitStack:
+    """Run `sigmahat serve`, as a CPU pod does; closing what this gives ends it by SIGTERM, and wants exit code 0."""
+    ready_file = folder / f"ready-{ports[0]}.json"
+    command = [Path(sys.executable).with_name("sigmahat"), "serve", "--model-repository", ROOT / "model_repository"]
+    command += [f"--grpc-port={ports[0]}", "--http-port=0", f"--metrics-port={ports[1]}", "--connection-age-s=5"]
+    command += ["--startup-timeout-s=240", f"--ready-file={ready_file}"]
+    log = folder / f"serve-{ports[0]}.log"
+    server = ExitStack()
+    process = server.enter_context(running(*command, log=log))
+    server.callback(lambda: ended(process, log))
+    wait_until(lambda: ready_file.exists() or process.poll() is not None, f"a server at {ports[0]}", 240.0)
+    assert process.poll() is None, log.read_text()
+    return server
+
+
+def ended(process: subprocess.Popen[bytes], log: Path) -> None:
+    process.terminate()
+    assert process.wait(timeout=90) == 0, log.read_text()
 
 
 def write_certificates(folder: Path, authority: trustme.CA) -> None:
@@ -102,16 +111,16 @@ def envoy_configuration(folder: Path, ports: list[int], grpc: int, metrics: int,
 
 
 @contextmanager
-def running(*command: str | Path, log: Path) -> Iterator[None]:
+def running(*command: str | Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as file, subprocess.Popen([str(w) for w in command], stdout=file, stderr=file) as process:
         try:
-            yield
+            yield process
         finally:
             process.terminate()
-            process.wait(timeout=30)
+            process.wait(timeout=90)
 
 
-def wait_until(passes: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
+def wait_until(passes: Callable[[], bool], what: str | Callable[[], str], timeout_s: float = 90.0) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         try:
@@ -120,7 +129,7 @@ def wait_until(passes: Callable[[], bool], what: str, timeout_s: float = 30.0) -
         except (OSError, AssertionError):
             pass
         time.sleep(0.2)
-    raise AssertionError(f"{what} did not happen in {timeout_s:g} s")
+    raise AssertionError(f"{what if isinstance(what, str) else what()} did not happen in {timeout_s:g} s")
 
 
 def read(url: str) -> str:
@@ -149,7 +158,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     }
     (folder / "prometheus.yml").write_text(yaml.safe_dump(scrapes))
     with ExitStack() as all_of_it:
-        servers = [all_of_it.enter_context(start([a, b])), all_of_it.enter_context(start([c, d]))]
+        servers = [all_of_it.enter_context(start(pair, folder)) for pair in ([a, b], [c, d])]
         all_of_it.enter_context(running(envoy, "-c", configuration, "--disable-hot-restart", log=folder / "envoy.log"))
         all_of_it.enter_context(
             running(
@@ -167,6 +176,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             f"http://127.0.0.1:{envoy_metrics}/stats/prometheus",
             f"http://127.0.0.1:{prometheus_port}",
             certificates,
+            folder,
         )
         wait_until(found.healthy, "both servers healthy for Envoy")
         yield found
@@ -210,16 +220,22 @@ def ask(stack: Stack, n_calls: int, n_threads: int, until: threading.Event | Non
     return sum(counts), failures
 
 
-def be_refused(stack: Stack) -> None:
-    """Refusals have no series before the first."""
-    request = ParseDict(
-        json.loads((ROOT / "docs/golden/refused.request.json").read_text()), service_pb2.ModelInferRequest()
-    )
-    with (
-        grpc.insecure_channel(f"127.0.0.1:{stack.ports[0]}", [("grpc.enable_http_proxy", 0)]) as channel,
-        pytest.raises(grpc.RpcError),
-    ):
-        service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request)
+def give_trouble(stack: Stack) -> None:
+    """A request that cannot be read, one whose time is over, and one with bad and odd universes: before the first of a
+    kind its series are not there."""
+
+    def golden_request(name: str) -> service_pb2.ModelInferRequest:
+        content = json.loads((ROOT / "docs" / "golden" / f"{name}.request.json").read_text())
+        return ParseDict(content, service_pb2.ModelInferRequest())
+
+    overdue = golden_request("shrinkage")
+    overdue.parameters["timeout"].int64_param = 1  # microseconds
+    with grpc.insecure_channel(f"127.0.0.1:{stack.ports[0]}", [("grpc.enable_http_proxy", 0)]) as channel:
+        infer = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
+        infer(golden_request("some_bad"))
+        for request in (golden_request("refused"), overdue):
+            with pytest.raises(grpc.RpcError):
+                infer(request)
 
 
 def golden(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -243,12 +259,20 @@ def answered(metrics_port: int) -> float:
 
 
 def test_servers_get_the_same_share(stack: Stack) -> None:
+    """Envoy draws two servers and takes the one with fewer requests in flight, so that shares differ by chance: where
+    300 calls are too few, 300 more are made. Few at a time: a server that happens to be slow should get less."""
     before = [answered(port) for port in stack.ports[1::2]]
-    total, failures = ask(stack, n_calls=60, n_threads=8)
-    assert not failures
-    shares = [answered(port) - old for port, old in zip(stack.ports[1::2], before, strict=True)]
-    assert sum(shares) >= total
-    assert abs(shares[0] - shares[1]) <= 0.1 * sum(shares)
+    asked, apart = 0, 1.0
+    for _ in range(5):
+        n_calls, failures = ask(stack, n_calls=150, n_threads=2)
+        assert not failures
+        asked += n_calls
+        shares = [answered(port) - old for port, old in zip(stack.ports[1::2], before, strict=True)]
+        assert sum(shares) >= asked
+        apart = abs(shares[0] - shares[1]) / sum(shares)
+        if apart <= 0.1:
+            break
+    assert apart <= 0.1, f"after {asked} calls shares are {shares}"
 
 
 def query(stack: Stack, expression: str) -> list[dict[str, Any]]:
@@ -256,16 +280,19 @@ def query(stack: Stack, expression: str) -> list[dict[str, Any]]:
     return list(answer["data"]["result"])
 
 
+def without_data(stack: Stack, expressions: list[str]) -> list[str]:
+    return [expression for expression in expressions if not query(stack, expression)]
+
+
 def test_every_metric_of_rules_and_dashboard_is_on_the_real_servers(stack: Stack) -> None:
     ask(stack, n_calls=5, n_threads=2)
-    be_refused(stack)
+    give_trouble(stack)
     selectors = {
         selector for e in expressions() for selector in re.findall(r"\b([a-zA-Z_]\w*\{[^}]*\})", e) if "{" in selector
     }
     ours = sorted(s for s in selectors if not s.startswith(OTHERS))
     assert len(ours) > 20
-    wait_until(lambda: all(query(stack, selector) for selector in ours), f"data for each of {ours}")
-    assert not [s for s in ours if not query(stack, s)]
+    wait_until(lambda: not without_data(stack, ours), lambda: f"data for {without_data(stack, ours)}")
 
 
 def test_every_picture_of_the_dashboard_has_data(stack: Stack) -> None:
@@ -273,12 +300,12 @@ def test_every_picture_of_the_dashboard_has_data(stack: Stack) -> None:
     n_panels = sum(len(panel.get("targets", [])) for panel in dashboard["panels"])
     pictures = [e for e in expressions()[:n_panels] if not e.startswith(OTHERS)]
 
-    def empty() -> list[str]:
+    def drawn() -> bool:
         ask(stack, n_calls=2, n_threads=1)
-        be_refused(stack)
-        return [e for e in pictures if not query(stack, e)]
+        give_trouble(stack)
+        return not without_data(stack, pictures)
 
-    wait_until(lambda: not empty(), f"data for all pictures, not {empty()}")
+    wait_until(drawn, lambda: f"data for {without_data(stack, pictures)}")
 
 
 def test_new_certificates_are_taken_without_a_restart(stack: Stack) -> None:
@@ -310,7 +337,7 @@ def test_a_rolling_restart_fails_no_request(stack: Stack) -> None:
         time.sleep(1)
         for i in range(2):
             stack.servers[i].close()
-            stack.servers[i] = start(stack.ports[2 * i : 2 * i + 2])
+            stack.servers[i] = start(stack.ports[2 * i : 2 * i + 2], stack.folder)
             wait_until(stack.healthy, "both servers healthy again")
             time.sleep(1)
     finally:

@@ -28,13 +28,16 @@ def expressions() -> list[str]:
     return filled + [alert["expr"] for alert in alerts().values()]
 
 
+RULE_TESTS = [MONITORING / "rules_test.yaml", MONITORING / "drift_test.yaml"]
+
+
 def test_rules() -> None:
-    run(tool("promtool"), "test", "rules", MONITORING / "rules_test.yaml")
+    run(tool("promtool"), "test", "rules", *RULE_TESTS)
     run(tool("promtool"), "check", "config", MONITORING / "prometheus.yml")
 
 
 def test_every_alert_is_seen_silent_and_firing() -> None:
-    tests = yaml.safe_load((MONITORING / "rules_test.yaml").read_text())["tests"]
+    tests = [test for file in RULE_TESTS for test in yaml.safe_load(file.read_text())["tests"]]
     seen = [(case["alertname"], bool(case.get("exp_alerts"))) for test in tests for case in test["alert_rule_test"]]
     assert {name for name, fires in seen if fires} == alerts().keys()
     assert {name for name, fires in seen if not fires} == alerts().keys()

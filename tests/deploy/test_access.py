@@ -218,9 +218,8 @@ def test_a_message_above_the_limits_is_refused_before_it_is_received(repository:
 
 @pytest.mark.server
 def test_an_idle_connection_is_closed(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(server_module._ALIVE, "max-connection-age", 500)
-    monkeypatch.setitem(server_module._ALIVE, "max-connection-age-grace", 500)
-    with local_server(repository, 0, 0, 0, probe=probe_shrinkage) as server:
+    monkeypatch.setattr(server_module, "_ANSWERS_S", 0.5)
+    with local_server(repository, 0, 0, 0, probe=probe_shrinkage, connection_age_s=0.5) as server:
         host, _, port = server.grpc_url.rpartition(":")
         with socket.create_connection((host, int(port)), timeout=20) as idle:
             idle.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")  # the preface, SETTINGS

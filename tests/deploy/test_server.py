@@ -519,12 +519,14 @@ def test_serve_is_ready_after_an_inference_and_finishes_accepted_requests(
     shrinkage: Path, tmp_path: Path, temporary: Path
 ) -> None:
     ready_file = tmp_path / "ready.json"
-    with ThreadPoolExecutor() as pool, serving(shrinkage, ready_file) as (process, stdout, stderr):
+    options = ["--connection-age-s=77.5"]
+    with ThreadPoolExecutor() as pool, serving(shrinkage, ready_file, *options) as (process, stdout, stderr):
         line = stdout.readline()
         ready = json.loads(ready_file.read_text())
         assert ready["pid"] == process.pid
         assert all(ready[f"{name}_url"] in line for name in ("grpc", "http", "metrics"))
         triton_pid = triton_of(process.pid)
+        assert "--grpc-max-connection-age=77500" in command_of(triton_pid)
 
         answer = pool.submit(infer, ready["grpc_url"], "slow", [2.5])
         time.sleep(0.5)

@@ -20,6 +20,7 @@ from sigmahat_deploy.loadtest.levels import capacity
 from sigmahat_deploy.loadtest.run import Settings, run
 from sigmahat_deploy.loadtest.steps import ENSEMBLES
 from sigmahat_deploy.returns_file import UnreadableFile
+from sigmahat_kernels.status import InvalidRequest
 
 _DEFAULTS = Settings()
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -63,6 +64,9 @@ def _option(name: str, *flags: str, **settings: Any) -> Callable[..., Any]:
 
 @click.command()
 @_option("urls", "--url", multiple=True, help="host:port of a server's gRPC; several share the load.")
+@_option(
+    "metrics", "--metrics", multiple=True, help="host:port of each server's metrics.  [default: port 8002 beside it]"
+)
 @_option("returns", "--returns", type=_FILE, help="Where requests are drawn from, as `sigmahat estimate` reads it.")
 @_option("models", "--model", multiple=True, type=click.Choice(ENSEMBLES), help="Asked at the same time.")
 @_option("requests", "--requests", type=click.IntRange(min=1), help="Different ones, sent in turn.")
@@ -76,6 +80,9 @@ def _option(name: str, *flags: str, **settings: Any) -> Callable[..., Any]:
 @_option("objective_ms", "--objective-ms", type=_POSITIVE, help="What p99 may be at most.")
 @_option("process_pool", "--process-pool/--no-process-pool", help="Compare with scikit-learn in a process pool.")
 @_option("perf_analyzer", "--perf-analyzer", type=_FILE, help="Its binary; default: installed as below, or on PATH.")
+@_option("root_certificates", "--root-certificates", type=_FILE, help="PEM: speak TLS, and trust these authorities.")
+@_option("certificate_chain", "--certificate-chain", type=_FILE, help="PEM: this caller's own, for mutual TLS.")
+@_option("private_key", "--private-key", type=_FILE, help="PEM: the key of --certificate-chain.")
 @_option("out", "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder to write.")
 @click.option(
     "--install-perf-analyzer",
@@ -101,7 +108,7 @@ def loadtest(**options: Any) -> None:
         with _progress(settings.n_levels + 1 + settings.process_pool) as announce:
             test = run(settings, _command(settings), announce)
         report.write(test, settings.out)
-    except (LoadTestError, UnreadableFile, OSError) as error:
+    except (LoadTestError, UnreadableFile, InvalidRequest, OSError) as error:
         raise click.ClickException(str(error)) from error
     best = capacity(test.levels, settings.objective_ms)
     objective = f"p99 <= {settings.objective_ms:g} ms"

@@ -10,10 +10,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from sigmahat_deploy.loadtest.errors import LoadTestError
+from sigmahat_deploy.loadtest.servers import Servers
 from sigmahat_deploy.loadtest.steps import step_name
 
 _TIMEOUT_S = 10.0
@@ -31,16 +31,20 @@ def machine_facts() -> dict[str, Any]:
     }
 
 
-def server_facts(url: str) -> dict[str, Any]:
-    """Of one server: its version, the instances of each step, and a digest of all configurations.
+def server_facts(servers: Servers) -> tuple[dict[str, Any], ...]:
+    """Of each server: its version, the instances of each step, and a digest of all configurations.
 
     Raises
     ------
     LoadTestError
-        If it does not answer.
+        If one does not answer.
     """
+    return tuple(_facts(servers, url) for url in servers.urls)
+
+
+def _facts(servers: Servers, url: str) -> dict[str, Any]:
     try:
-        with triton.InferenceServerClient(url, channel_args=[("grpc.enable_http_proxy", 0)]) as client:
+        with servers.client(url) as client:
             server = client.get_server_metadata(client_timeout=_TIMEOUT_S)
             loaded = client.get_inference_statistics(client_timeout=_TIMEOUT_S).model_stats
             configs = [

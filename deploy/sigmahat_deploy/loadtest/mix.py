@@ -20,12 +20,17 @@ MIN_COVERAGE = 0.9
 
 
 class Sizes(NamedTuple):
-    """Of what is drawn. Both ranges are drawn from evenly on the log scale: small is common, large occurs."""
+    """Of what is drawn. Both ranges are filled evenly on the log scale: small is common, large occurs."""
 
     n_requests: int = 64
     n_obs: int = 252
     assets: tuple[int, int] = (20, 200)  # of a universe, both ends included
     universes: tuple[int, int] = (1, 128)  # of a request, both ends included
+
+
+_STEPS = np.array([3**0.5, (5**0.5 - 1) / 2])
+"""Multiples of these, modulo 1, fill a square evenly from the first on, those of the golden ratio a line most evenly of
+all: any stretch of requests has nearly as many universes as all have."""
 
 
 def draw_mix(returns: pd.DataFrame, sizes: Sizes, seed: int) -> tuple[Tensors, ...]:
@@ -58,7 +63,7 @@ def draw_mix(returns: pd.DataFrame, sizes: Sizes, seed: int) -> tuple[Tensors, .
     panel = returns.to_numpy(np.float32)
     days = returns.index.to_numpy().astype("datetime64[D]").astype(np.int32)
     requests = []
-    for _ in range(sizes.n_requests):
+    for place in (rng.random(2) + np.arange(sizes.n_requests)[:, None] * _STEPS) % 1:
         stop = int(rng.integers(sizes.n_obs, len(panel) + 1))
         window = np.ascontiguousarray(panel[stop - sizes.n_obs : stop])
         candidates = np.flatnonzero(np.isfinite(window).mean(axis=0) >= MIN_COVERAGE)
@@ -68,7 +73,7 @@ def draw_mix(returns: pd.DataFrame, sizes: Sizes, seed: int) -> tuple[Tensors, .
                 f"the load test needs {smallest} assets with returns in the {sizes.n_obs} rows before row {stop}, "
                 f"got {len(candidates)}: give a wider panel"
             )
-        n_assets, n_universes = _draw_size(rng, smallest, largest), _draw_size(rng, *sizes.universes)
+        n_assets, n_universes = _size(place[0], smallest, largest), _size(place[1], *sizes.universes)
         universes = np.stack([rng.choice(candidates, n_assets, replace=False) for _ in range(n_universes)])
         requests.append(
             {"PANEL": window, "UNIVERSES": universes.astype(np.int32), "DATES": days[stop - sizes.n_obs : stop]}
@@ -88,12 +93,10 @@ def perf_analyzer_data(requests: tuple[Tensors, ...]) -> str:
     return json.dumps({"data": steps})
 
 
-def _draw_size(rng: np.random.Generator, smallest: int, largest: int) -> int:
-    """An integer between both ends, included, evenly on the log scale.
+def _size(place: float, smallest: int, largest: int) -> int:
+    """An integer between both ends, included: where on the log scale `place`, in [0, 1), is.
 
-    >>> rng = np.random.default_rng(0)
-    >>> sizes = [_draw_size(rng, 1, 128) for _ in range(1000)]
-    >>> min(sizes), max(sizes), 9 < np.median(sizes) < 14
-    (1, 128, True)
+    >>> [_size(place, 1, 128) for place in (0.0, 0.5, 0.999)]
+    [1, 11, 128]
     """
-    return int(math.exp(rng.uniform(math.log(smallest), math.log(largest + 1))))
+    return int(math.exp(math.log(smallest) + place * math.log((largest + 1) / smallest)))

@@ -22,6 +22,7 @@ from tritonclient.grpc import service_pb2
 from sigmahat_deploy.loadtest.arrivals import poisson
 from sigmahat_deploy.loadtest.levels import WINDOWS, Latency, Level, spread
 from sigmahat_deploy.loadtest.mix import Tensors
+from sigmahat_deploy.loadtest.servers import Servers
 from sigmahat_deploy.loadtest.steps import between, snapshot, step_times
 from sigmahat_kernels.status import Status
 
@@ -35,11 +36,6 @@ _WARM_UP = 0.25
 """Share of the schedule that is sent but not counted: the queue fills meanwhile."""
 
 _METHOD = "/inference.GRPCInferenceService/ModelInfer"
-_OPTIONS = (
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.enable_http_proxy", 0),
-)
 
 
 class Answer(NamedTuple):
@@ -106,27 +102,27 @@ async def send_on_time(
     return [task.result() for task in tasks]
 
 
-def measure(urls: Sequence[str], asked: Sequence[Question], rate: float, seconds: float, seed: int) -> Level:
+def measure(servers: Servers, asked: Sequence[Question], rate: float, seconds: float, seed: int) -> Level:
     """Send `rate` requests a second for so many counted seconds, after a warm-up at the same rate."""
     total = seconds / (1 - _WARM_UP)
-    before = snapshot(urls)
+    before = snapshot(servers)
 
     async def run() -> list[Sent]:
-        async with _Servers(urls) as servers:
-            return await send_on_time(poisson(rate, total, [seed]).tolist(), asked, servers.ask)
+        async with Channels(servers) as channels:
+            return await send_on_time(poisson(rate, total, [seed]).tolist(), asked, channels.ask)
 
     sent = asyncio.run(run())
-    change = between(before, snapshot(urls))
+    change = between(before, snapshot(servers))
     level = level_of(sent, rate, _WARM_UP * total, total)
     return replace(level, steps=step_times(change))
 
 
-def ask_in_turn(urls: Sequence[str], asked: Sequence[Question]) -> list[Answer]:
+def ask_in_turn(servers: Servers, asked: Sequence[Question]) -> list[Answer]:
     """Every question once, one after the other: warms the servers, and says what perf_analyzer cannot see."""
 
     async def run() -> list[Answer]:
-        async with _Servers(urls) as servers:
-            return [await servers.ask(question) for question in asked]
+        async with Channels(servers) as channels:
+            return [await channels.ask(question) for question in asked]
 
     return asyncio.run(run())
 
@@ -160,15 +156,15 @@ def level_of(sent: Sequence[Sent], rate: float, begin_s: float, end_s: float) ->
     )
 
 
-class _Servers:
-    """Channels to all servers, asked in turn."""
+class Channels:
+    """To all servers, asked in turn."""
 
-    def __init__(self, urls: Sequence[str]) -> None:
-        self._channels = [grpc.aio.insecure_channel(url, options=_OPTIONS) for url in urls]
+    def __init__(self, servers: Servers) -> None:
+        self._channels = [servers.channel(url) for url in servers.urls]
         read = service_pb2.ModelInferResponse.FromString
         self._turn = cycle([channel.unary_unary(_METHOD, response_deserializer=read) for channel in self._channels])
 
-    async def __aenter__(self) -> _Servers:
+    async def __aenter__(self) -> Channels:
         return self
 
     async def __aexit__(self, *error: object) -> None:

@@ -27,13 +27,17 @@ from sigmahat_deploy.loadtest.arrivals import poisson
 from sigmahat_deploy.loadtest.binary import PerfAnalyzer
 from sigmahat_deploy.loadtest.errors import LoadTestError
 from sigmahat_deploy.loadtest.levels import WINDOWS, Latency, Level, spread
-from sigmahat_deploy.loadtest.steps import between, failures, snapshot, step_times, universes_per_request
+from sigmahat_deploy.loadtest.servers import Servers
+from sigmahat_deploy.loadtest.steps import between, failures, snapshot, step_times
 
 DATA = "mix.json"
 """File of the requests, in the folder that perf_analyzer runs in."""
 
 _ARRIVALS = 20.0
 """Arrivals are drawn for so many times the seconds of a level; perf_analyzer would repeat them after that."""
+
+_EXPECTED = 8.0
+"""Requests of a window at least, on average: perf_analyzer gives up when it sees none, by chance 1 in 3,000."""
 
 _PASS = re.compile(r"Pass \[\d+\] throughput: ([\d.]+) infer/sec")
 _DELAYED = re.compile(r"([\d.]+)% of the requests were delayed")
@@ -47,6 +51,11 @@ class Stream(NamedTuple):
     model: str
 
 
+def streams_of(servers: Servers, models: Sequence[str]) -> list[Stream]:
+    """One for each model at each server."""
+    return [Stream(url, model) for url in servers.urls for model in models]
+
+
 class Output(NamedTuple):
     """What one process measured."""
 
@@ -57,7 +66,8 @@ class Output(NamedTuple):
 
 def measure(
     tool: PerfAnalyzer,
-    streams: Sequence[Stream],
+    servers: Servers,
+    models: Sequence[str],
     load: Literal["closed", "poisson"],
     asked: float,
     seconds: float,
@@ -67,20 +77,20 @@ def measure(
     """Load the servers for about so many seconds, all streams at once, each with its equal part of what is asked.
 
     The files that perf_analyzer writes stay in `folder`, which holds `DATA`. The latency of a model at several servers
-    is the largest of theirs: of percentiles no exact one can be made.
+    is the largest of theirs: of percentiles no exact one can be made. Universes are not counted: it knows requests.
     """
-    urls = sorted({stream.url for stream in streams})
-    commands = level_commands(tool, streams, load, asked, seconds)
+    streams = streams_of(servers, models)
+    commands = level_commands(tool, servers, models, load, asked, seconds)
     if load == "poisson":
         for k, command in enumerate(commands):
             times = poisson(asked / len(streams), _ARRIVALS * seconds, [seed, k])
             gaps = np.diff(1e6 * times, prepend=0.0).round().astype(int)  # in microseconds
             (folder / report_name(command)).with_suffix(".gaps").write_text("".join(f"{gap}\n" for gap in gaps))
-    before = snapshot(urls)
+    before = snapshot(servers)
     with ThreadPoolExecutor(len(streams)) as pool:
         timeout_s = 10 * seconds + 60
         problems = list(pool.map(lambda command: _run(tool, command, folder, timeout_s), commands))
-    change = between(before, snapshot(urls))
+    change = between(before, snapshot(servers))
     level = Level("perf_analyzer", load, asked, seconds, steps=step_times(change))
     # A failure ends it. Triton may count others: requests of a backlog that it leaves behind when it is done.
     if any(problems):
@@ -93,17 +103,31 @@ def measure(
     return replace(
         level,
         latencies=latencies,
-        universes_per_s=universes_per_request(change) * sum(latency.requests_per_s for latency in latencies),
         delayed=max(output.delayed for output in outputs),
         spread=max(output.spread for output in outputs),
     )
 
 
+def long_enough(seconds: float, rate: float) -> float:
+    """Seconds of a Poisson level of which a stream sends `rate` requests a second: those asked for, or more.
+
+    >>> long_enough(6.0, 20.0), long_enough(6.0, 2.0)
+    (6.0, 12.0)
+    """
+    return max(seconds, WINDOWS * _EXPECTED / rate)
+
+
 def level_commands(
-    tool: PerfAnalyzer, streams: Sequence[Stream], load: Literal["closed", "poisson"], asked: float, seconds: float
+    tool: PerfAnalyzer,
+    servers: Servers,
+    models: Sequence[str],
+    load: Literal["closed", "poisson"],
+    asked: float,
+    seconds: float,
 ) -> list[list[str]]:
     """One command a stream, to be run at the same time in the folder of `DATA`."""
     commands = []
+    streams = streams_of(servers, models)
     for k, stream in enumerate(streams):
         name = f"{load}-{asked:g}-{k}-{stream.model}"
         demand = f"--concurrency-range={asked / len(streams):.0f}"
@@ -111,6 +135,7 @@ def level_commands(
             [
                 str(tool.binary),
                 *("-m", stream.model, "-u", stream.url, "-i", "grpc", "--async", f"--input-data={DATA}"),
+                *servers.perf_analyzer_options(),
                 demand if load == "closed" else f"--request-intervals={name}.gaps",
                 *("--measurement-mode=time_windows", f"--measurement-interval={1000 * seconds / WINDOWS:.0f}"),
                 *("-s", "999", "-r", f"{WINDOWS}", "--percentile=99", "--verbose-csv", "-v"),

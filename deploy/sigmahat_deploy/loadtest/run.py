@@ -8,18 +8,20 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from sigmahat_client import Tls
 from sigmahat_deploy.loadtest import binary, open_loop, perf_analyzer, process_pool
 from sigmahat_deploy.loadtest.errors import LoadTestError
 from sigmahat_deploy.loadtest.facts import machine_facts, server_facts
 from sigmahat_deploy.loadtest.levels import Level
 from sigmahat_deploy.loadtest.mix import Sizes, Tensors, draw_mix, perf_analyzer_data
 from sigmahat_deploy.loadtest.report import LoadTest
+from sigmahat_deploy.loadtest.servers import Servers
 from sigmahat_deploy.loadtest.steps import ENSEMBLES
 from sigmahat_deploy.returns_file import read_returns
 from sigmahat_kernels.files import write_whole
@@ -33,6 +35,7 @@ class Settings:
     out: Path = Path("out/loadtest")
     returns: Path = Path("benchmarks/data/us_sp500_2016_2019.npz")
     urls: tuple[str, ...] = ("127.0.0.1:8001",)
+    metrics: tuple[str, ...] = ()  # host:port of each server's; default: port 8002 of the same hosts
     models: tuple[str, ...] = ENSEMBLES  # asked at the same time, each as often as the other
     requests: int = Sizes().n_requests
     assets: tuple[int, int] = Sizes().assets  # of a universe
@@ -45,6 +48,16 @@ class Settings:
     objective_ms: float = 250.0  # of p99
     process_pool: bool = True
     perf_analyzer: Path | None = None
+    root_certificates: Path | None = None  # TLS, as `sigmahat_client.Tls` has it
+    certificate_chain: Path | None = None
+    private_key: Path | None = None
+
+    @property
+    def servers(self) -> Servers:
+        """What is asked."""
+        files = self.root_certificates, self.certificate_chain, self.private_key
+        metrics = self.metrics or {f"{url.rpartition(':')[0]}:8002" for url in self.urls}
+        return Servers(self.urls, Tls(*files) if any(files) else None, tuple(metrics))
 
     @property
     def n_levels(self) -> int:
@@ -70,6 +83,8 @@ def run(settings: Settings, command: str, announce: Callable[[str], object] = la
         If something that it needs is missing, or a server does not answer.
     UnreadableFile
         If the returns cannot be read.
+    InvalidRequest
+        If a certificate's file is missing.
     """
     tool = binary.find(settings.perf_analyzer)
     sizes = Sizes(settings.requests, assets=settings.assets, universes=settings.universes)
@@ -78,17 +93,18 @@ def run(settings: Settings, command: str, announce: Callable[[str], object] = la
     folder.mkdir(parents=True, exist_ok=True)
     data = perf_analyzer_data(requests).encode()
     write_whole(folder / perf_analyzer.DATA, lambda file: file.write(data))
-    machine, servers = machine_facts(), tuple(map(server_facts, settings.urls))
+    machine, servers = machine_facts(), server_facts(settings.servers)
     questions = open_loop.questions(requests, settings.models)
 
     announce("every request once")
-    status = _status_of_all(settings.urls, questions)
-    levels, commands = _perf_analyzer_levels(settings, tool, folder, announce)
+    status = _status_of_all(settings.servers, questions)
+    universes_per_request = float(np.mean([len(request["UNIVERSES"]) for request in requests]))
+    levels, commands = _perf_analyzer_levels(settings, tool, folder, universes_per_request, announce)
     best = _best(levels)
     for share in settings.open_loop:
         rate = round(share * best, 1)
         announce(f"open loop, {rate:.0f} requests a second")
-        levels.append(open_loop.measure(settings.urls, questions, rate, settings.seconds, settings.seed))
+        levels.append(open_loop.measure(settings.servers, questions, rate, settings.seconds, settings.seed))
     script = folder / "again.sh"
     write_whole(script, lambda file: file.write(perf_analyzer.script(tool, commands).encode()))
     pool = None
@@ -108,9 +124,9 @@ def run(settings: Settings, command: str, announce: Callable[[str], object] = la
     )
 
 
-def _status_of_all(urls: Sequence[str], questions: Sequence[open_loop.Question]) -> Counter[Status]:
+def _status_of_all(servers: Servers, questions: Sequence[open_loop.Question]) -> Counter[Status]:
     """Warm up, and count what no later figure shows: a universe that is refused at once makes a server look fast."""
-    answers = open_loop.ask_in_turn(urls, questions)
+    answers = open_loop.ask_in_turn(servers, questions)
     refused = [answer for answer in answers if answer.refusal]
     if refused:
         raise LoadTestError(
@@ -121,20 +137,29 @@ def _status_of_all(urls: Sequence[str], questions: Sequence[open_loop.Question])
 
 
 def _perf_analyzer_levels(
-    settings: Settings, tool: binary.PerfAnalyzer, folder: Path, announce: Callable[[str], object]
+    settings: Settings,
+    tool: binary.PerfAnalyzer,
+    folder: Path,
+    universes_per_request: float,
+    announce: Callable[[str], object],
 ) -> tuple[list[Level], list[list[list[str]]]]:
     """Closed loop, then Poisson at shares of its best; also the commands of each level."""
-    streams = [perf_analyzer.Stream(url, model) for url in settings.urls for model in settings.models]
+    asked_of = settings.servers, settings.models
+    n_streams = len(perf_analyzer.streams_of(*asked_of))
     levels: list[Level] = []
     commands: list[list[list[str]]] = []
 
     def measure(load: Literal["closed", "poisson"], asked: float) -> None:
         announce(f"{asked:.0f} requests in flight" if load == "closed" else f"Poisson, {asked:.0f} requests a second")
-        commands.append(perf_analyzer.level_commands(tool, streams, load, asked, settings.seconds))
-        levels.append(perf_analyzer.measure(tool, streams, load, asked, settings.seconds, settings.seed, folder))
+        seconds = settings.seconds
+        if load == "poisson":
+            seconds = perf_analyzer.long_enough(seconds, asked / n_streams)
+        commands.append(perf_analyzer.level_commands(tool, *asked_of, load, asked, seconds))
+        level = perf_analyzer.measure(tool, *asked_of, load, asked, seconds, settings.seed, folder)
+        levels.append(replace(level, universes_per_s=universes_per_request * level.requests_per_s))
 
     for each in settings.in_flight:
-        measure("closed", each * len(streams))
+        measure("closed", each * n_streams)
     best = _best(levels)
     for share in settings.poisson:
         measure("poisson", round(share * best, 1))

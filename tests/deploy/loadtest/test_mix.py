@@ -45,6 +45,17 @@ def test_sizes_cover_their_ranges(returns) -> None:
     assert np.median(shapes[:, 0]) < 6  # small is common
 
 
+def test_any_stretch_of_requests_is_like_all(returns) -> None:
+    drawn = draw_mix(returns, SIZES._replace(n_requests=128), 0)
+    for measure, apart in (
+        (len, 0.15),
+        (np.size, 0.35),
+    ):  # universes, and their assets; of independent draws 0.34, 0.44
+        values = np.array([measure(request["UNIVERSES"]) for request in drawn])
+        stretches = np.convolve(values, np.full(24, 1 / 24), "valid")
+        np.testing.assert_allclose(stretches, values.mean(), rtol=apart)
+
+
 def test_perf_analyzer_reads_the_same_bytes(returns) -> None:
     requests = draw_mix(returns, SIZES, 0)
     for step, request in zip(json.loads(perf_analyzer_data(requests))["data"], requests, strict=True):

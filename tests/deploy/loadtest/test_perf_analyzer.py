@@ -10,15 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sigmahat_client import Tls
 from sigmahat_deploy.loadtest import binary, perf_analyzer
 from sigmahat_deploy.loadtest.arrivals import poisson
 from sigmahat_deploy.loadtest.binary import PerfAnalyzer
 from sigmahat_deploy.loadtest.errors import LoadTestError
 from sigmahat_deploy.loadtest.levels import Latency
+from sigmahat_deploy.loadtest.servers import Servers
+from sigmahat_deploy.loadtest.steps import Snapshot
 
 RECORDED = Path(__file__).parent / "recorded"
 TOOL = PerfAnalyzer(Path("/opt/perf_analyzer"), "2.51.0")
-STREAMS = [perf_analyzer.Stream("a:1", "shrinkage"), perf_analyzer.Stream("a:1", "covariance")]
+ASKED = Servers(("a:1",)), ("shrinkage", "covariance")
 
 
 def test_a_recorded_level() -> None:
@@ -53,7 +56,7 @@ def test_a_report_of_another_form_is_refused(tmp_path: Path) -> None:
 
 
 def test_streams_share_what_is_asked() -> None:
-    closed = perf_analyzer.level_commands(TOOL, STREAMS, "closed", 8, 6.0)
+    closed = perf_analyzer.level_commands(TOOL, *ASKED, "closed", 8, 6.0)
     assert [("--concurrency-range=4" in command, command[2]) for command in closed] == [
         (True, "shrinkage"),
         (True, "covariance"),
@@ -63,8 +66,20 @@ def test_streams_share_what_is_asked() -> None:
     assert all("--measurement-interval=2000" in command for command in closed)
 
 
+def test_certificates_are_named_as_whole_paths() -> None:
+    servers = Servers(("a:1",), Tls("ca.pem", "chain.pem", "key.pem"))
+    (command,) = perf_analyzer.level_commands(TOOL, servers, ("shrinkage",), "closed", 1, 6.0)
+    here = Path.cwd()
+    assert [word for word in command if "ssl" in word] == [
+        "--ssl-grpc-use-ssl",
+        f"--ssl-grpc-root-certifications-file={here / 'ca.pem'}",
+        f"--ssl-grpc-private-key-file={here / 'key.pem'}",
+        f"--ssl-grpc-certificate-chain-file={here / 'chain.pem'}",
+    ]
+
+
 def test_the_script_runs_every_command_of_a_level_at_once() -> None:
-    commands = perf_analyzer.level_commands(TOOL, STREAMS, "poisson", 10, 6.0)
+    commands = perf_analyzer.level_commands(TOOL, *ASKED, "poisson", 10, 6.0)
     *_, line = perf_analyzer.script(TOOL, [commands]).splitlines()
     assert [shlex.split(part) for part in line.split(" & ")] == [*commands, ["wait"]]
 
@@ -77,10 +92,10 @@ def fake(folder: Path, source: str) -> PerfAnalyzer:
 
 
 def test_a_level_that_was_not_measured_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(perf_analyzer, "snapshot", lambda urls: {})
+    monkeypatch.setattr(perf_analyzer, "snapshot", lambda servers: Snapshot({}, {}))
     said = "Thread [0] had error: in ensemble 'covariance', [request id: 25] Exceeds maximum queue size"
     tool = fake(tmp_path, f'echo "{said}"; exit 99')
-    level = perf_analyzer.measure(tool, STREAMS, "closed", 4, 0.1, 0, tmp_path)
+    level = perf_analyzer.measure(tool, *ASKED, "closed", 4, 0.1, 0, tmp_path)
     assert level.problem == f"perf_analyzer ended with code 99: {said.partition(': ')[2]}"
     assert level.latencies == ()
     assert not level.meets(1e9)
@@ -89,9 +104,9 @@ def test_a_level_that_was_not_measured_says_why(tmp_path: Path, monkeypatch: pyt
 def test_poisson_times_differ_between_streams_and_are_those_of_the_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(perf_analyzer, "snapshot", lambda urls: {})
-    perf_analyzer.measure(fake(tmp_path, "exit 1"), STREAMS, "poisson", 100, 6.0, 5, tmp_path)
-    first, second = (np.loadtxt(tmp_path / f"poisson-100-{k}-{stream.model}.gaps") for k, stream in enumerate(STREAMS))
+    monkeypatch.setattr(perf_analyzer, "snapshot", lambda servers: Snapshot({}, {}))
+    perf_analyzer.measure(fake(tmp_path, "exit 1"), *ASKED, "poisson", 100, 6.0, 5, tmp_path)
+    first, second = (np.loadtxt(tmp_path / f"poisson-100-{k}-{model}.gaps") for k, model in enumerate(ASKED[1]))
     np.testing.assert_allclose(np.cumsum(first) / 1e6, poisson(50.0, 120.0, [5, 0]), atol=0.01)
     assert first[:10].tolist() != second[:10].tolist()
     assert len(second) == pytest.approx(50 * 120, rel=0.1)

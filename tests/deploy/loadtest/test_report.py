@@ -7,7 +7,9 @@ import csv
 import json
 import re
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from click.testing import CliRunner
@@ -16,7 +18,8 @@ from sigmahat_deploy.loadtest import command, report
 from sigmahat_deploy.loadtest.levels import Latency, Level, StepTime, capacity, knee
 from sigmahat_deploy.loadtest.process_pool import PoolFigures
 from sigmahat_deploy.loadtest.run import Settings
-from sigmahat_deploy.loadtest.steps import Counts, between, failures, step_times, universes_per_request
+from sigmahat_deploy.loadtest.servers import Servers
+from sigmahat_deploy.loadtest.steps import Counts, Snapshot, between, failures, snapshot, step_times
 
 STEPS = (StepTime("features", 100, 1.0, 78.0, 20.0), StepTime("member_1", 100, 26.0, 1.0, 2.0))
 
@@ -118,18 +121,58 @@ def test_files(tmp_path: Path) -> None:
 
 
 def test_times_of_steps_are_means_of_what_happened_between() -> None:
-    before = {"features": Counts(10, 0, 10, 10, 10**9, 10**9)}
-    after = {
+    before = Snapshot({"features": Counts(10, 0, 10, 10, 10**9, 10**9)}, {})
+    models = {
         "features": Counts(14, 0, 14, 12, 10**9 + 8 * 10**6, 10**9 + 20 * 10**6),
         "member_1": Counts(4, 0, 100, 2, 0, 4 * 10**6),
         "shrinkage": Counts(3, 1, 4, 4, 0, 0),
         "covariance": Counts(1, 2, 1, 1, 0, 0),
         "combine": Counts(0, 0, 0, 0, 0, 0),
     }
-    change = between(before, after)
+    # Parts of the same names say nothing new.
+    change = between(before, Snapshot(models, {"features": Counts(requests=4, compute_ns=10**9)}))
     assert step_times(change) == (StepTime("features", 4, 2.0, 2.0, 5.0), StepTime("member_1", 4, 50.0, 0.0, 1.0))
-    assert universes_per_request(change) == 25.0
     assert failures(change) == 3
+
+
+def test_the_time_of_one_step_that_does_all_is_that_of_its_parts() -> None:
+    before = Snapshot({}, {"features": Counts(requests=6, compute_ns=10**9)})
+    models = {"estimate": Counts(4, 0, 4, 4, 4 * 10**6, 80 * 10**6), "covariance": Counts(requests=4)}
+    parts = {
+        "estimate": Counts(requests=4, compute_ns=80 * 10**6),
+        "features": Counts(requests=10, compute_ns=10**9 + 40 * 10**6),
+        "assemble": Counts(requests=2, compute_ns=12 * 10**6),  # of those that asked for matrices
+    }
+    assert step_times(between(before, Snapshot(models, parts))) == (
+        StepTime("estimate", 4, 1.0, 8.0, 0.0),  # 1 + 20 less 10 and 3, which is half of 6
+        StepTime("features", 4, 1.0, 0.0, 10.0),
+        StepTime("assemble", 2, 1.0, 0.0, 6.0),
+    )
+
+
+def test_metrics_are_read_of_every_server_that_lets_them_be_read() -> None:
+    text = (
+        'sigmahat_step_seconds_total{step="features"} 1.5\nsigmahat_step_requests_total{step="features"} 3\n'
+        'sigmahat_cost_ms_total{step="features"} 7\n'
+    )
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        address = f"127.0.0.1:{server.server_port}"
+        found = snapshot(Servers((), metrics=(address, address, "127.0.0.1:1")))
+        server.shutdown()
+        thread.join()
+    assert found == Snapshot({}, {"features": Counts(requests=6, compute_ns=3 * 10**9)})
 
 
 def test_the_command_line_gives_its_settings_again() -> None:

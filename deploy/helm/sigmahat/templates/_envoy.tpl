@@ -36,7 +36,7 @@ static_resources:
                             timeout: 0s # the caller's deadline is the one that counts
                         {{- end }}
                       retry_policy: # a request larger than Envoy's buffer (1 MiB) goes once, and the client tries again
-                        retry_on: unavailable,reset-before-request,refused-stream,retriable-headers
+                        retry_on: unavailable,connect-failure,reset-before-request,refused-stream,retriable-headers
                         retriable_headers: # NOT_FOUND, which a server that drains says of its models
                           - {name: grpc-status, string_match: {exact: "5"}}
                         num_retries: 3
