@@ -82,6 +82,9 @@ ROWS = {
     "Estimates": [
         Panel("Universes a second, by STATUS", "short", {"{{status}}": _engine("sigmahat_universes_total", "status")}),
         Panel(
+            "Universes a second, by WARNINGS", "short", {"{{warning}}": _engine("sigmahat_warnings_total", "warning")}
+        ),
+        Panel(
             "Refusals a second, by reason",
             "reqps",
             {"{{step}} {{reason}}": _engine("sigmahat_requests_refused_total", "step, reason")},
