@@ -94,6 +94,15 @@ def test_nothing_is_lost_when_a_process_is_killed_under_load(service: Service, v
     assert figures["with_retries"]["wrong"] == figures["without_retries"]["wrong"] == 0
 
 
+@pytest.mark.parametrize("victim", ["features", "assemble"])
+def test_callers_learn_at_once_that_the_process_with_their_requests_is_gone(service: Service, victim: str) -> None:
+    figures = kills.kill_in_the_middle(service, victim)
+    assert figures["outcomes"].pop("UNAVAILABLE") > 0
+    assert figures["outcomes"].keys() <= {"answered"}
+    assert figures["told_after_s"] < 10
+    assert figures["recovery_s"] < 30
+
+
 def test_a_job_survives_the_death_of_the_server(service: Service) -> None:
     figures = kills.kill_during_job(service, 2_400)
     assert figures["killed_after"] < 2_400
