@@ -69,6 +69,9 @@ INTERNAL = (
     tensor("BLOCK_INTENSITY_INTERNAL", -1, -1),
     tensor("STATUS_INTERNAL", -1, kind="INT32"),
 )
+# When the caller's time is over, from the step where it began to the one that has the rest of it: Triton gives each
+# step of an ensemble the whole timeout anew.
+DEADLINE = tensor("DEADLINE", 1, kind="FP64")
 COVARIANCE = tensor("COVARIANCE", -1, -1, -1)
 
 ON_CPU = {"instance_group": [{"kind": "KIND_CPU", "count": 1}]}
@@ -134,7 +137,7 @@ def one_universe(**others: Any) -> list[dict[str, Any]]:
 
 def features() -> dict[str, dict[str, Any]]:
     """Returns to features; on a GPU they go to the members as a tensor on the device."""
-    model = python_model("features", REQUEST, (tensor("FEATURES", -1, N_FEATURES), *ROWS, *WARNINGS))
+    model = python_model("features", REQUEST, (tensor("FEATURES", -1, N_FEATURES), *ROWS, *WARNINGS, DEADLINE))
     model["dynamic_batching"] = BOUNDED_QUEUE
     on_gpu = {**model, **PYTHON_ON_GPU, "model_warmup": one_universe()}
     return {CPU: {**unqueued(model), **ON_CPU}, GPU: on_gpu, GPU_FUSED: on_gpu}
@@ -178,7 +181,9 @@ def combine(n_members: int) -> dict[str, dict[str, Any]]:
 
 def assemble() -> dict[str, dict[str, Any]]:
     """Parameters and returns to covariance matrices."""
-    model = python_model("assemble", (PANEL, UNIVERSES, WINDOWS, BLOCKS, *INTERNAL), (COVARIANCE,))
+    model = python_model(
+        "assemble", (PANEL, UNIVERSES, WINDOWS, BLOCKS, *INTERNAL, {**DEADLINE, "optional": True}), (COVARIANCE,)
+    )
     parameters, block_intensity, status = INTERNAL
     warmup = one_universe(
         WINDOWS=from_file(WINDOWS, 1, 2),
@@ -186,6 +191,7 @@ def assemble() -> dict[str, dict[str, Any]]:
         PARAMETERS_INTERNAL=zeros(parameters, 1, N_PARAMETERS),
         BLOCK_INTENSITY_INTERNAL=zeros(block_intensity, 1, 1),
         STATUS_INTERNAL=zeros(status, 1),
+        DEADLINE=zeros(DEADLINE, 1),
     )
     on_gpu = {**model, **PYTHON_ON_GPU, "model_warmup": warmup}
     return {CPU: {**unqueued(model), **ON_CPU}, GPU: on_gpu, GPU_FUSED: on_gpu}
@@ -203,13 +209,14 @@ def same(tensors: Sequence[Tensor], rename: Callable[[str], str] = str) -> dict[
 
 def ensemble(name: str, n_members: int, *, covariance: bool) -> dict[str, dict[str, Any]]:
     """What callers name. The ensemble's own names for what passes between steps are in small letters."""
-    first = step("features", same(REQUEST), {"FEATURES": "features", **same(ROWS, str.lower), **same(WARNINGS)})
+    to_steps = same((*ROWS, *([DEADLINE] if covariance else [])), str.lower)
+    first = step("features", same(REQUEST), {"FEATURES": "features", **to_steps, **same(WARNINGS)})
     names = [f"member_{k}" for k in range(1, n_members + 1)]
     members = [step(name, {"FEATURES": "features"}, {"PARAMETERS": name}) for name in names]
     fused = [step("fused", {"FEATURES": "features"}, {"WEIGHTED": "weighted"})]
     published = {**same(PUBLIC), **(same(INTERNAL, str.lower) if covariance else {})}
     inputs = (PANEL, UNIVERSES, WINDOWS, BLOCKS)
-    last = step("assemble", {**same(inputs), **same(INTERNAL, str.lower)}, same([COVARIANCE]))
+    last = step("assemble", {**same(inputs), **same((*INTERNAL, DEADLINE), str.lower)}, same([COVARIANCE]))
 
     def form(middle: list[dict[str, Any]], answers: Mapping[str, str]) -> dict[str, Any]:
         combine = step("combine", {**answers, **same(ROWS, str.lower)}, published)
