@@ -90,6 +90,9 @@ BOUNDED_QUEUE = {
         "max_queue_size": 64,
     }
 }
+# What waits for a later step has passed the first one's queue, which is shorter: only who asks the step itself meets
+# this one.
+QUEUE = {"default_queue_policy": {"max_queue_size": 256}}
 # Launches, not arithmetic, take the time of a small batch. A batch runs in the smallest graph that holds it; what is
 # left of the graph's rows holds old ones, which touch no other row.
 CUDA_GRAPH_ROWS = (1, 16, 128, 512, 1024, 2048, MAX_UNIVERSES)
@@ -105,7 +108,7 @@ def python_model(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor],
         "max_batch_size": 0,
         "input": inputs,
         "output": outputs,
-        "dynamic_batching": {},
+        "dynamic_batching": QUEUE,
         **settings,
     }
 
@@ -154,7 +157,7 @@ def member(name: str) -> dict[str, dict[str, Any]]:
         "max_batch_size": MAX_UNIVERSES,
         "input": [features],
         "output": [tensor("PARAMETERS", N_PARAMETERS)],
-        "dynamic_batching": {},
+        "dynamic_batching": QUEUE,
     }
     graphs = [
         {"batch_size": rows, **({"graph_lower_bound": {"batch_size": smaller + 1}} if smaller else {})}
