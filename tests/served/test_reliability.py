@@ -17,7 +17,7 @@ pytest.importorskip("hypothesis", reason="needs sigmahat[dev]")
 pytest.importorskip("onnx", reason="needs sigmahat[dev]")
 pytest.importorskip("tritonclient.grpc", reason="needs sigmahat[dev]")
 
-from benchmarks.reliability.load import reference, same, tensors
+from benchmarks.reliability.load import Load, reference, right, same, tensors
 from benchmarks.reliability.run import ON_THEIR_OWN, on_one_service
 from benchmarks.reliability.scenarios import callers, endpoints, kills, malformed, memory, releases, stuck
 from benchmarks.reliability.service import Service, served, wait_for
@@ -110,7 +110,7 @@ def test_a_job_survives_the_death_of_the_server(service: Service) -> None:
 
 
 def test_a_release_that_cannot_be_served_leaves_the_old_one(service: Service) -> None:
-    before = reference(service.url)
+    before, deaths = reference(service.url), len(service.events("died"))
     member = service.repository / "member_2" / "1" / "model.onnx"
     content = member.read_bytes()
     member.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -120,10 +120,23 @@ def test_a_release_that_cannot_be_served_leaves_the_old_one(service: Service) ->
     member.write_bytes(content)
     features = service.repository / "features" / "1" / "model.py"
     source = features.read_text()
-    features.write_text("raise RuntimeError('not written yet')\n")
-    service.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: len(service.events("swap_failed")) == 2)
-    features.write_text(source)
+    combine = service.repository / "combine" / "1" / "model.py"
+    answers = combine.read_text()
+    load = Load(service.url, 0.0, right(before))
+    with load.running():
+        features.write_text("raise RuntimeError('not written yet')\n")
+        service.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: len(service.events("swap_failed")) == 2)
+        features.write_text(source)
+        combine.write_text(answers.replace('"STATUS": status', '"STATUS": status + 1'))
+        service.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: len(service.events("swap_failed")) == 3)
+        combine.write_text(answers)
+    assert "shrinkage-r2 should answer the probe with STATUS [0, 0]" in service.events("swap_failed")[-1]["reason"]
+    figures = load.figures()
+    assert figures["answered"] > 0
+    assert (figures["lost"], figures["wrong"]) == (0, 0)
+    assert len(service.events("died")) == deaths
     assert all(same(a, b) for a, b in zip(reference(service.url), before, strict=True))
 
 
