@@ -56,6 +56,9 @@ def on_one_service(n_malformed: int, n_soak: int) -> list[Scenario]:
         Scenario("callers_that_stop_waiting", "callers.abandoned"),
         Scenario("queue_overflow", "callers.overflow"),
         Scenario("fairness", "fairness.fairness"),
+        Scenario("shared_memory", "regions.shared_memory"),
+        Scenario("memory_of_swaps", "stress.memory_of_swaps"),
+        Scenario("everything_at_once", "stress.everything"),
         Scenario("hot_swap", "releases.hot_swap", {"n_swaps": 3}, needs="onnx"),
         Scenario("drain", "releases.drain"),
     ]

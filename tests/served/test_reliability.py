@@ -19,7 +19,17 @@ pytest.importorskip("tritonclient.grpc", reason="needs sigmahat[dev]")
 
 from benchmarks.reliability.load import Load, reference, right, same, tensors
 from benchmarks.reliability.run import ON_THEIR_OWN, on_one_service
-from benchmarks.reliability.scenarios import callers, endpoints, kills, malformed, memory, releases, stuck
+from benchmarks.reliability.scenarios import (
+    callers,
+    endpoints,
+    kills,
+    malformed,
+    memory,
+    regions,
+    releases,
+    stress,
+    stuck,
+)
 from benchmarks.reliability.service import Service, served, wait_for
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(180)]
@@ -78,6 +88,14 @@ def test_more_requests_than_the_queue_holds_are_refused_at_once(service: Service
     assert figures["other"] == 0
     assert figures["refused_after_s"] < figures["answered_after_s"]
     assert figures["well_afterwards"]
+
+
+def test_shared_memory_is_checked_before_it_is_touched(service: Service) -> None:
+    figures = regions.shared_memory(service)
+    assert figures["good"] == ["answered", "answered"]
+    assert figures["same"]
+    assert set(figures["bad"].values()) <= {"INVALID_ARGUMENT", "NOT_FOUND", "INTERNAL"}
+    assert figures["server_deaths"] == 0
 
 
 def test_a_job_over_two_endpoints_ends_though_one_never_answers(service: Service) -> None:
@@ -147,6 +165,14 @@ def test_a_new_release_replaces_the_old_one_without_a_gap_or_a_mixture(service: 
     assert (figures["lost"], figures["mixed"], figures["old_after_new"]) == (0, 0, 0)
     assert min(figures["of_each_release"]) > 0
     assert len(service.events("died")) == deaths
+
+
+def test_nothing_is_lost_when_everything_happens_at_once(service: Service) -> None:
+    figures = stress.everything(service, n_rounds=1, first=3)
+    assert figures["errors"] == {}
+    assert figures["answered"] > 0
+    assert figures["wrong"] == 0
+    assert figures["well_afterwards"]
 
 
 def test_sigterm_answers_what_was_accepted(service: Service) -> None:
