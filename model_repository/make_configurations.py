@@ -69,6 +69,9 @@ INTERNAL = (
     tensor("BLOCK_INTENSITY_INTERNAL", -1, -1),
     tensor("STATUS_INTERNAL", -1, kind="INT32"),
 )
+# When the caller's time is over, from the step where it began to the one that has the rest of it: Triton gives each
+# step of an ensemble the whole timeout anew.
+DEADLINE = tensor("DEADLINE", 1, kind="FP64")
 COVARIANCE = tensor("COVARIANCE", -1, -1, -1)
 
 ON_CPU = {"instance_group": [{"kind": "KIND_CPU", "count": 1}]}
@@ -87,6 +90,9 @@ BOUNDED_QUEUE = {
         "max_queue_size": 64,
     }
 }
+# What waits for a later step has passed the first one's queue, which is shorter: only who asks the step itself meets
+# this one.
+QUEUE = {"default_queue_policy": {"max_queue_size": 256}}
 # Launches, not arithmetic, take the time of a small batch. A batch runs in the smallest graph that holds it; what is
 # left of the graph's rows holds old ones, which touch no other row.
 CUDA_GRAPH_ROWS = (1, 16, 128, 512, 1024, 2048, MAX_UNIVERSES)
@@ -102,7 +108,7 @@ def python_model(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor],
         "max_batch_size": 0,
         "input": inputs,
         "output": outputs,
-        "dynamic_batching": {},
+        "dynamic_batching": QUEUE,
         **settings,
     }
 
@@ -134,7 +140,7 @@ def one_universe(**others: Any) -> list[dict[str, Any]]:
 
 def features() -> dict[str, dict[str, Any]]:
     """Returns to features; on a GPU they go to the members as a tensor on the device."""
-    model = python_model("features", REQUEST, (tensor("FEATURES", -1, N_FEATURES), *ROWS, *WARNINGS))
+    model = python_model("features", REQUEST, (tensor("FEATURES", -1, N_FEATURES), *ROWS, *WARNINGS, DEADLINE))
     model["dynamic_batching"] = BOUNDED_QUEUE
     on_gpu = {**model, **PYTHON_ON_GPU, "model_warmup": one_universe()}
     return {CPU: {**unqueued(model), **ON_CPU}, GPU: on_gpu, GPU_FUSED: on_gpu}
@@ -151,7 +157,7 @@ def member(name: str) -> dict[str, dict[str, Any]]:
         "max_batch_size": MAX_UNIVERSES,
         "input": [features],
         "output": [tensor("PARAMETERS", N_PARAMETERS)],
-        "dynamic_batching": {},
+        "dynamic_batching": QUEUE,
     }
     graphs = [
         {"batch_size": rows, **({"graph_lower_bound": {"batch_size": smaller + 1}} if smaller else {})}
@@ -178,7 +184,9 @@ def combine(n_members: int) -> dict[str, dict[str, Any]]:
 
 def assemble() -> dict[str, dict[str, Any]]:
     """Parameters and returns to covariance matrices."""
-    model = python_model("assemble", (PANEL, UNIVERSES, WINDOWS, BLOCKS, *INTERNAL), (COVARIANCE,))
+    model = python_model(
+        "assemble", (PANEL, UNIVERSES, WINDOWS, BLOCKS, *INTERNAL, {**DEADLINE, "optional": True}), (COVARIANCE,)
+    )
     parameters, block_intensity, status = INTERNAL
     warmup = one_universe(
         WINDOWS=from_file(WINDOWS, 1, 2),
@@ -186,6 +194,7 @@ def assemble() -> dict[str, dict[str, Any]]:
         PARAMETERS_INTERNAL=zeros(parameters, 1, N_PARAMETERS),
         BLOCK_INTENSITY_INTERNAL=zeros(block_intensity, 1, 1),
         STATUS_INTERNAL=zeros(status, 1),
+        DEADLINE=zeros(DEADLINE, 1),
     )
     on_gpu = {**model, **PYTHON_ON_GPU, "model_warmup": warmup}
     return {CPU: {**unqueued(model), **ON_CPU}, GPU: on_gpu, GPU_FUSED: on_gpu}
@@ -203,13 +212,14 @@ def same(tensors: Sequence[Tensor], rename: Callable[[str], str] = str) -> dict[
 
 def ensemble(name: str, n_members: int, *, covariance: bool) -> dict[str, dict[str, Any]]:
     """What callers name. The ensemble's own names for what passes between steps are in small letters."""
-    first = step("features", same(REQUEST), {"FEATURES": "features", **same(ROWS, str.lower), **same(WARNINGS)})
+    to_steps = same((*ROWS, *([DEADLINE] if covariance else [])), str.lower)
+    first = step("features", same(REQUEST), {"FEATURES": "features", **to_steps, **same(WARNINGS)})
     names = [f"member_{k}" for k in range(1, n_members + 1)]
     members = [step(name, {"FEATURES": "features"}, {"PARAMETERS": name}) for name in names]
     fused = [step("fused", {"FEATURES": "features"}, {"WEIGHTED": "weighted"})]
     published = {**same(PUBLIC), **(same(INTERNAL, str.lower) if covariance else {})}
     inputs = (PANEL, UNIVERSES, WINDOWS, BLOCKS)
-    last = step("assemble", {**same(inputs), **same(INTERNAL, str.lower)}, same([COVARIANCE]))
+    last = step("assemble", {**same(inputs), **same((*INTERNAL, DEADLINE), str.lower)}, same([COVARIANCE]))
 
     def form(middle: list[dict[str, Any]], answers: Mapping[str, str]) -> dict[str, Any]:
         combine = step("combine", {**answers, **same(ROWS, str.lower)}, published)

@@ -40,7 +40,11 @@ def signature(tensors: object) -> list[tuple[object, ...]]:
 
 def warm_up_tensors(model: str, warm_up: model_config_pb2.ModelWarmup) -> dict[str, np.ndarray]:
     """The tensors that Triton makes of a warm-up; those from files must fill their shape exactly."""
-    types = {model_config_pb2.TYPE_FP32: np.float32, model_config_pb2.TYPE_INT32: np.int32}
+    types = {
+        model_config_pb2.TYPE_FP32: np.float32,
+        model_config_pb2.TYPE_FP64: np.float64,
+        model_config_pb2.TYPE_INT32: np.int32,
+    }
     tensors = {}
     for name, source in warm_up.inputs.items():
         tensors[name] = np.zeros(source.dims, types[source.data_type])
@@ -267,6 +271,7 @@ def test_warm_up_runs_what_requests_run() -> None:
         assert all(wanted in (-1, got) for got, wanted in zip(values.shape, given[name], strict=True)), name
     internal = ("PARAMETERS_INTERNAL", "BLOCK_INTENSITY_INTERNAL", "STATUS_INTERNAL")
     parameters, blocks, status = (tensors.pop(name) for name in internal)
+    assert tensors.pop("DEADLINE").shape == (1,)
     request = read_request(**{name.lower(): values for name, values in tensors.items()})
     covariance = assemble(request, split_parameters(parameters), status, block_intensity=blocks)
     assert np.isfinite(covariance).all()

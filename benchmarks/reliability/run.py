@@ -48,6 +48,7 @@ def on_one_service(n_malformed: int, n_soak: int) -> list[Scenario]:
         Scenario("endpoints", "endpoints.endpoints"),
         Scenario("backend_process_killed", "kills.kill", {"victim": "combine"}),
         Scenario("server_killed", "kills.kill", {"victim": "triton"}),
+        Scenario("killed_in_the_middle", "kills.kill_in_the_middle"),
         Scenario("server_killed_during_job", "kills.kill_during_job"),
         Scenario("backend_process_stopped", "stuck.stopped", {"victim": "combine"}),
         Scenario("server_stopped", "stuck.stopped", {"victim": "triton"}),
@@ -55,6 +56,9 @@ def on_one_service(n_malformed: int, n_soak: int) -> list[Scenario]:
         Scenario("callers_that_stop_waiting", "callers.abandoned"),
         Scenario("queue_overflow", "callers.overflow"),
         Scenario("fairness", "fairness.fairness"),
+        Scenario("shared_memory", "regions.shared_memory"),
+        Scenario("memory_of_swaps", "stress.memory_of_swaps"),
+        Scenario("everything_at_once", "stress.everything"),
         Scenario("hot_swap", "releases.hot_swap", {"n_swaps": 3}, needs="onnx"),
         Scenario("drain", "releases.drain"),
     ]

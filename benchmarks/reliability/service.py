@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import ROOT
+from sigmahat_kernels import heartbeat
 
 REPOSITORY = ROOT / "model_repository"
 
@@ -52,6 +53,19 @@ class Service:
             if model is not None and triton and leader == triton[0]:
                 found[model.parts[-3]] = pid
         return found | dict(zip(["triton"], triton, strict=False))
+
+    def at_work(self, model: str) -> bool:
+        """Whether a Python step computes, by its own sign of life."""
+        folders = Path(tempfile.gettempdir()).glob("sigmahat-server-*/heartbeats")
+        own = set(self.processes().values())
+        return any(
+            sign.working
+            for folder in folders
+            if {int(path.suffix[1:]) for path in folder.iterdir()} & own
+            for name, signs in heartbeat.read(folder).items()
+            if name.startswith(model)
+            for sign in signs
+        )
 
     def memory_mb(self) -> dict[str, float]:
         """Resident memory of Triton and of all Python models, and its files in /dev/shm."""

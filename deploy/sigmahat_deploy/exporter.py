@@ -33,11 +33,15 @@ _COUNTED: dict[str, tuple[Metric, tuple[str, ...]]] = {
     "swap_failed": (metrics.SWAPS, ("failed",)),
 }
 
-_STEP = re.compile(r'\{model="([^"]+)-r(\d+)",version="\d+"')
+_MODEL = re.compile(r'\{model="([^"]+?)(?:-r(\d+)",version="\d+|",version="(\d+))"')
+"""A step has its release in its name, an ensemble as its version."""
 
 
 class Metrics:
     """Counts events, and tells them and Triton's metrics as text.
+
+    Seven counters and gauges: prometheus_client would save the ten lines that write them, and nothing of the rest. Its
+    server answers for a registry alone, and its parser and writer would rename Triton's counters, which lack "_total".
 
     Parameters
     ----------
@@ -95,7 +99,7 @@ class Metrics:
             return ""
         finally:
             connection.close()
-        return _STEP.sub(r'{model="\1",release="\2"', text)
+        return _MODEL.sub(lambda found: f'{{model="{found[1]}",release="{found[2] or found[3]}"', text)
 
 
 @contextmanager

@@ -17,8 +17,17 @@ from sigmahat_kernels.request import MAX_ASSETS, MAX_PANEL_CELLS, MAX_UNIVERSES
 MAX_MESSAGE_BYTES = 4 * (MAX_PANEL_CELLS + 2 * MAX_UNIVERSES * MAX_ASSETS) + 16 * 2**20
 """The largest panel with the most and widest universes and their blocks, and 16 MB for what comes with them."""
 
-_SET_LIMIT = b"\x41\xc7\x45\x50"
+_CANCEL = b"\0TRITONSERVER_InferenceRequestCancel\0"
+
+_SET_GRPC_LIMIT = b"\x41\xc7\x45\x50"
 """`movl $..., 0x50(%r13)`: where Triton's gRPC front end sets ``max_receive_message_size``."""
+
+_ASK_HTTP_LIMIT, _THEN_COMPARE = b"\x48\x8b\x40\x70\x48\x85\xc0\x74\x10", b"\x48\x8b\x53\x78\x48\x01\xea\x48\x39\xd0"
+"""`mov 0x70(%rax), %rax; test %rax, %rax; je .+16`, then `mov 0x78(%rbx), %rdx; add %rbp, %rdx; cmp %rdx, %rax`: where
+its HTTP front end compares what it has of a body with the limit, if there is one."""
+
+_SET_HTTP_LIMIT, _NOTHING = b"\xb8", b"\x0f\x1f\x40\x00"
+"""`mov $..., %eax; nopl 0(%rax)`: as many bytes as it takes to ask."""
 
 
 class ServerError(RuntimeError):
@@ -87,7 +96,7 @@ def build_tree(root: Path, libpython: Path) -> Path:
 
 
 def _copy_mended(source: Path, target: Path) -> None:
-    """Copy the server, with two things changed that Triton 2.51 has no option for.
+    """Copy the server, with three things changed that Triton 2.51 has no option for.
 
     It lets a request finish whose caller has gone, instead of cancelling it: it crashes when a request inside an
     ensemble is cancelled, and about every 30th caller that was killed or missed its deadline took it down. The server
@@ -95,14 +104,22 @@ def _copy_mended(source: Path, target: Path) -> None:
     of a C function that takes nothing, does nothing and returns 0, which means success.
 
     gRPC refuses a message above `MAX_MESSAGE_BYTES` when its first bytes say how long it is, instead of receiving up to
-    2 GB before the models' own limits are asked: the number in the one instruction that sets it is another.
+    2 GB before the models' own limits are asked: the number in the one instruction that sets it is another. HTTP, which
+    has a limit in its library that Triton leaves unset, ends a connection that has sent as much in one body.
     """
     content = source.read_bytes()
-    name, limit = b"\0TRITONSERVER_InferenceRequestCancel\0", _SET_LIMIT + struct.pack("<i", 2**31 - 1)
-    if name not in content or content.count(limit) != 1:
-        raise ServerError(f"{source} is not the Triton 2.51 that nvidia-pytriton 0.7.0 brings: install that version")
-    content = content.replace(name, b"\0sched_yield".ljust(len(name), b"\0"))
-    content = content.replace(limit, _SET_LIMIT + struct.pack("<i", MAX_MESSAGE_BYTES))
+    ours = struct.pack("<i", MAX_MESSAGE_BYTES)
+    changes = {
+        _CANCEL: b"\0sched_yield".ljust(len(_CANCEL), b"\0"),
+        _SET_GRPC_LIMIT + struct.pack("<i", 2**31 - 1): _SET_GRPC_LIMIT + ours,
+        _ASK_HTTP_LIMIT + _THEN_COMPARE: _SET_HTTP_LIMIT + ours + _NOTHING + _THEN_COMPARE,
+    }
+    for found, wanted in changes.items():
+        if content.count(found) != (2 if found is _CANCEL else 1):  # a name is in two tables
+            raise ServerError(
+                f"{source} is not the Triton 2.51 that nvidia-pytriton 0.7.0 brings: install that version"
+            )
+        content = content.replace(found, wanted)
     target.write_bytes(content)
     shutil.copymode(source, target)
 

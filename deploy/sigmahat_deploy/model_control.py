@@ -35,6 +35,11 @@ class ModelControl:
     key: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
     shared_memory_key: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
 
+    @property
+    def keys(self) -> tuple[str, str]:
+        """Both."""
+        return self.key, self.shared_memory_key
+
     def restrict(self) -> list[str]:
         """Options of ``tritonserver`` that refuse its controls, over gRPC and HTTP, to callers without the key.
 

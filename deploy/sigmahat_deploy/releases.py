@@ -4,6 +4,9 @@
 The steps of each release are models of their own, ``features-r1``, ``features-r2`` ..., and an ensemble names those of
 one release. A request stays with the ensemble that it entered, so no answer can mix two releases. The version of an
 ensemble is its release, and every answer says its model's version.
+
+A release is first loaded and tried by ensembles of its own, ``covariance-r2`` ...: Triton 2.51 does without an ensemble
+while it goes back to older steps, so those that callers name are touched only when the new steps are known to be good.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ _DRAIN_S = 120.0
 """Requests to the old release may take this long; after that its steps are unloaded, and those requests fail."""
 
 _Configs = dict[str, ModelConfig]
+_Check = Callable[[list[str]], object]
 
 
 class Releases:
@@ -51,7 +55,7 @@ class Releases:
         self._moving = False
         self._configs = _read_configs(source)
         self._swapping = threading.Lock()
-        self._write(self._configs, self.current)
+        self._write(self._configs, self._configs, self.current)
 
     def serving(self) -> frozenset[Path]:
         """Folders of the current release: each model's, with its files. None while Triton moves to another.
@@ -76,7 +80,7 @@ class Releases:
             raise ServerError(f"the new release in {self.folder} was not taken back within {timeout_s:g} s")
         self._swapping.release()
 
-    def swap(self, control: ModelControl, check: Callable[[], object], load_timeout_s: float) -> None:
+    def swap(self, control: ModelControl, check: _Check, load_timeout_s: float) -> None:
         """Serve what `source` holds now. Requests go on all the time, each answered by one release alone.
 
         May run in another thread than what else is done here. Whatever is raised, the old release still is served.
@@ -85,7 +89,8 @@ class Releases:
         ----------
         control : ModelControl
         check : callable
-            Called when the new release has been loaded; what it raises takes that back.
+            Called with the names of models to be asked when the new release has been loaded; what it raises takes that
+            back.
         load_timeout_s : float
             Seconds that Triton may take to load a model with its steps.
 
@@ -101,15 +106,8 @@ class Releases:
                 raise ServerError(f"{self.source} no longer holds {', '.join(sorted(gone))}: that needs a restart")
             self.coming = self._folders(configs, new)
             try:
-                self._write(configs, new)
-                for model in _public(configs):
-                    self._moving = model == _public(configs)[-1]
-                    control.load(model, load_timeout_s)  # with the steps that it names
-                check()
-            except BaseException:
-                self._take_back(configs, new, control)
-                self._moving = False
-                raise
+                self._try(configs, new, control, check, load_timeout_s)
+                self._move(configs, new, control, check, load_timeout_s)
             finally:
                 self.coming = frozenset()
             replaced, self._configs, self.current = self._configs, configs, new
@@ -118,39 +116,63 @@ class Releases:
                 deadline = time.monotonic() + _DRAIN_S
                 while control.unloading() and time.monotonic() < deadline:
                     time.sleep(0.05)
-            for model in replaced:  # in this order: Triton looks at all folders whenever one model is unloaded
-                self._unload([model], replaced, old, control)
-                self._remove([model], replaced, old)
+            self._forget(_ensembles(configs), new, control)  # those that tried it
+            self._forget(replaced, old, control)
+            for model in _public(replaced):
+                shutil.rmtree(self.folder / model / str(old), ignore_errors=True)
 
-    def _take_back(self, configs: _Configs, new: int, control: ModelControl) -> None:
-        """Remove first, which makes room on a full disk; ensembles leave the new steps before those are unloaded."""
-        self._remove(configs, configs, new)
-        for model in _public(self._configs):
-            self._write_config(model, self._configs[model], self.current)
-            with suppress(ServerError):
-                control.load(model)
-        self._unload(configs, configs, new, control)
+    def _try(self, configs: _Configs, new: int, control: ModelControl, check: _Check, load_timeout_s: float) -> None:
+        """Load the new steps, and ask them through ensembles of their own; a failure touches nothing that is served."""
+        try:
+            self._write(_steps(configs), configs, new)
+            tried = {model: _step_name(model, new) for model in _ensembles(configs)}
+            for model, name in tried.items():
+                (self.folder / name / "1").mkdir(parents=True)
+                self._write_config(name, configs[model], new)
+            for name in tried.values():
+                control.load(name, load_timeout_s)  # with the steps that it names
+            check([tried[model] for model in self.probed() if model in tried])
+        except BaseException:
+            self._forget([*_ensembles(configs), *_steps(configs)], new, control)
+            raise
 
-    def _unload(self, models: Iterable[str], configs: _Configs, release: int, control: ModelControl) -> None:
-        for model in sorted(set(models) - set(_public(configs))):
-            with suppress(ServerError):  # never loaded, or Triton is gone
-                control.unload(_step_name(model, release))
+    def _move(self, configs: _Configs, new: int, control: ModelControl, check: _Check, load_timeout_s: float) -> None:
+        """Let the models that callers name be those of the new release."""
+        try:
+            self._write(_public(configs), configs, new)
+            for model in _public(configs):
+                self._moving = model == _public(configs)[-1]
+                control.load(model, load_timeout_s)
+            check(self.probed())
+        except BaseException:
+            for model in _public(configs):
+                shutil.rmtree(self.folder / model / str(new), ignore_errors=True)
+            for model in _public(self._configs):
+                self._write_config(model, self._configs[model], self.current)
+                with suppress(ServerError):
+                    control.load(model)
+            self._forget([*_ensembles(configs), *_steps(configs)], new, control)
+            self._moving = False
+            raise
 
-    def _write(self, configs: _Configs, release: int) -> None:
-        """Lay out a release. Triton takes no notice before it is told to load something."""
-        for model, config in configs.items():
+    def _forget(self, models: Iterable[str], release: int, control: ModelControl) -> None:
+        """Remove what is named after a release; one by one, as Triton looks at all folders each time."""
+        for name in (_step_name(model, release) for model in models):
+            if (self.folder / name).exists():
+                with suppress(ServerError):  # never loaded, or Triton is gone
+                    control.unload(name)
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def _write(self, models: Iterable[str], configs: _Configs, release: int) -> None:
+        """Lay out models of a release. Triton takes no notice before it is told to load something."""
+        for model in models:
             target = self._version(configs, model, release)
-            if config.platform == "ensemble":
+            if model in _ensembles(configs):
                 target.mkdir(parents=True)
             else:
                 self._copy(_newest_version(self.source / model), target)
-            self._write_config(target.parent.name, config, release)
+            self._write_config(target.parent.name, configs[model], release)
         write_manifest(self.folder, sorted(self.folder.rglob("*.onnx")))
-
-    def _remove(self, models: Iterable[str], configs: _Configs, release: int) -> None:
-        for model in models:
-            version = self._version(configs, model, release)
-            shutil.rmtree(version if model in _public(configs) else version.parent, ignore_errors=True)
 
     def _folders(self, configs: _Configs, release: int) -> frozenset[Path]:
         return frozenset(self._version(configs, model, release) for model in configs)
@@ -182,6 +204,14 @@ class Releases:
 
 def _step_name(model: str, release: int) -> str:
     return f"{model}-r{release}"
+
+
+def _ensembles(configs: _Configs) -> list[str]:
+    return [model for model, config in configs.items() if config.platform == "ensemble"]
+
+
+def _steps(configs: _Configs) -> list[str]:
+    return sorted(set(configs) - set(_public(configs)))
 
 
 def _public(configs: _Configs) -> list[str]:

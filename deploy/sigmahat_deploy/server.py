@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 from sigmahat_client.shared_memory import key_file
 from sigmahat_deploy.certificates import Tls
+from sigmahat_deploy.command_line import hide
 from sigmahat_deploy.installation import ServerError, build_tree, check_installation, environment
 from sigmahat_deploy.model_control import ModelControl
 from sigmahat_deploy.triton_log import TritonLog
@@ -323,7 +324,12 @@ def _transport_options(addresses: dict[str, tuple[str, int]], tls: Tls | None, c
 
 def _wait_until_ready(server: LocalServer, probe: Callable[[LocalServer], object] | None, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
+    hidden = False
     while server.process.poll() is None:
+        if not hidden and server.log.begun():  # so it has read its command line
+            with suppress(OSError):  # `command_line.shows` tells
+                hide(server.process.pid, server.model_control.keys)
+            hidden = True
         failure = _try_once(server, probe)
         if failure is None:
             return

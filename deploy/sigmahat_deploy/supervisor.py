@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from sigmahat_deploy.certificates import Tls
+from sigmahat_deploy.command_line import shows
 from sigmahat_deploy.exporter import Metrics, exported
 from sigmahat_deploy.installation import ServerError
 from sigmahat_deploy.probe import BUSY, ProbeTimeout, probe_shrinkage
@@ -41,6 +42,11 @@ _TICK_S = 0.2
 _LOOK_S = 1.0
 
 _FEW_FILES = 4096
+
+_KEYS_SHOWN = (
+    "the server's keys stand on its command line, which other users of this machine can read, and the system lets "
+    "nobody hide them: set kernel.yama.ptrace_scope to 1 or less, or mount /proc with hidepid=2"
+)
 
 
 class GaveUp(ServerError):
@@ -126,6 +132,8 @@ def supervise(
                 for warning in _warnings(address):
                     log("warning", level="warning", reason=warning)
                 with _started(releases, address, startup_timeout_s) as (server, seconds):
+                    if shows(server.process.pid, server.model_control.keys):
+                        log("warning", level="warning", reason=_KEYS_SHOWN)
                     shown = replace(server, metrics_url=metrics_url)
                     log("ready", startup_s=seconds, release=releases.current, restarts=len(deaths), **urls(shown))
                     answered, address = True, _keep_ports(address, server)

@@ -94,11 +94,11 @@ class Swap:
             self._log("swapped", seconds=seconds, release=self._releases.current)
         self._end = time.monotonic()
 
-    def _check(self) -> None:
-        """Ask the new release; that it is busy is no fault of it."""
+    def _check(self, models: list[str]) -> None:
+        """Ask models of the new release; that they are busy is no fault of it."""
         close_shared_memory(self._server)
         try:
-            for model in self._releases.probed():
+            for model in models:
                 probe_shrinkage(self._server, model=model)
         except ProbeTimeout:
             return

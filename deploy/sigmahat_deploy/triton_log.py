@@ -39,6 +39,11 @@ class TritonLog:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
+    def begun(self) -> bool:
+        """Whether Triton has written a message, which it does once it has read its options."""
+        with self._lock:
+            return any(map(_MESSAGE.match, self._lines))
+
     def tail(self) -> str:
         """Return the last lines, less the tables and what is harmless without a GPU."""
         with self._lock:

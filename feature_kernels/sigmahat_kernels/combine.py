@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sigmahat_kernels.parameters import PUBLISHED, intensity_of, split_parameters
-from sigmahat_kernels.status import Status
+from sigmahat_kernels.status import InvalidRequest, Status
 
 
 class Combined(NamedTuple):
@@ -24,6 +24,29 @@ class Combined(NamedTuple):
 def combine(members: Sequence[np.ndarray], row_status: np.ndarray) -> Combined:
     """Average the members, weighted by the precision each claims for itself; see `weigh` and `publish`."""
     return publish(weigh(members), row_status)
+
+
+def check_rows(rows: Sequence[np.ndarray], row_status: np.ndarray, row_asset: np.ndarray) -> None:
+    """Refuse what the steps before have not made: whoever reaches a server can ask this one alone.
+
+    Parameters
+    ----------
+    rows : sequence of arrays of shape (n * (1 + n_blocks), ...)
+    row_status, row_asset : array of shape (n, 1 + n_blocks)
+
+    Raises
+    ------
+    InvalidRequest
+    """
+    if not row_status.size or row_asset.shape != row_status.shape:
+        raise InvalidRequest(
+            f"ROW_STATUS and ROW_ASSET must have one shape, (universes, 1 + blocks), got {row_status.shape} and "
+            f"{row_asset.shape}"
+        )
+    if {len(each) for each in rows} != {row_status.size}:
+        raise InvalidRequest(f"each member must have {row_status.size} rows, got {[len(each) for each in rows]}")
+    if row_status.min() < 0 or row_status.max() >= len(Status):
+        raise InvalidRequest(f"ROW_STATUS must be 0 to {len(Status) - 1}")
 
 
 def weigh(members: Sequence[np.ndarray]) -> np.ndarray:

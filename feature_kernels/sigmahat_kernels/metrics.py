@@ -29,6 +29,12 @@ class Metric(NamedTuple):
 
 
 UNIVERSES = Metric("sigmahat_universes_total", COUNTER, "Universes answered, by the name of their STATUS", ("status",))
+WARNED = Metric(
+    "sigmahat_warnings_total",
+    COUNTER,
+    "Universes answered with a flag in WARNINGS, by the name of the flag; one with several counts under each",
+    ("warning",),
+)
 REFUSED = Metric(
     "sigmahat_requests_refused_total",
     COUNTER,
@@ -62,7 +68,7 @@ UNCERTAINTY = Metric(
     ("kind",),
     (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0),
 )
-STEPS = (UNIVERSES, REFUSED, SECONDS, REQUESTS, COST, QUEUED_COST, QUEUED, INTENSITY, UNCERTAINTY)
+STEPS = (UNIVERSES, WARNED, REFUSED, SECONDS, REQUESTS, COST, QUEUED_COST, QUEUED, INTENSITY, UNCERTAINTY)
 
 READY = Metric("sigmahat_ready", GAUGE, "1 while the service answers, 0 while it starts, restarts or stops")
 RELEASE = Metric("sigmahat_release", GAUGE, "Release that is served; 1 at the start, one more after each swap")

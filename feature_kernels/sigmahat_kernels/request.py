@@ -111,6 +111,35 @@ def read_request(
     return Request(panel, universes, windows, market, dates, blocks)
 
 
+def check_steps(request: Request, status: np.ndarray, **arrays: np.ndarray) -> None:
+    """Refuse what no earlier step has made of a request: whoever reaches a server can ask its last step alone.
+
+    Parameters
+    ----------
+    request : Request
+    status : array of shape (n_universes,)
+        Universes that are GOOD there must be such that their returns can be looked up.
+    arrays : array of shape (n_universes, ...)
+        By name; `block_intensity` has a column for each block of the request.
+
+    Raises
+    ------
+    InvalidRequest
+    """
+    n_universes, n_columns = len(request.universes), request.panel.shape[1]
+    for name, values in {"status": status, **arrays}.items():
+        _require(len(values) == n_universes, f"{name} must have {n_universes} rows, got {len(values)}")
+    if request.blocks is not None and "block_intensity" in arrays:
+        wanted, got = len(block_ids(request.universes, request.blocks)), arrays["block_intensity"].shape[1]
+        _require(got == wanted, f"block_intensity must have {wanted} columns, one a block, got {got}")
+    good = request.universes[status == Status.GOOD]
+    if good.size:
+        _require(
+            bool(good.min() >= PADDING and good.max() < n_columns and (good[:, :MIN_ASSETS] != PADDING).all()),
+            "status is GOOD where a universe names an unknown asset, or too few",
+        )
+
+
 def block_ids(universes: np.ndarray, blocks: np.ndarray) -> np.ndarray:
     """Sorted block ids that occur in a request: column b of BLOCK_INTENSITY belongs to the b-th of them."""
     return np.unique(blocks[universes != PADDING])

@@ -28,6 +28,10 @@ MAX_QUEUED_BYTES = 2 * 2**30
 PATIENCE_S = 60.0
 """A request that names no time is refused if it has not begun by then."""
 
+DEADLINE = "DEADLINE"
+"""Tensor of one number, in seconds of `time.monotonic`: when the time that a caller allows is over. The first sliced
+step of an ensemble makes it, and a later one reads it. Infinite without a `timeout`: what has begun is finished."""
+
 _PART = 16
 """Universes that occupy one thread, at least: see `groups.parts_of`."""
 
@@ -60,7 +64,8 @@ class SlicedModel(PythonModel):
 
     def answer(self, tensors: dict[str, Array], parameters: dict[str, Any]) -> dict[str, Array]:
         """See `PythonModel.answer`."""
-        return self.plan(tensors, parameters).answer(go_on)
+        tensors.pop(DEADLINE, None)
+        return {**self.plan(tensors, parameters).answer(go_on), DEADLINE: np.array([np.inf])}
 
     def initialize(self, args: dict[str, str]) -> None:
         """Called by Triton once for each instance."""
@@ -90,17 +95,14 @@ class SlicedModel(PythonModel):
                 message = f"Exceeds maximum queue size: {waiting} requests are here, try again in about {seconds:.0f} s"
                 return self._refuse("queue", message, pb_utils.TritonError.UNAVAILABLE)
             parameters = read_parameters(request)
+            begun_before = tensors.pop(DEADLINE, None)
             work = self.plan({name: np.array(tensor) for name, tensor in tensors.items()}, parameters)
             caller = parameters.get("caller", "")
         except Exception as error:  # each becomes an answer
             return self._failed(error)
         allowed_s = 1e-6 * request.timeout()
-        turn = self._turns.stand(
-            work.cost,
-            width=-(-work.n_universes // _PART),
-            deadline=time.monotonic() + (allowed_s or PATIENCE_S),
-            caller=caller,
-        )
+        deadline = time.monotonic() + (allowed_s or PATIENCE_S) if begun_before is None else float(begun_before[0])
+        turn = self._turns.stand(work.cost, width=-(-work.n_universes // _PART), deadline=deadline, caller=caller)
         self._hold(nbytes)
         self._note_queue()
         names, sender = request.requested_output_names(), request.get_response_sender()
@@ -114,7 +116,8 @@ class SlicedModel(PythonModel):
                 turn.pause()
                 if not allowed_s:
                     turn.deadline = float("inf")  # what has begun is finished
-                response = self._write(names, work.answer(turn.pause))
+                outputs = {**work.answer(turn.pause), DEADLINE: np.array([turn.deadline])}
+                response = self._write(names, outputs)
             self._count(begin)
             self.meters.add(COST, work.cost, step=self.step)
         except Overdue:

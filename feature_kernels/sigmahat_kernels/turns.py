@@ -39,7 +39,7 @@ class Turn:
         with self._line:
             while (left := self.deadline - time.monotonic()) > 0 and self._turns.must_wait(self):
                 self._line.wait(min(left, 3600.0))
-        if left <= 0:
+        if not left > 0:  # nor is a number that is none
             raise Overdue
 
 

@@ -22,6 +22,7 @@ from tritonclient.utils import InferenceServerException
 
 from sigmahat_client.shared_memory import key_file, key_headers
 from sigmahat_client.transport import Connection
+from sigmahat_deploy import installation
 from sigmahat_deploy import server as server_module
 from sigmahat_deploy.certificates import Tls
 from sigmahat_deploy.installation import MAX_MESSAGE_BYTES, ServerError
@@ -175,8 +176,10 @@ def test_the_owner_alone_controls_the_server(repository: Path, host: str) -> Non
             assert connection.getresponse().status == 403, path
             connection.close()
         assert ask(url) == [0.5]
-        assert server.model_control.key not in repr(server)
-        assert server.model_control.shared_memory_key not in repr(server)
+        for key in server.model_control.keys:
+            assert key not in repr(server)
+            assert key.encode() not in Path(f"/proc/{server.process.pid}/cmdline").read_bytes()
+        assert f"--grpc-port={url.rpartition(':')[2]}" in Path(f"/proc/{server.process.pid}/cmdline").read_text()
 
 
 @pytest.mark.server
@@ -213,6 +216,27 @@ def test_a_message_above_the_limits_is_refused_before_it_is_received(repository:
         assert raised.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
         pages = int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[1])
         assert pages * os.sysconf("SC_PAGE_SIZE") < MAX_MESSAGE_BYTES
+        assert ask(server.grpc_url) == [0.5]
+
+
+@pytest.mark.server
+def test_a_body_above_the_limits_ends_its_connection(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    most = 1_000_000
+    monkeypatch.setattr(installation, "MAX_MESSAGE_BYTES", most)
+    with local_server(repository, 0, 0, 0, probe=probe_shrinkage) as server:
+        connection = HTTPConnection(server.http_url, timeout=10)
+
+        def post(body: Any) -> bytes:
+            connection.request("POST", "/v2/models/shrinkage/infer", body)
+            return connection.getresponse().read()
+
+        for _ in range(4):  # on one connection: the limit is each body's
+            assert b"failed to parse" in post(b" " * (most // 2))
+        connection.close()
+        for body in (b" " * (most + 1), iter([b" " * (most // 2)] * 3)):  # the second comes in chunks
+            with pytest.raises(ConnectionError):
+                post(body)
+            connection.close()
         assert ask(server.grpc_url) == [0.5]
 
 

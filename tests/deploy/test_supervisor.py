@@ -240,7 +240,8 @@ def test_a_step_is_stuck_when_it_has_work_and_does_not_get_on(monkeypatch: pytes
 
 
 def test_steps_of_every_release_have_one_name() -> None:
-    text = b'nv_inference_count{model="features-r2",version="1"} 7\n'
+    of_a_step, of_an_ensemble = b'{model="features-r2",version="1"} 7\n', b'{model="shrinkage",version="2"} 5\n'
+    text = b"nv_inference_count" + of_a_step + b"nv_inference_count" + of_an_ensemble
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -257,6 +258,7 @@ def test_steps_of_every_release_have_one_name() -> None:
         with metrics.of_triton(f"http://127.0.0.1:{triton.server_port}/metrics"):
             said = metrics.text().splitlines()
     assert 'nv_inference_count{model="features",release="2"} 7' in said
+    assert 'nv_inference_count{model="shrinkage",release="2"} 5' in said
     assert "sigmahat_ready 1" in said
     metrics.log("died")
     metrics.log("restarting")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+import time
 from collections.abc import Iterator
 from queue import SimpleQueue
 from threading import Event
@@ -52,6 +53,7 @@ class FakeRequest:
     ) -> None:
         self.tensors, self.cancelled, self.text, self.timeout_us = tensors, cancelled, parameters, timeout_us
         self.sent: SimpleQueue[Any] = SimpleQueue()
+        self.wanted = ["DOUBLED"]
 
     def is_cancelled(self) -> bool:
         return self.cancelled
@@ -66,7 +68,7 @@ class FakeRequest:
         return SimpleNamespace(send=lambda response, flags: self.sent.put(response))
 
     def requested_output_names(self) -> list[str]:
-        return ["DOUBLED"]
+        return self.wanted
 
 
 class FakeError(Exception):
@@ -325,6 +327,28 @@ def test_work_that_is_overdue_stops_between_slices(sliced: Any) -> None:
     error = late.sent.get(timeout=60).error
     assert (error.code, error.message) == ("unavailable", "Request timeout expired: not answered within 1e-06 s")
     assert sliced.order == []
+
+
+def test_the_time_that_a_caller_allows_runs_through_all_steps(sliced: Any) -> None:
+    """A step hands on when the time is over, and one that gets this reads it in place of the timeout."""
+    sliced.go.set()
+    sliced._outputs["DEADLINE"] = np.float64
+    first = request(1.0, timeout_us=30_000_000)
+    first.wanted = ["DOUBLED", "DEADLINE"]
+    begin = time.monotonic()
+    sliced.execute([first])
+    _, deadline = first.sent.get(timeout=60).tensors
+    assert begin + 30 <= deadline.values[0] <= time.monotonic() + 30
+    unlimited = request(1.0)
+    unlimited.wanted = first.wanted
+    sliced.execute([unlimited])
+    assert unlimited.sent.get(timeout=60).tensors[1].values.tolist() == [np.inf]
+    sliced._required["DEADLINE"] = False
+    for over in (begin, np.nan):
+        later = request(1.0, timeout_us=30_000_000)
+        later.tensors["DEADLINE"] = np.array([over])
+        sliced.execute([later])
+        assert later.sent.get(timeout=60).error.message == "Request timeout expired: not answered within 30 s"
 
 
 def test_a_request_above_the_limit_is_refused_at_once(sliced: Any) -> None:

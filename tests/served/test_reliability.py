@@ -17,9 +17,19 @@ pytest.importorskip("hypothesis", reason="needs sigmahat[dev]")
 pytest.importorskip("onnx", reason="needs sigmahat[dev]")
 pytest.importorskip("tritonclient.grpc", reason="needs sigmahat[dev]")
 
-from benchmarks.reliability.load import reference, same, tensors
+from benchmarks.reliability.load import Load, reference, right, same, tensors
 from benchmarks.reliability.run import ON_THEIR_OWN, on_one_service
-from benchmarks.reliability.scenarios import callers, endpoints, kills, malformed, memory, releases, stuck
+from benchmarks.reliability.scenarios import (
+    callers,
+    endpoints,
+    kills,
+    malformed,
+    memory,
+    regions,
+    releases,
+    stress,
+    stuck,
+)
 from benchmarks.reliability.service import Service, served, wait_for
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(180)]
@@ -80,6 +90,14 @@ def test_more_requests_than_the_queue_holds_are_refused_at_once(service: Service
     assert figures["well_afterwards"]
 
 
+def test_shared_memory_is_checked_before_it_is_touched(service: Service) -> None:
+    figures = regions.shared_memory(service)
+    assert figures["good"] == ["answered", "answered"]
+    assert figures["same"]
+    assert set(figures["bad"].values()) <= {"INVALID_ARGUMENT", "NOT_FOUND", "INTERNAL"}
+    assert figures["server_deaths"] == 0
+
+
 def test_a_job_over_two_endpoints_ends_though_one_never_answers(service: Service) -> None:
     with endpoints.black_hole() as hole:
         assert endpoints.job_over([hole, service.url], 500)["lost"] == 0
@@ -94,6 +112,15 @@ def test_nothing_is_lost_when_a_process_is_killed_under_load(service: Service, v
     assert figures["with_retries"]["wrong"] == figures["without_retries"]["wrong"] == 0
 
 
+@pytest.mark.parametrize("victim", ["features", "assemble"])
+def test_callers_learn_at_once_that_the_process_with_their_requests_is_gone(service: Service, victim: str) -> None:
+    figures = kills.kill_in_the_middle(service, victim)
+    assert figures["outcomes"].pop("UNAVAILABLE") > 0
+    assert figures["outcomes"].keys() <= {"answered"}
+    assert figures["told_after_s"] < 10
+    assert figures["recovery_s"] < 30
+
+
 def test_a_job_survives_the_death_of_the_server(service: Service) -> None:
     figures = kills.kill_during_job(service, 2_400)
     assert figures["killed_after"] < 2_400
@@ -101,7 +128,7 @@ def test_a_job_survives_the_death_of_the_server(service: Service) -> None:
 
 
 def test_a_release_that_cannot_be_served_leaves_the_old_one(service: Service) -> None:
-    before = reference(service.url)
+    before, deaths = reference(service.url), len(service.events("died"))
     member = service.repository / "member_2" / "1" / "model.onnx"
     content = member.read_bytes()
     member.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -111,10 +138,23 @@ def test_a_release_that_cannot_be_served_leaves_the_old_one(service: Service) ->
     member.write_bytes(content)
     features = service.repository / "features" / "1" / "model.py"
     source = features.read_text()
-    features.write_text("raise RuntimeError('not written yet')\n")
-    service.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: len(service.events("swap_failed")) == 2)
-    features.write_text(source)
+    combine = service.repository / "combine" / "1" / "model.py"
+    answers = combine.read_text()
+    load = Load(service.url, 0.0, right(before))
+    with load.running():
+        features.write_text("raise RuntimeError('not written yet')\n")
+        service.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: len(service.events("swap_failed")) == 2)
+        features.write_text(source)
+        combine.write_text(answers.replace('"STATUS": status', '"STATUS": status + 1'))
+        service.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: len(service.events("swap_failed")) == 3)
+        combine.write_text(answers)
+    assert "shrinkage-r2 should answer the probe with STATUS [0, 0]" in service.events("swap_failed")[-1]["reason"]
+    figures = load.figures()
+    assert figures["answered"] > 0
+    assert (figures["lost"], figures["wrong"]) == (0, 0)
+    assert len(service.events("died")) == deaths
     assert all(same(a, b) for a, b in zip(reference(service.url), before, strict=True))
 
 
@@ -125,6 +165,14 @@ def test_a_new_release_replaces_the_old_one_without_a_gap_or_a_mixture(service: 
     assert (figures["lost"], figures["mixed"], figures["old_after_new"]) == (0, 0, 0)
     assert min(figures["of_each_release"]) > 0
     assert len(service.events("died")) == deaths
+
+
+def test_nothing_is_lost_when_everything_happens_at_once(service: Service) -> None:
+    figures = stress.everything(service, n_rounds=1, first=3)
+    assert figures["errors"] == {}
+    assert figures["answered"] > 0
+    assert figures["wrong"] == 0
+    assert figures["well_afterwards"]
 
 
 def test_sigterm_answers_what_was_accepted(service: Service) -> None:

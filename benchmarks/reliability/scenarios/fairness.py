@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,14 +21,17 @@ LARGE = {  # model, universes, assets, columns of the panel
 }
 
 
-def fairness(service: Service, n_idle: int = 200) -> Figures:
-    """Milliseconds of calls of one universe, idle and beside each request, and what these lose by it."""
+def fairness(service: Service, n_calls: int = 400) -> Figures:
+    """Milliseconds of calls of one universe, idle and beside each request, and what these lose by it.
+
+    Each request is sent again until there are `n_calls` beside it: of fewer the 99th percentile is the worst but one.
+    """
     asked = inputs(tensors(1, 20, 0))
     with triton.InferenceServerClient(service.url) as client:
 
-        def small(n: float, done: Callable[[], bool]) -> list[float]:
+        def small(n: int) -> list[float]:
             found: list[float] = []
-            while len(found) < n and not done():
+            while len(found) < n:
                 begin = time.monotonic()
                 client.infer("shrinkage", asked)
                 found.append(1e3 * (time.monotonic() - begin))
@@ -42,23 +43,29 @@ def fairness(service: Service, n_idle: int = 200) -> Figures:
             client.infer(model, given)
             seconds.append(time.monotonic() - begin)
 
-        small(20, lambda: False)
-        idle = small(n_idle, lambda: False)
+        def again(model: str, given: list[Any], seconds: list[float], enough: threading.Event) -> None:
+            while not enough.is_set():
+                large(model, given, seconds)
+
+        small(20)
+        idle = small(n_calls)
         figures: Figures = {"idle_p50_ms": _at(idle, 0.5), "idle_p99_ms": _at(idle, 0.99)}
         for name, (model, *shape) in LARGE.items():
             given, seconds = inputs(draw(*shape)), list[float]()
             large(model, given, seconds)
-            thread = threading.Thread(target=large, args=(model, given, seconds))
+            enough = threading.Event()
+            thread = threading.Thread(target=again, args=(model, given, seconds, enough))
             thread.start()
-            beside = small(np.inf, partial(_ended, thread))
+            beside = small(n_calls)
+            enough.set()
             thread.join()
             figures[name] = {
-                "calls": len(beside),
+                "worst_ms": _at(beside, 1.0),
                 "p50_ms": _at(beside, 0.5),
                 "p99_ms": _at(beside, 0.99),
                 "within_bound": bool(np.quantile(beside, 0.99) <= 3 * np.quantile(idle, 0.99) + 100.0),
                 "large_alone_s": four_digits(seconds[0]),
-                "large_beside_s": four_digits(seconds[1]),
+                "large_beside_s": four_digits(float(np.median(seconds[1:]))),
             }
     return figures
 
@@ -69,10 +76,6 @@ def draw(n_universes: int, n_assets: int, n_columns: int) -> dict[str, np.ndarra
     lists = [rng.choice(n_columns, n_assets, replace=False) for _ in range(n_universes)]
     panel = rng.normal(0.0, 0.01, (252, n_columns)).astype(np.float32)
     return {"PANEL": panel, "UNIVERSES": np.array(lists, np.int32)}
-
-
-def _ended(thread: threading.Thread) -> bool:
-    return not thread.is_alive()
 
 
 def _at(values: list[float], level: float) -> float:

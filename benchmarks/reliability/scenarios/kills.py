@@ -6,9 +6,12 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import Counter
+
+import tritonclient.grpc as triton
 
 from benchmarks.figures import Figures
-from benchmarks.reliability.load import Load, panel, probe, reference, right, same, universes
+from benchmarks.reliability.load import Load, inputs, panel, probe, reference, right, same, tensors, universes
 from benchmarks.reliability.service import Service, wait_for
 from sigmahat_client import ShrinkageClient
 
@@ -31,6 +34,34 @@ def kill(service: Service, victim: str, before_s: float = 1.0, after_s: float = 
         "recovery_s": round(recovery_s, 2),
         "with_retries": patient.figures(),
         "without_retries": hasty.figures(),
+    }
+
+
+def kill_in_the_middle(service: Service, victim: str = "features", n_requests: int = 8) -> Figures:
+    """SIGKILL a step's process while it computes what it has accepted: how soon each caller learns of it, and how.
+
+    A step answers later, by a response sender: when it is gone, Triton has nobody to ask.
+    """
+    asked = inputs(tensors(400, 150, 0))
+    outcomes: list[str] = []
+    with triton.InferenceServerClient(service.url) as client:
+        for _ in range(n_requests):
+            client.async_infer(
+                "covariance",
+                asked,
+                lambda result, error: outcomes.append("answered" if error is None else str(error.status())),
+            )
+        wait_for(lambda: service.at_work(victim))
+        os.kill(next(pid for name, pid in service.processes().items() if name.startswith(victim)), signal.SIGKILL)
+        begin = time.monotonic()
+        wait_for(lambda: len(outcomes) == n_requests)
+        told_s = time.monotonic() - begin
+    wait_for(lambda: not probe(service.url, 1.0))
+    return {
+        "requests": n_requests,
+        "outcomes": {code.removeprefix("StatusCode."): n for code, n in Counter(outcomes).items()},
+        "told_after_s": round(told_s, 2),
+        "recovery_s": round(time.monotonic() - begin, 2),
     }
 
 

@@ -4,7 +4,7 @@
 from sigmahat_kernels.assemble import assemble
 from sigmahat_kernels.cost import matrices_cost
 from sigmahat_kernels.parameters import split_parameters
-from sigmahat_kernels.request import read_request
+from sigmahat_kernels.request import check_steps, read_request
 from sigmahat_kernels.sliced import SlicedModel, Work
 
 
@@ -15,6 +15,8 @@ class TritonPythonModel(SlicedModel):
         status = tensors.pop("STATUS_INTERNAL")
         classic = parameters.get("classic", False)
         request = read_request(**{name.lower(): self.to_device(name, tensor) for name, tensor in tensors.items()})
+
+        check_steps(request, status, parameters=heads.memory, block_intensity=block_intensity)
 
         def answer(pause):
             matrices = assemble(request, heads, status, block_intensity=block_intensity, classic=classic, pause=pause)

@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from sigmahat_kernels.combine import publish, published_tensors, weigh
+from sigmahat_kernels.combine import check_rows, publish, published_tensors, weigh
 from sigmahat_kernels.metrics import INTENSITY, UNCERTAINTY, UNIVERSES
 from sigmahat_kernels.status import Status
 from sigmahat_kernels.triton import PythonModel
@@ -12,8 +12,10 @@ from sigmahat_kernels.triton import PythonModel
 class TritonPythonModel(PythonModel):
     def answer(self, tensors, parameters):
         weighted = tensors.get("WEIGHTED")  # from the engine of all members
+        members = [tensor for name, tensor in tensors.items() if name.startswith("MEMBER_")]
+        check_rows(members or [weighted], tensors["ROW_STATUS"], tensors["ROW_ASSET"])
         if weighted is None:
-            weighted = weigh([tensor for name, tensor in tensors.items() if name.startswith("MEMBER_")])
+            weighted = weigh(members)
         combined = publish(weighted, tensors["ROW_STATUS"])
         status = tensors["ROW_STATUS"][:, 0]
         self.observe(combined, status)

@@ -4,11 +4,13 @@
 import numpy as np
 
 from sigmahat_kernels.cost import check_cost, features_cost
+from sigmahat_kernels.metrics import WARNED
 from sigmahat_kernels.oddities import published_warnings
 from sigmahat_kernels.pipeline import features_and_status
 from sigmahat_kernels.request import read_request
 from sigmahat_kernels.sliced import SlicedModel, Work
 from sigmahat_kernels.solvers import choose_solver
+from sigmahat_kernels.status import WarningFlag
 
 
 class TritonPythonModel(SlicedModel):
@@ -25,6 +27,11 @@ class TritonPythonModel(SlicedModel):
             # All members read them: on a GPU they go there once.
             features = self.to_device("FEATURES", table.features)
             warnings = published_warnings(table.warnings, request.universes)
+            self.observe(warnings["WARNINGS"])
             return {"FEATURES": features, "ROW_STATUS": row_status, "ROW_ASSET": row_asset, **warnings}
 
         return Work(check_cost(features_cost(request), n_universes), n_universes, answer)
+
+    def observe(self, warnings):
+        for flag in WarningFlag if warnings.any() else ():
+            self.meters.add(WARNED, np.count_nonzero(warnings & flag), warning=flag.name)
