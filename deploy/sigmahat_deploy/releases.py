@@ -21,7 +21,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from sigmahat_deploy.installation import ServerError
 from sigmahat_deploy.model_control import ModelControl
 from sigmahat_kernels.files import write_whole
-from sigmahat_kernels.manifest import ManifestError, read_verified, write_manifest
+from sigmahat_kernels.manifest import MANIFEST, ManifestError, read_manifest, read_verified, write_manifest
 
 _DRAIN_S = 120.0
 """Requests to the old release may take this long; after that its steps are unloaded, and those requests fail."""
@@ -145,7 +145,6 @@ class Releases:
             else:
                 self._copy(_newest_version(self.source / model), target)
             self._write_config(target.parent.name, config, release)
-        write_manifest(self.folder, sorted(self.folder.rglob("*.onnx")))
 
     def _remove(self, models: Iterable[str], configs: _Configs, release: int) -> None:
         for model in models:
@@ -171,13 +170,18 @@ class Releases:
         write_whole(self.folder / name / "config.pbtxt", lambda file: file.write(content))
 
     def _copy(self, version: Path, target: Path) -> None:
-        """Copy a model's files; what holds learned numbers must be what the manifest of `source` says."""
-        shutil.copytree(version, target, ignore=shutil.ignore_patterns("__pycache__", "*.onnx"))
-        for file in version.rglob("*.onnx"):
-            try:
-                (target / file.relative_to(version)).write_bytes(read_verified(file, self.source))
-            except ManifestError as error:
-                raise ServerError(str(error)) from error
+        """Copy a step's files, and beside them what holds learned numbers, as the manifest of `source` names it."""
+        shutil.copytree(version, target, ignore=shutil.ignore_patterns("__pycache__"))
+        if not (self.source / MANIFEST).exists():
+            return
+        try:
+            learned = [target / name for name in read_manifest(self.source)]
+            for file in learned:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(read_verified(self.source / file.relative_to(target), self.source))
+        except (ManifestError, FileNotFoundError) as error:
+            raise ServerError(str(error)) from error
+        write_manifest(target, learned)
 
 
 def _step_name(model: str, release: int) -> str:
