@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.correlation import CORRELATION, correlation_features
 from sigmahat_kernels.groups import (
     WindowGroup,
+    batches_of,
     chunks_by_size,
     gather_index,
     group_by_window,
@@ -23,11 +25,12 @@ from sigmahat_kernels.market import MARKET, market_features
 from sigmahat_kernels.missing import MISSING
 from sigmahat_kernels.oddities import Warnings, flag_assets, flag_universes
 from sigmahat_kernels.pairs import PairStatistics
+from sigmahat_kernels.panel import FAST_HALFLIFE, Window, correlation_factor, prepare_window
 from sigmahat_kernels.parallel import Pause, available_threads, for_each, for_each_group, go_on
-from sigmahat_kernels.regime import REGIME, SPREADS, asset_series, market_series, regime_features
+from sigmahat_kernels.regime import REGIME, SPREADS, MarketSeries, asset_series, market_series, regime_features
 from sigmahat_kernels.request import Request, check_universes
 from sigmahat_kernels.scratch import Scratch
-from sigmahat_kernels.shared_window import KeptMoments, Products, SharedWindow, share_window
+from sigmahat_kernels.shared_window import KeptMoments, Products, SharedWindow, multiply_out
 from sigmahat_kernels.solvers import Solver, choose_solver
 from sigmahat_kernels.spectrum import SPECTRUM, spectrum_features
 from sigmahat_kernels.status import Status
@@ -88,7 +91,9 @@ def compute_features(
     table = FeatureTable(features, status, status_asset, warnings, ())
     groups = list(group_by_window(request, np.flatnonzero(status == Status.GOOD)))
     for_each_group(
-        lambda group, threads: _fill_group(table, request, group, chosen, kept, pause, threads), groups, threads
+        lambda batch, threads: _fill_batch(table, request, batch, chosen, kept, pause, threads),
+        list(batches_of(request, groups)),
+        threads,
     )
     good = np.flatnonzero(status == Status.GOOD)
     own = flag_universes(request._replace(universes=request.universes[good], windows=request.windows[good]))
@@ -99,88 +104,146 @@ def compute_features(
 class _Summands(NamedTuple):
     """What the features sum over the assets of each universe of a window; m columns, T rows."""
 
-    n_obs: int
     products: Products
     factor: Array  # (m, T) Z' with Z'Z the correlation
     series: Array  # (k, T, m), see `asset_series`
-    averages: dict[str, Array]  # name -> (m,), what is averaged over a universe's assets
+    averages: Array  # (len(names), m), what is averaged over a universe's assets
+    names: tuple[str, ...]
 
 
-def _summands(shared: SharedWindow) -> _Summands:
-    window, factor = shared.window, shared.factor
+class _Measured(NamedTuple):
+    """What the features of n universes are made of, from windows of one length."""
+
+    n_assets: Array  # (n,)
+    averages: Array  # (len(names), n)
+    series: MarketSeries
+    eigenvalues: Array  # (n, width), zeros in front
+    pairs: PairStatistics  # row sums with zeros behind
+
+
+def _summands(window: Window, slow: Array, fast: Array, cuts: Sequence[slice]) -> list[_Summands]:
+    """Of several windows whose columns stand side by side, from their correlation factors; of each by itself."""
+    xp = array_namespace(slow)
     averages = {
         **regime.asset_averages(window),
         **temporal.asset_averages(window),
         **missing.asset_averages(window),
         "n_observed": window.n_observed,
-        "fourth_moment": (factor**2 * factor**2).sum(axis=0),
+        "fourth_moment": (slow**2 * slow**2).sum(axis=0),
     }
     for spread, of in SPREADS.items():
         # Around a common centre first: the difference of two large numbers would lose the digits.
-        averages[spread] = averages[of] - averages[of].mean()
+        averages[spread] = xp.concatenate([averages[of][cut] - averages[of][cut].mean() for cut in cuts])
         averages[f"{spread}_square"] = averages[spread] ** 2
     heartbeat.beat()
-    transposed = array_namespace(factor).ascontiguousarray(factor.T)
-    return _Summands(len(factor), shared.products, transposed, asset_series(window, factor), averages)
+    series, stacked, names = asset_series(window, slow), xp.stack(list(averages.values())), tuple(averages)
+    return [
+        _Summands(
+            multiply_out(slow[:, cut], fast[:, cut]),
+            xp.ascontiguousarray(slow[:, cut].T),
+            series[..., cut],
+            stacked[:, cut],
+            names,
+        )
+        for cut in cuts
+    ]
 
 
-def _fill_group(
+def _fill_batch(
     table: FeatureTable,
     request: Request,
-    group: WindowGroup,
+    batch: Sequence[WindowGroup],
     solver: Solver,
     kept: KeptMoments | None,
     pause: Pause,
     threads: int,
 ) -> None:
-    """Compute the features of the universes of one window, in place; keep what their matrices will need."""
+    """Compute the features of the universes of some windows, in place; keep what their matrices will need."""
     pause()
-    usable = refuse_columns(request, group, table.status, table.status_asset)
-    group = usable.group
-    if not len(group.universes):
+    usable = refuse_columns(request, batch, table.status, table.status_asset)
+    if not usable.groups:
         return
-    shared = share_window(usable.returns)
-    if kept is not None:
-        kept.keep(group, shared.moments)
+    window = prepare_window(usable.returns)
+    slow, fast = correlation_factor(window), correlation_factor(window, halflife=FAST_HALFLIFE)
     heartbeat.beat()
-    odd = flag_assets(request, usable, shared.window, shared.products.slow)
-    if odd is not None:
-        table.warnings.of_asset[group.universes] = odd
-    summands = _summands(shared)
-    of_window = {**season_features(request.dates, group.stop), **market_features(request.market, group.stop)}
+    summands = _summands(window, slow, fast, usable.cuts)
+    for group, cut, own in zip(usable.groups, usable.cuts, summands, strict=True):
+        shared = SharedWindow(window.columns(cut), slow[:, cut], own.products)
+        if kept is not None:
+            kept.keep(group, shared.moments)
+        odd = flag_assets(request, group, usable.stale[cut], shared.window, own.products.slow)
+        if odd is not None:
+            table.warnings.of_asset[group.universes] = odd
 
-    def fill_part(part: WindowGroup) -> None:
-        values = _measure_part(request, part, summands, solver, pause)
-        of_universe = to_numpy(array_namespace(request.panel).stack(list(values.values()), axis=1))
-        table.features[part.universes[:, None], [_COLUMN[name] for name in values]] = of_universe
-        for name, value in of_window.items():
-            table.features[part.universes, _COLUMN[name]] = value
+    def fill(parts: Sequence[tuple[WindowGroup, _Summands]]) -> None:
+        measured = _joined([_measure_part(request, part, own, solver, pause) for part, own in parts])
+        values = _features_of(measured, len(slow), summands[0].names)
+        universes = np.concatenate([part.universes for part, _ in parts])
+        columns = [_COLUMN[name] for name in values]
+        table.features[universes[:, None], columns] = to_numpy(xp.stack(list(values.values()), axis=1))
+        for part, _ in parts:
+            of_window = {**season_features(request.dates, part.stop), **market_features(request.market, part.stop)}
+            columns = [_COLUMN[name] for name in of_window]
+            table.features[part.universes[:, None], columns] = list(of_window.values())
 
-    for_each(fill_part, parts_of(request, group), threads)
+    xp = array_namespace(request.panel)
+    parts = [(part, own) for group, own in zip(usable.groups, summands, strict=True) for part in parts_of(request, group)]
+    for_each(fill, [[part] for part in parts] if len(batch) == 1 else [parts], threads)
 
 
 def _measure_part(
     request: Request, part: WindowGroup, summands: _Summands, solver: Solver, pause: Pause = go_on
-) -> dict[str, Array]:
-    """All features that depend on the universe's returns: name -> (n,)."""
+) -> _Measured:
+    """Sums over the assets of each universe of a part of a window, and over the pairs of them; spectra."""
     xp = array_namespace(summands.factor)
     membership = membership_of(request, part)
     n_assets = membership.sum(axis=0).astype(xp.int64)
-    sums = xp.stack(list(summands.averages.values())) @ membership
-    averages = dict(zip(summands.averages, sums / n_assets, strict=True))
+    eigenvalues, pairs = _solve_part(request, part, summands, solver, pause)
+    averages = summands.averages @ membership / n_assets
+    return _Measured(n_assets, averages, market_series(summands.series, membership), eigenvalues, pairs)
+
+
+def _joined(measured: Sequence[_Measured]) -> _Measured:
+    """All universes of several parts in one."""
+    first = measured[0]
+    if len(measured) == 1:
+        return first
+    xp = array_namespace(first.n_assets)
+    width = max(part.eigenvalues.shape[1] for part in measured)
+
+    def joined(arrays: Sequence[Array], axis: int = 0) -> Array:
+        return xp.concatenate(arrays, axis=axis)
+
+    def widened(values: Array, *, in_front: bool) -> Array:
+        wide = xp.zeros((len(values), width))
+        wide[:, width - values.shape[1] if in_front else 0 :][:, : values.shape[1]] = values
+        return wide
+
+    pairs = [part.pairs._replace(row_sum=widened(part.pairs.row_sum, in_front=False)) for part in measured]
+    return _Measured(
+        joined([part.n_assets for part in measured]),
+        joined([part.averages for part in measured], axis=1),
+        MarketSeries(*(joined(arrays, axis=-1) for arrays in zip(*(part.series for part in measured), strict=True))),
+        joined([widened(part.eigenvalues, in_front=True) for part in measured]),
+        PairStatistics(*(joined(arrays) for arrays in zip(*pairs, strict=True))),
+    )
+
+
+def _features_of(measured: _Measured, n_obs: int, names: tuple[str, ...]) -> dict[str, Array]:
+    """All features that depend on the universe's returns: name -> (n,)."""
+    n_assets, series = measured.n_assets, measured.series
+    xp = array_namespace(n_assets)
+    averages = dict(zip(names, measured.averages, strict=True))
     for spread in SPREADS:
         averages[spread] = xp.sqrt(xp.maximum(averages.pop(f"{spread}_square") - averages[spread] ** 2, 0.0))
     n_effective = averages.pop("n_observed") - 1.0
-    series = market_series(summands.series, membership)
     # Ledoit and Wolf's pi-hat over pairs i != j on the correlation scale, before the squared correlations are taken
     # off: (1/n) sum_t (sum_i x_ti^2)^2 less the terms i = j, with x = sqrt(n) z; the double sum over assets factors.
     own = averages.pop("fourth_moment") * n_assets
     sampling_noise = n_effective * ((series.slow_norm**2).sum(axis=0) - own)
-
-    eigenvalues, pairs = _solve_part(request, part, summands, solver, pause)
     return {
-        **spectrum_features(eigenvalues, n_assets, summands.n_obs, n_effective),
-        **correlation_features(pairs, n_assets, sampling_noise, n_effective),
+        **spectrum_features(measured.eigenvalues, n_assets, n_obs, n_effective),
+        **correlation_features(measured.pairs, n_assets, sampling_noise, n_effective),
         **averages,
         **regime_features(series),
         **temporal_features(series, n_assets),

@@ -40,6 +40,10 @@ class Window(NamedTuple):
         """Whether no return is missing."""
         return bool(self.n_observed.min() == len(self.returns))
 
+    def columns(self, cut: slice) -> Window:
+        """The same of some of the columns, as views."""
+        return Window(*(values[..., cut] for values in self))
+
 
 def prepare_window(returns: Array, *, winsor_limit: float | None = WINSOR_LIMIT) -> Window:
     """Measure volatilities and standardise the returns of one window.

@@ -73,9 +73,8 @@ def market_series(series: Array, membership: Array) -> MarketSeries:
         1.0 where universe n holds column m.
     """
     xp = array_namespace(membership)
-    n_series, n_obs, n_columns = series.shape
-    sums = (series.reshape(-1, n_columns) @ membership).reshape(n_series, n_obs, -1)
-    count = xp.maximum(sums[4], 1.0) if n_series == 5 else membership.sum(axis=0)
+    sums = series @ membership
+    count = xp.maximum(sums[4], 1.0) if len(series) == 5 else membership.sum(axis=0)
     mean = sums[0] / count
     mean_return = mean.mean(axis=0)
     return MarketSeries(

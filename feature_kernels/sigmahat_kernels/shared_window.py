@@ -87,9 +87,14 @@ def share_window(returns: Array, *, winsor_limit: float | None = WINSOR_LIMIT) -
     """
     window = prepare_window(returns, winsor_limit=winsor_limit)
     slow, fast = correlation_factor(window), correlation_factor(window, halflife=FAST_HALFLIFE)
+    return SharedWindow(window, slow, multiply_out(slow, fast))
+
+
+def multiply_out(slow: Array, fast: Array) -> Products:
+    """Products of a window's columns from its two correlation factors, (T, m); see `panel.correlation_factor`."""
     early, late = slow[: len(slow) // 2], slow[len(slow) // 2 :]
     first_half = early.T @ early
-    return SharedWindow(window, slow, Products(first_half + late.T @ late, fast.T @ fast, first_half))
+    return Products(first_half + late.T @ late, fast.T @ fast, first_half)
 
 
 class KeptMoments:
