@@ -12,25 +12,26 @@ from sigmahat_kernels import heartbeat, missing, regime, temporal
 from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.correlation import CORRELATION, correlation_features
 from sigmahat_kernels.groups import (
+    Part,
     WindowGroup,
     batches_of,
     chunks_by_size,
-    gather_index,
     group_by_window,
     membership_of,
+    packs_of,
     parts_of,
+    place_of,
     refuse_columns,
 )
 from sigmahat_kernels.market import MARKET, market_features
 from sigmahat_kernels.missing import MISSING
 from sigmahat_kernels.oddities import Warnings, flag_assets, flag_universes
 from sigmahat_kernels.pairs import PairStatistics
-from sigmahat_kernels.panel import FAST_HALFLIFE, Window, correlation_factor, prepare_window
 from sigmahat_kernels.parallel import Pause, available_threads, for_each, for_each_group, go_on
 from sigmahat_kernels.regime import REGIME, SPREADS, MarketSeries, asset_series, market_series, regime_features
-from sigmahat_kernels.request import Request, check_universes
+from sigmahat_kernels.request import PADDING, Request, check_universes
 from sigmahat_kernels.scratch import Scratch
-from sigmahat_kernels.shared_window import KeptMoments, Products, SharedWindow, multiply_out
+from sigmahat_kernels.shared_window import KeptMoments, Products, SharedWindows, share_windows
 from sigmahat_kernels.solvers import Solver, choose_solver
 from sigmahat_kernels.spectrum import SPECTRUM, spectrum_features
 from sigmahat_kernels.status import Status
@@ -102,51 +103,30 @@ def compute_features(
 
 
 class _Summands(NamedTuple):
-    """What the features sum over the assets of each universe of a window; m columns, T rows."""
+    """What the features sum over the assets of each universe of some windows; m columns side by side, T rows."""
 
-    products: Products
+    products: Products  # (m, m) each, see `SharedWindows.blocks`
     factor: Array  # (m, T) Z' with Z'Z the correlation
     series: Array  # (k, T, m), see `asset_series`
-    averages: Array  # (len(names), m), what is averaged over a universe's assets
-    names: tuple[str, ...]
+    averages: dict[str, Array]  # name -> (m,), what is averaged over a universe's assets
 
 
-class _Measured(NamedTuple):
-    """What the features of n universes are made of, from windows of one length."""
-
-    n_assets: Array  # (n,)
-    averages: Array  # (len(names), n)
-    series: MarketSeries
-    eigenvalues: Array  # (n, width), zeros in front
-    pairs: PairStatistics  # row sums with zeros behind
-
-
-def _summands(window: Window, slow: Array, fast: Array, cuts: Sequence[slice]) -> list[_Summands]:
-    """Of several windows whose columns stand side by side, from their correlation factors; of each by itself."""
-    xp = array_namespace(slow)
+def _summands(shared: SharedWindows) -> _Summands:
+    window, factor = shared.window, shared.factor
+    xp = array_namespace(factor)
     averages = {
         **regime.asset_averages(window),
         **temporal.asset_averages(window),
         **missing.asset_averages(window),
         "n_observed": window.n_observed,
-        "fourth_moment": (slow**2 * slow**2).sum(axis=0),
+        "fourth_moment": (factor**2 * factor**2).sum(axis=0),
     }
     for spread, of in SPREADS.items():
         # Around a common centre first: the difference of two large numbers would lose the digits.
-        averages[spread] = xp.concatenate([averages[of][cut] - averages[of][cut].mean() for cut in cuts])
+        averages[spread] = _joined([averages[of][cut] - averages[of][cut].mean() for cut in shared.cuts])
         averages[f"{spread}_square"] = averages[spread] ** 2
     heartbeat.beat()
-    series, stacked, names = asset_series(window, slow), xp.stack(list(averages.values())), tuple(averages)
-    return [
-        _Summands(
-            multiply_out(slow[:, cut], fast[:, cut]),
-            xp.ascontiguousarray(slow[:, cut].T),
-            series[..., cut],
-            stacked[:, cut],
-            names,
-        )
-        for cut in cuts
-    ]
+    return _Summands(shared.blocks(), xp.ascontiguousarray(factor.T), asset_series(window, factor), averages)
 
 
 def _fill_batch(
@@ -163,77 +143,49 @@ def _fill_batch(
     usable = refuse_columns(request, batch, table.status, table.status_asset)
     if not usable.groups:
         return
-    window = prepare_window(usable.returns)
-    slow, fast = correlation_factor(window), correlation_factor(window, halflife=FAST_HALFLIFE)
+    all_shared = share_windows(usable.returns, usable.cuts)
     heartbeat.beat()
-    summands = _summands(window, slow, fast, usable.cuts)
-    for group, cut, own in zip(usable.groups, usable.cuts, summands, strict=True):
-        shared = SharedWindow(window.columns(cut), slow[:, cut], own.products)
+    for group, cut, shared in zip(usable.groups, usable.cuts, all_shared.each(), strict=True):
         if kept is not None:
             kept.keep(group, shared.moments)
-        odd = flag_assets(request, group, usable.stale[cut], shared.window, own.products.slow)
+        odd = flag_assets(request, group, usable.stale[cut], shared.window, shared.products.slow)
         if odd is not None:
             table.warnings.of_asset[group.universes] = odd
+    summands = _summands(all_shared)
 
-    def fill(parts: Sequence[tuple[WindowGroup, _Summands]]) -> None:
-        measured = _joined([_measure_part(request, part, own, solver, pause) for part, own in parts])
-        values = _features_of(measured, len(slow), summands[0].names)
+    def fill(parts: Sequence[Part]) -> None:
+        values = _measure_parts(request, parts, summands, solver, pause)
         universes = np.concatenate([part.universes for part, _ in parts])
-        columns = [_COLUMN[name] for name in values]
-        table.features[universes[:, None], columns] = to_numpy(xp.stack(list(values.values()), axis=1))
+        of_universe = to_numpy(array_namespace(request.panel).stack(list(values.values()), axis=1))
+        table.features[universes[:, None], [_COLUMN[name] for name in values]] = of_universe
         for part, _ in parts:
             of_window = {**season_features(request.dates, part.stop), **market_features(request.market, part.stop)}
             columns = [_COLUMN[name] for name in of_window]
             table.features[part.universes[:, None], columns] = list(of_window.values())
 
-    xp = array_namespace(request.panel)
-    parts = [(part, own) for group, own in zip(usable.groups, summands, strict=True) for part in parts_of(request, group)]
-    for_each(fill, [[part] for part in parts] if len(batch) == 1 else [parts], threads)
+    parts = [
+        (part, cut)
+        for group, cut in zip(usable.groups, usable.cuts, strict=True)
+        for part in parts_of(request, group)
+    ]
+    for_each(fill, packs_of(request, parts), threads)
 
 
-def _measure_part(
-    request: Request, part: WindowGroup, summands: _Summands, solver: Solver, pause: Pause = go_on
-) -> _Measured:
-    """Sums over the assets of each universe of a part of a window, and over the pairs of them; spectra."""
+def _measure_parts(
+    request: Request, parts: Sequence[Part], summands: _Summands, solver: Solver, pause: Pause = go_on
+) -> dict[str, Array]:
+    """All features that depend on the universe's returns, of all parts one after the other: name -> (n,)."""
     xp = array_namespace(summands.factor)
-    membership = membership_of(request, part)
-    n_assets = membership.sum(axis=0).astype(xp.int64)
-    eigenvalues, pairs = _solve_part(request, part, summands, solver, pause)
-    averages = summands.averages @ membership / n_assets
-    return _Measured(n_assets, averages, market_series(summands.series, membership), eigenvalues, pairs)
-
-
-def _joined(measured: Sequence[_Measured]) -> _Measured:
-    """All universes of several parts in one."""
-    first = measured[0]
-    if len(measured) == 1:
-        return first
-    xp = array_namespace(first.n_assets)
-    width = max(part.eigenvalues.shape[1] for part in measured)
-
-    def joined(arrays: Sequence[Array], axis: int = 0) -> Array:
-        return xp.concatenate(arrays, axis=axis)
-
-    def widened(values: Array, *, in_front: bool) -> Array:
-        wide = xp.zeros((len(values), width))
-        wide[:, width - values.shape[1] if in_front else 0 :][:, : values.shape[1]] = values
-        return wide
-
-    pairs = [part.pairs._replace(row_sum=widened(part.pairs.row_sum, in_front=False)) for part in measured]
-    return _Measured(
-        joined([part.n_assets for part in measured]),
-        joined([part.averages for part in measured], axis=1),
-        MarketSeries(*(joined(arrays, axis=-1) for arrays in zip(*(part.series for part in measured), strict=True))),
-        joined([widened(part.eigenvalues, in_front=True) for part in measured]),
-        PairStatistics(*(joined(arrays) for arrays in zip(*pairs, strict=True))),
-    )
-
-
-def _features_of(measured: _Measured, n_obs: int, names: tuple[str, ...]) -> dict[str, Array]:
-    """All features that depend on the universe's returns: name -> (n,)."""
-    n_assets, series = measured.n_assets, measured.series
-    xp = array_namespace(n_assets)
-    averages = dict(zip(names, measured.averages, strict=True))
+    stacked = xp.stack(list(summands.averages.values()))
+    sizes, sums, all_series = [], [], []
+    for part, cut in parts:
+        membership = membership_of(request, part)
+        sizes.append(membership.sum(axis=0))
+        sums.append(stacked[:, cut] @ membership)
+        all_series.append(market_series(summands.series[..., cut], membership))
+    n_assets = _joined(sizes).astype(xp.int64)
+    series = MarketSeries(*(_joined(values) for values in zip(*all_series, strict=True)))
+    averages = dict(zip(summands.averages, _joined(sums) / n_assets, strict=True))
     for spread in SPREADS:
         averages[spread] = xp.sqrt(xp.maximum(averages.pop(f"{spread}_square") - averages[spread] ** 2, 0.0))
     n_effective = averages.pop("n_observed") - 1.0
@@ -241,30 +193,41 @@ def _features_of(measured: _Measured, n_obs: int, names: tuple[str, ...]) -> dic
     # off: (1/n) sum_t (sum_i x_ti^2)^2 less the terms i = j, with x = sqrt(n) z; the double sum over assets factors.
     own = averages.pop("fourth_moment") * n_assets
     sampling_noise = n_effective * ((series.slow_norm**2).sum(axis=0) - own)
+
+    eigenvalues, pairs = _solve_parts(request, parts, summands, solver, pause)
+    n_obs = summands.factor.shape[1]
     return {
-        **spectrum_features(measured.eigenvalues, n_assets, n_obs, n_effective),
-        **correlation_features(measured.pairs, n_assets, sampling_noise, n_effective),
+        **spectrum_features(eigenvalues, n_assets, n_obs, n_effective),
+        **correlation_features(pairs, n_assets, sampling_noise, n_effective),
         **averages,
         **regime_features(series),
         **temporal_features(series, n_assets),
     }
 
 
-def _solve_part(
-    request: Request, part: WindowGroup, summands: _Summands, solver: Solver, pause: Pause
+def _joined(arrays: Sequence[Array]) -> Array:
+    """Values of several windows one after the other, along the last axis."""
+    return arrays[0] if len(arrays) == 1 else array_namespace(arrays[0]).concatenate(arrays, axis=-1)
+
+
+def _solve_parts(
+    request: Request, parts: Sequence[Part], summands: _Summands, solver: Solver, pause: Pause
 ) -> tuple[Array, PairStatistics]:
-    """Eigenvalues, zeros in front, and pair statistics, row sums with zeros behind, of a part's universes."""
+    """Eigenvalues, zeros in front, and pair statistics, row sums with zeros behind, of all universes of the parts."""
     xp = array_namespace(summands.factor)
-    chunks = list(chunks_by_size(request, part))
-    indices = [xp.asarray(gather_index(request, part, chunk)) for chunk in chunks]
-    width = max(index.shape[1] for index in indices)
+    universes = np.concatenate([part.universes for part, _ in parts])
+    places = np.concatenate([place_of(request, part) + (cut.start or 0) for part, cut in parts])
+    chunks = list(chunks_by_size(request, parts[0][0]._replace(universes=universes)))
+    sizes = (request.universes[universes] != PADDING).sum(axis=1)
+    width = int(sizes.max())
     scratch = Scratch(xp)
-    eigenvalues = xp.zeros((len(part.universes), width))
+    eigenvalues = xp.zeros((len(universes), width))
     collected: dict[str, Array] = {}
-    for chunk, index in zip(chunks, indices, strict=True):
+    for chunk in chunks:
         pause()
         where = xp.asarray(chunk)
-        n_assets = index.shape[1]
+        n_assets = int(sizes[chunk[0]])
+        index = xp.asarray(places[chunk, :n_assets])
         values, pairs = solver.measure(summands.products, summands.factor, index, scratch)
         heartbeat.beat()
         eigenvalues[where, width - n_assets :] = values

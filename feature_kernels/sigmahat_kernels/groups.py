@@ -24,8 +24,8 @@ PART_CELLS = 64 * 1024
 DEVICE_SCALE = 512
 """On a GPU stacks and parts are this much larger: a launch must keep the whole device busy."""
 
-BATCH_CELLS = 128 * 1024
-"""Cells of the windows that are prepared side by side (1 MB in float64)."""
+BATCH_CELLS = 256 * 1024
+"""Cells of the windows that are prepared side by side (2 MB in float64)."""
 
 _MIN_PART, _MIN_PARTS = 16, 8
 
@@ -89,6 +89,10 @@ def batches_of(request: Request, groups: Sequence[WindowGroup]) -> Iterator[list
                 batch, n_columns = [], len(group.columns)
             batch.append(group)
         yield batch
+
+
+Part = tuple[WindowGroup, slice]
+"""Universes of a window, and where its columns stand among those of a batch."""
 
 
 class UsableGroups(NamedTuple):
@@ -166,6 +170,23 @@ def parts_of(request: Request, group: WindowGroup) -> Iterator[WindowGroup]:
         yield group._replace(universes=group.universes[order[i : i + size]])
 
 
+def packs_of(request: Request, parts: Sequence[Part]) -> Iterator[list[Part]]:
+    """Parts of several windows of one length together, as many as fit into the cache; those of one window apart."""
+    if len({(part.start, part.stop) for part, _ in parts}) == 1:
+        yield from ([part] for part in parts)
+        return
+    pack: list[Part] = []
+    n_universes = 0
+    for part in parts:
+        group, _ = part
+        n_universes += len(group.universes)
+        if pack and n_universes * (group.stop - group.start) > _scaled(request, PART_CELLS):
+            yield pack
+            pack, n_universes = [], len(group.universes)
+        pack.append(part)
+    yield pack
+
+
 def chunks_by_size(request: Request, group: WindowGroup, incomplete: np.ndarray | None = None) -> Iterator[np.ndarray]:
     """Positions within the group, in chunks of universes of one size, so that their matrices stack.
 
@@ -185,6 +206,11 @@ def chunks_by_size(request: Request, group: WindowGroup, incomplete: np.ndarray 
             cells = size * max(size, 2 * n_obs) if apart else size**2
             per_chunk = max(1, _scaled(request, CHUNK_CELLS) // cells)
             yield from (members[i : i + per_chunk] for i in range(0, len(members), per_chunk))
+
+
+def place_of(request: Request, group: WindowGroup) -> np.ndarray:
+    """Where the assets of a group's universes stand among its columns; (n, N), anything in padding."""
+    return group.place[request.universes[group.universes]]
 
 
 def gather_index(request: Request, group: WindowGroup, chunk: np.ndarray) -> np.ndarray:
