@@ -52,9 +52,7 @@ def main() -> None:
         urls = {
             "before": stack.enter_context(served_before(arguments.commit)),
             "now": stack.enter_context(
-                local_server(
-                    ROOT / "model_repository", grpc_port=0, http_port=0, metrics_port=0, probe=probe_shrinkage
-                )
+                local_server(ROOT / "model_repository", grpc_port=0, http_port=0, metrics_port=0, probe=probe_shrinkage)
             ).grpc_url,
         }
         clients = {

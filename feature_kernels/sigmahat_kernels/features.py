@@ -164,9 +164,7 @@ def _fill_batch(
             table.features[part.universes[:, None], columns] = list(of_window.values())
 
     parts = [
-        (part, cut)
-        for group, cut in zip(usable.groups, usable.cuts, strict=True)
-        for part in parts_of(request, group)
+        (part, cut) for group, cut in zip(usable.groups, usable.cuts, strict=True) for part in parts_of(request, group)
     ]
     for_each(fill, packs_of(request, parts), threads)
 

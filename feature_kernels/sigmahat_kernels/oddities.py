@@ -47,9 +47,7 @@ def published_warnings(warnings: Warnings, universes: np.ndarray) -> dict[str, n
     return {"WARNINGS": warnings.of_universe, "ASSET_WARNINGS": flagged.astype(np.int32)}
 
 
-def flag_assets(
-    request: Request, group: WindowGroup, stale: Array, window: Window, slow: Array
-) -> np.ndarray | None:
+def flag_assets(request: Request, group: WindowGroup, stale: Array, window: Window, slow: Array) -> np.ndarray | None:
     """Flag the assets of a group's n universes: (n, N) int32; None where nothing is odd.
 
     An asset is flagged for DOMINANT_RETURN unless most others of the universe moved in that row too, for NEAR_COPY if

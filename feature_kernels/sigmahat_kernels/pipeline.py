@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from sigmahat_kernels.assemble import assemble
-from sigmahat_kernels.combine import Combined, combine
+from sigmahat_kernels.combine import Combined, combine, published_tensors
 from sigmahat_kernels.features import FeatureTable, compute_features
 from sigmahat_kernels.members import MEMBER_FILES, Member, member_folders
-from sigmahat_kernels.oddities import Warnings
+from sigmahat_kernels.oddities import Warnings, published_warnings
 from sigmahat_kernels.parallel import Pause, go_on
 from sigmahat_kernels.parameters import split_parameters
 from sigmahat_kernels.request import Request, with_blocks
@@ -86,6 +86,17 @@ class Pipeline:
                     pause=pause,
                 )
         return Outputs(combined, status, row_asset[:, 0], table.warnings, matrices)
+
+
+def published_outputs(outputs: Outputs, universes: np.ndarray) -> dict[str, np.ndarray]:
+    """What is answered of `universes` (n, N), under the names and in the shapes of the protocol."""
+    return {
+        **published_tensors(outputs.combined),
+        "STATUS": outputs.status,
+        "STATUS_ASSET": outputs.status_asset,
+        **published_warnings(outputs.warnings, universes),
+        **({} if outputs.covariance is None else {"COVARIANCE": outputs.covariance}),
+    }
 
 
 def features_and_status(

@@ -89,9 +89,7 @@ def share_window(returns: Array, *, winsor_limit: float | None = WINSOR_LIMIT) -
     return share_windows(returns, [slice(None)], winsor_limit=winsor_limit).each()[0]
 
 
-def share_windows(
-    returns: Array, cuts: Sequence[slice], *, winsor_limit: float | None = WINSOR_LIMIT
-) -> SharedWindows:
+def share_windows(returns: Array, cuts: Sequence[slice], *, winsor_limit: float | None = WINSOR_LIMIT) -> SharedWindows:
     """The same of several windows of one length at once: what is done to single columns is done to all of them.
 
     Parameters

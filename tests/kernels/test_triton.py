@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import runpy
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
 from types import ModuleType, SimpleNamespace
@@ -15,8 +17,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sigmahat_kernels.combine import published_tensors
 from sigmahat_kernels.cost import CostTooHigh
-from sigmahat_kernels.status import InvalidRequest
+from sigmahat_kernels.members import Member, member_folders
+from sigmahat_kernels.parallel import go_on
+from sigmahat_kernels.pipeline import Pipeline
+from sigmahat_kernels.request import read_request
+from sigmahat_kernels.status import InvalidRequest, Status
+
+REPOSITORY = Path(__file__).parents[2] / "model_repository"
 
 
 class FakeDeviceArray(np.ndarray):
@@ -270,7 +279,7 @@ def sliced(triton_module: ModuleType) -> Iterator[Any]:
     class Slices(module.SlicedModel):  # type: ignore[name-defined]
         go, begun, order = Event(), Event(), []
 
-        def plan(self, tensors: dict[str, np.ndarray], parameters: dict[str, Any]) -> Any:
+        def plan(self, tensors: dict[str, np.ndarray], parameters: dict[str, Any], outputs: list[str]) -> Any:
             cost = float(tensors["VALUES"][0])
             if cost > 1000:
                 raise CostTooHigh("too dear")
@@ -318,6 +327,34 @@ def test_a_small_request_passes_a_large_one_that_has_begun(sliced: Any) -> None:
     assert sliced.step == "slices"
 
 
+def test_a_small_request_that_finds_nobody_is_answered_at_once(sliced: Any) -> None:
+    sliced.go.set()
+    small = request(1.0)
+    (response,) = sliced.execute([small])
+    assert response.tensors[0].values.tolist() == [2]
+    assert small.sent.empty()
+    assert sliced.execute([request(100.0)]) == [None]  # a large one never is
+
+
+def test_requests_that_have_waited_for_a_small_one_take_turns(sliced: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sigmahat_kernels.sliced._GAP_S", 60.0)
+    sliced._free_since = -60.0  # as of a process that has just begun, on a machine that has just begun
+    sliced.go.set()
+    first, second, third = (request(float(k)) for k in (1, 2, 3))
+    answered = sliced.execute([first, second, third])
+    assert answered[0].tensors[0].values.tolist() == [2]
+    assert answered[1:] == [None, None]
+    assert [each.sent.get(timeout=60).tensors[0].values.tolist() for each in (second, third)] == [[4], [6]]
+
+
+def test_a_request_that_is_computed_later_is_copied(sliced: Any) -> None:
+    large = request(100.0)
+    assert sliced.execute([large]) == [None]
+    large.tensors["VALUES"][:] = -1.0  # Triton takes its memory back
+    sliced.go.set()
+    assert large.sent.get(timeout=60).tensors[0].values.tolist() == [200]
+
+
 def test_work_that_is_overdue_stops_between_slices(sliced: Any) -> None:
     late = request(100.0, timeout_us=1)
     assert sliced.execute([late]) == [None]
@@ -339,6 +376,59 @@ def test_a_full_queue_refuses_and_says_when_to_try_again(sliced: Any, monkeypatc
     (response,) = sliced.execute([request(1.0)])
     assert response.error.code == "unavailable"
     assert response.error.message == "Exceeds maximum queue size: 1 requests are here, try again in about 1 s"
+
+
+@pytest.mark.parametrize("classic", [False, True])
+def test_the_one_step_for_a_cpu_answers_what_the_chain_for_a_gpu_does(triton_module: ModuleType, classic: bool) -> None:
+    """To the bit, both as they stand in the repository; and what the pipeline answers without Triton."""
+    pytest.importorskip("onnxruntime")
+    meters = SimpleNamespace(add=lambda *of, **labels: None, observe=lambda *of, **labels: None)
+
+    def step(name: str) -> Any:
+        made = runpy.run_path(str(REPOSITORY / name / "1" / "model.py"))["TritonPythonModel"]()
+        made.name = made.step = name
+        made.on_gpu, made.meters = False, meters
+        return made
+
+    rng = np.random.default_rng(0)
+    panel = rng.standard_t(4, (200, 40)).astype(np.float32) / 100
+    panel[rng.random(panel.shape) < 0.003] = np.nan
+    panel[:, 7] = 0.0
+    universes = np.full((6, 20), -1, np.int32)
+    for row, size in zip(universes, (20, 5, 12, 20, 1, 9), strict=True):
+        row[:size] = rng.choice(40, size, replace=False)
+    windows = np.array([[0, 200], [0, 200], [20, 170], [50, 200], [0, 200], [20, 170]], np.int32)
+    tensors = {"PANEL": panel, "UNIVERSES": universes, "WINDOWS": windows, "BLOCKS": np.maximum(universes % 3, 0)}
+
+    of_features = step("features").answer(dict(tensors), {})
+    members = {name: Member(folder / "model.onnx") for name, folder in member_folders(REPOSITORY).items()}
+    parameters = {name.upper(): member(of_features["FEATURES"]) for name, member in members.items()}
+    rows = {name: of_features[name] for name in ("ROW_STATUS", "ROW_ASSET")}
+    combined = step("combine").answer({**parameters, **rows}, {})
+    internal = {name: values for name, values in combined.items() if name.endswith("_INTERNAL")}
+    matrices = step("assemble").answer({**tensors, **internal}, {"classic": classic})
+    chain = {**{k: v for k, v in of_features.items() if k.endswith("WARNINGS")}, **combined, **matrices}
+
+    estimate = step("estimate")
+    estimate.load(REPOSITORY / "estimate" / "1")
+    work = estimate.plan(dict(tensors), {"classic": classic}, ["INTENSITY", "COVARIANCE"])
+    answer = work.answer(go_on)
+    assert answer.keys() == {
+        name for name in chain if not name.startswith(("ROW_", "FEATURES")) and name not in internal
+    }
+    outputs = Pipeline(REPOSITORY).estimate(
+        read_request(**{name.lower(): values for name, values in tensors.items()}), classic=classic
+    )
+    alone = {**published_tensors(outputs.combined), "STATUS": outputs.status, "COVARIANCE": outputs.covariance}
+    for name, values in answer.items():
+        np.testing.assert_array_equal(values, chain[name], err_msg=name)
+    for name, values in alone.items():
+        np.testing.assert_array_equal(answer[name], values, err_msg=name)
+    assert Status.GOOD in answer["STATUS"]
+    assert len(set(answer["STATUS"].tolist())) > 1
+    without = estimate.plan(dict(tensors), {}, ["INTENSITY"])
+    assert without.cost < work.cost
+    assert "COVARIANCE" not in without.answer(go_on)
 
 
 def test_a_caller_must_be_a_name(sliced: Any) -> None:

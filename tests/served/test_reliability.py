@@ -85,7 +85,7 @@ def test_a_job_over_two_endpoints_ends_though_one_never_answers(service: Service
         assert endpoints.job_over([hole, service.url], 500)["lost"] == 0
 
 
-@pytest.mark.parametrize("victim", ["features", "triton"])
+@pytest.mark.parametrize("victim", ["estimate", "triton"])
 def test_nothing_is_lost_when_a_process_is_killed_under_load(service: Service, victim: str) -> None:
     figures = kills.kill(service, victim, after_s=0.5)
     assert figures["with_retries"]["lost"] == 0
@@ -109,12 +109,12 @@ def test_a_release_that_cannot_be_served_leaves_the_old_one(service: Service) ->
     (event,) = wait_for(lambda: service.events("swap_failed"))
     assert "member_2/1/model.onnx is not the file that" in event["reason"]
     member.write_bytes(content)
-    features = service.repository / "features" / "1" / "model.py"
-    source = features.read_text()
-    features.write_text("raise RuntimeError('not written yet')\n")
+    program = service.repository / "estimate" / "1" / "model.py"
+    source = program.read_text()
+    program.write_text("raise RuntimeError('not written yet')\n")
     service.process.send_signal(signal.SIGHUP)
     wait_for(lambda: len(service.events("swap_failed")) == 2)
-    features.write_text(source)
+    program.write_text(source)
     assert all(same(a, b) for a, b in zip(reference(service.url), before, strict=True))
 
 

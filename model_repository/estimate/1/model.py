@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Returns to parameters and covariance matrices, on a CPU: all steps in one process."""
 
-from sigmahat_kernels.combine import published_tensors
 from sigmahat_kernels.cost import check_cost, features_cost, matrices_cost
 from sigmahat_kernels.manifest import MANIFEST
 from sigmahat_kernels.metrics import observe_answers
-from sigmahat_kernels.oddities import published_warnings
-from sigmahat_kernels.pipeline import Pipeline
+from sigmahat_kernels.pipeline import Pipeline, published_outputs
 from sigmahat_kernels.request import read_request
 from sigmahat_kernels.sliced import SlicedModel, Work
 
@@ -30,13 +28,7 @@ class TritonPythonModel(SlicedModel):
                 request, covariance=covariance, classic=classic, pause=pause, measure=self.measure
             )
             observe_answers(self.meters, answers.combined, answers.status)
-            return {
-                **published_tensors(answers.combined),
-                **published_warnings(answers.warnings, request.universes),
-                "STATUS": answers.status,
-                "STATUS_ASSET": answers.status_asset,
-                **({"COVARIANCE": answers.covariance} if covariance else {}),
-            }
+            return published_outputs(answers, request.universes)
 
         request = read()
         n_universes = len(request.universes)
