@@ -114,19 +114,20 @@ class _Summands(NamedTuple):
 def _summands(shared: SharedWindows) -> _Summands:
     window, factor = shared.window, shared.factor
     xp = array_namespace(factor)
+    series = asset_series(window, factor)
     averages = {
         **regime.asset_averages(window),
         **temporal.asset_averages(window),
         **missing.asset_averages(window),
         "n_observed": window.n_observed,
-        "fourth_moment": (factor**2 * factor**2).sum(axis=0),
+        "fourth_moment": (series[3] ** 2).sum(axis=0),
     }
     for spread, of in SPREADS.items():
         # Around a common centre first: the difference of two large numbers would lose the digits.
         averages[spread] = _joined([averages[of][cut] - averages[of][cut].mean() for cut in shared.cuts])
         averages[f"{spread}_square"] = averages[spread] ** 2
     heartbeat.beat()
-    return _Summands(shared.blocks(), xp.ascontiguousarray(factor.T), asset_series(window, factor), averages)
+    return _Summands(shared.blocks(), xp.ascontiguousarray(factor.T), series, averages)
 
 
 def _fill_batch(
