@@ -21,7 +21,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from sigmahat_deploy.installation import ServerError
 from sigmahat_deploy.model_control import ModelControl
 from sigmahat_kernels.files import write_whole
-from sigmahat_kernels.manifest import MANIFEST, ManifestError, read_manifest, read_verified, write_manifest
+from sigmahat_kernels.manifest import ManifestError, read_verified, write_manifest
 
 _DRAIN_S = 120.0
 """Requests to the old release may take this long; after that its steps are unloaded, and those requests fail."""
@@ -170,18 +170,19 @@ class Releases:
         write_whole(self.folder / name / "config.pbtxt", lambda file: file.write(content))
 
     def _copy(self, version: Path, target: Path) -> None:
-        """Copy a step's files, and beside them what holds learned numbers, as the manifest of `source` names it."""
-        shutil.copytree(version, target, ignore=shutil.ignore_patterns("__pycache__"))
-        if not (self.source / MANIFEST).exists():
-            return
-        try:
-            learned = [target / name for name in read_manifest(self.source)]
-            for file in learned:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(read_verified(self.source / file.relative_to(target), self.source))
-        except (ManifestError, FileNotFoundError) as error:
-            raise ServerError(str(error)) from error
-        write_manifest(target, learned)
+        """Copy a step's files, and beside them what holds learned numbers: as the manifest of `source` says."""
+        shutil.copytree(version, target, ignore=shutil.ignore_patterns("__pycache__", "*.onnx"))
+        learned = []
+        for file in sorted(self.source.rglob("*.onnx")):
+            copy = target / file.relative_to(version if file.is_relative_to(version) else self.source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                copy.write_bytes(read_verified(file, self.source))
+            except ManifestError as error:
+                raise ServerError(str(error)) from error
+            learned.append(copy)
+        if learned:
+            write_manifest(target, learned)
 
 
 def _step_name(model: str, release: int) -> str:

@@ -32,8 +32,9 @@ AT_ONCE = 25.0
 """Milliseconds: what costs less, and finds nobody here, is computed in Triton's thread. That takes no new requests
 meanwhile; but to hand a request to another thread, and its answer to Triton, costs more than a small one itself."""
 
-_GAP_S = 5e-4
-"""A request that comes so soon after one that was computed in Triton's thread has waited for it, and so may others."""
+_GAP = 0.25
+"""After Triton's thread has computed an answer, a request that comes within this share of the time which that took has
+waited for it, and so may others: Triton does not say how many wait, and a caller needs longer to ask again."""
 
 _PART = 16
 """Universes that occupy one thread, at least: see `groups.parts_of`."""
@@ -72,7 +73,7 @@ class SlicedModel(PythonModel):
         self._turns = Turns(available_threads())
         self._threads = ThreadPoolExecutor(MAX_QUEUED)
         self._bytes, self._bytes_lock = 0, Lock()
-        self._free_since = 0.0  # when Triton's thread had computed an answer
+        self._busy_until = 0.0  # Triton's thread with an answer, and the gap after it
         super().initialize(args)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
@@ -105,9 +106,11 @@ class SlicedModel(PythonModel):
             deadline=time.monotonic() + (allowed_s or PATIENCE_S),
             caller=caller,
         )
-        if not waiting and work.cost < AT_ONCE and time.monotonic() - self._free_since > _GAP_S:
+        begin = time.monotonic()
+        if not waiting and work.cost < AT_ONCE and begin > self._busy_until:
             response = self._computed(work, turn, allowed_s, names)
-            self._free_since = time.monotonic()
+            end = time.monotonic()
+            self._busy_until = end + _GAP * (end - begin)
             return response
         tensors.update({name: np.array(tensor) for name, tensor in tensors.items()})
         self._hold(nbytes)

@@ -337,8 +337,7 @@ def test_a_small_request_that_finds_nobody_is_answered_at_once(sliced: Any) -> N
 
 
 def test_requests_that_have_waited_for_a_small_one_take_turns(sliced: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sigmahat_kernels.sliced._GAP_S", 60.0)
-    sliced._free_since = -60.0  # as of a process that has just begun, on a machine that has just begun
+    monkeypatch.setattr("sigmahat_kernels.sliced._GAP", 1e9)
     sliced.go.set()
     first, second, third = (request(float(k)) for k in (1, 2, 3))
     answered = sliced.execute([first, second, third])
