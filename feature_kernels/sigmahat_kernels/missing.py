@@ -21,9 +21,8 @@ _RECENT = 21
 def asset_averages(window: Window) -> dict[str, Array]:
     """The features listed in `MISSING`, all averages over assets: name -> one value a column, (m,)."""
     n_obs = len(window.returns)
-    zero = window.returns == 0
-    if not window.complete:
-        zero = zero * window.observed
+    zero = (window.returns == 0).astype(window.returns.dtype)
+    window.mask(zero)
     return {
         "missing_share": 1.0 - window.n_observed / n_obs,
         "short_history_share": 1.0 * (window.n_observed < _SHORT_HISTORY * n_obs),

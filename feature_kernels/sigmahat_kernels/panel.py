@@ -7,6 +7,8 @@ from functools import lru_cache
 from types import ModuleType
 from typing import NamedTuple
 
+import numpy as np
+
 from sigmahat_kernels.backend import Array, array_namespace
 
 WINSOR_LIMIT = 3.0
@@ -41,6 +43,11 @@ class Window(NamedTuple):
         """Whether no return is missing."""
         return bool(self.n_observed.min() == len(self.returns))
 
+    def mask(self, values: Array) -> None:
+        """Put 0 where a return is missing, in place; on a GPU to look whether one is costs more than to multiply."""
+        if array_namespace(values) is not np or not self.complete:
+            values *= self.observed
+
     def columns(self, cut: slice) -> Window:
         """The same of some of the columns, as views."""
         return Window(*(values[..., cut] for values in self))
@@ -63,7 +70,7 @@ def prepare_window(returns: Array, *, winsor_limit: float | None = WINSOR_LIMIT)
     """
     xp = array_namespace(returns)
     missing = xp.isnan(returns)
-    complete = not bool(missing.any())
+    complete = xp is np and not missing.any()
     observed = xp.ones(returns.shape) if complete else (~missing).astype(xp.float64)
     n_observed = observed.sum(axis=0)
     filled = (returns if complete else xp.where(missing, 0.0, returns)).astype(xp.float64)

@@ -60,7 +60,7 @@ def judge_columns(returns: Array, row_days: AnyArray = UNDATED_ROW_DAYS) -> Judg
     xp = array_namespace(returns)
     lowest, highest = returns.min(axis=0), returns.max(axis=0)
     # As returns usually are, all there and all possible, two passes have shown everything but their mean.
-    if bool(((lowest >= LOWEST_RETURN) & (highest <= MAX_ABS_RETURN)).all()):
+    if xp is np and ((lowest >= LOWEST_RETURN) & (highest <= MAX_ABS_RETURN)).all():
         n_observed = xp.full(returns.shape[1], len(returns))
         infinite = xp.zeros((1, returns.shape[1]), bool)
         mean_abs = xp.abs(returns).sum(axis=0) / n_observed

@@ -38,8 +38,7 @@ def asset_averages(window: Window) -> dict[str, Array]:
     """Those features of `TEMPORAL` that are averages over assets: name -> one value a column, (m,)."""
     squares = window.standardised**2
     squares -= squares.sum(axis=0) / window.n_observed
-    if not window.complete:
-        squares *= window.observed
+    window.mask(squares)
     return {"squared_autocorrelation": _lagged(squares)}
 
 
