@@ -16,13 +16,14 @@ INTRODUCTION = """\
 [Triton's](https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/metrics.html). One
 address, which answers while Triton is started again too; Triton's own port is a free one of loopback.
 
-In Triton's metrics a step is called `features`, not `features-r2`. It and the ensembles have the release as the label
+In Triton's metrics a step is called `estimate`, not `estimate-r2`. It and the ensembles have the release as the label
 `release`, in place of `version`: sum over it.
 """
 OF_STEPS = """\
 They are custom metrics of Triton's Python backend, sent once a second; `step` is a model without its release, so a swap
-changes no label. A histogram is written as its counters (`_bucket` with `le`, `_sum`, `_count`): that of Triton takes
-one value a call.
+changes no label. On a CPU there is one model, `estimate`; what it spends on `features`, `members` and `assemble` is
+counted under these names too. A histogram is written as its counters (`_bucket` with `le`, `_sum`, `_count`): that of
+Triton takes one value a call.
 """
 
 

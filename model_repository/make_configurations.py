@@ -2,8 +2,9 @@
 """Write every ``config.pbtxt`` from the layout in the code: ``python model_repository/make_configurations.py``.
 
 A model has up to three forms: ``config.pbtxt`` for a CPU, ``configs/gpu.pbtxt`` for a GPU, and for a GPU with one
-engine of all members ``configs/gpu_fused.pbtxt``. Triton's ``--model-config-name`` picks the form; a model that has it
-not is read from ``config.pbtxt``, so one that is never the same on a GPU has both.
+engine of all members ``configs/gpu_fused.pbtxt``. Triton's ``--model-config-name`` picks the form. On a CPU the
+ensembles have one step, ``estimate``: to hand tensors from process to process costs more than a small request itself.
+On a GPU they are a chain, with an engine for each member.
 
 With ``--members`` the repository gets that many members; new ones wait for ``sigmahat export``.
 """
@@ -69,9 +70,6 @@ INTERNAL = (
     tensor("BLOCK_INTENSITY_INTERNAL", -1, -1),
     tensor("STATUS_INTERNAL", -1, kind="INT32"),
 )
-# When the caller's time is over, from the step where it began to the one that has the rest of it: Triton gives each
-# step of an ensemble the whole timeout anew.
-DEADLINE = tensor("DEADLINE", 1, kind="FP64")
 COVARIANCE = tensor("COVARIANCE", -1, -1, -1)
 
 ON_CPU = {"instance_group": [{"kind": "KIND_CPU", "count": 1}]}
@@ -138,19 +136,22 @@ def one_universe(**others: Any) -> list[dict[str, Any]]:
     return [{"name": "one universe", "batch_size": 1, "inputs": inputs}]
 
 
+def estimate() -> dict[str, dict[str, Any]]:
+    """Returns to everything that is answered; COVARIANCE only where it is asked for."""
+    model = python_model("estimate", REQUEST, (*PUBLIC, *WARNINGS, COVARIANCE), **ON_CPU)
+    return {CPU: unqueued(model)}
+
+
 def features() -> dict[str, dict[str, Any]]:
-    """Returns to features; on a GPU they go to the members as a tensor on the device."""
-    model = python_model("features", REQUEST, (tensor("FEATURES", -1, N_FEATURES), *ROWS, *WARNINGS, DEADLINE))
+    """Returns to features, which go to the members as a tensor on the device."""
+    model = python_model("features", REQUEST, (tensor("FEATURES", -1, N_FEATURES), *ROWS, *WARNINGS))
     model["dynamic_batching"] = BOUNDED_QUEUE
     on_gpu = {**model, **PYTHON_ON_GPU, "model_warmup": one_universe()}
-    return {CPU: {**unqueued(model), **ON_CPU}, GPU: on_gpu, GPU_FUSED: on_gpu}
+    return {GPU: on_gpu, GPU_FUSED: on_gpu}
 
 
 def member(name: str) -> dict[str, dict[str, Any]]:
-    """A network: its INT8 Q/DQ graph in ONNX Runtime, or the TensorRT plan that `sigmahat engines build` links.
-
-    Triton joins the rows of requests that wait.
-    """
+    """A network: the TensorRT plan that `sigmahat engines build` links. Triton joins the rows of requests that wait."""
     features = tensor("FEATURES", N_FEATURES)
     model = {
         "name": name,
@@ -172,21 +173,19 @@ def member(name: str) -> dict[str, dict[str, Any]]:
             for name, rows in (("one row", 1), ("all rows", MAX_UNIVERSES))
         ],
     }
-    return {CPU: {**model, "backend": "python", **ON_CPU}, GPU: {**model, **ON_GPU, **on_gpu}}
+    return {GPU: {**model, **ON_GPU, **on_gpu}}
 
 
 def combine(n_members: int) -> dict[str, dict[str, Any]]:
-    """The members' answers into one; on the CPU also beside a GPU: averages of a few numbers a universe."""
+    """The members' answers into one; on the CPU: averages of a few numbers a universe."""
     answers = [tensor(f"MEMBER_{k}", -1, N_PARAMETERS) for k in range(1, n_members + 1)]
     of_members = python_model("combine", (*answers, *ROWS), (*PUBLIC, *INTERNAL), **ON_CPU)
-    return {CPU: of_members, GPU: of_members, GPU_FUSED: {**of_members, "input": (WEIGHTED, *ROWS)}}
+    return {GPU: of_members, GPU_FUSED: {**of_members, "input": (WEIGHTED, *ROWS)}}
 
 
 def assemble() -> dict[str, dict[str, Any]]:
     """Parameters and returns to covariance matrices."""
-    model = python_model(
-        "assemble", (PANEL, UNIVERSES, WINDOWS, BLOCKS, *INTERNAL, {**DEADLINE, "optional": True}), (COVARIANCE,)
-    )
+    model = python_model("assemble", (PANEL, UNIVERSES, WINDOWS, BLOCKS, *INTERNAL), (COVARIANCE,))
     parameters, block_intensity, status = INTERNAL
     warmup = one_universe(
         WINDOWS=from_file(WINDOWS, 1, 2),
@@ -194,10 +193,9 @@ def assemble() -> dict[str, dict[str, Any]]:
         PARAMETERS_INTERNAL=zeros(parameters, 1, N_PARAMETERS),
         BLOCK_INTENSITY_INTERNAL=zeros(block_intensity, 1, 1),
         STATUS_INTERNAL=zeros(status, 1),
-        DEADLINE=zeros(DEADLINE, 1),
     )
     on_gpu = {**model, **PYTHON_ON_GPU, "model_warmup": warmup}
-    return {CPU: {**unqueued(model), **ON_CPU}, GPU: on_gpu, GPU_FUSED: on_gpu}
+    return {GPU: on_gpu, GPU_FUSED: on_gpu}
 
 
 def step(model: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> dict[str, Any]:
@@ -212,33 +210,40 @@ def same(tensors: Sequence[Tensor], rename: Callable[[str], str] = str) -> dict[
 
 def ensemble(name: str, n_members: int, *, covariance: bool) -> dict[str, dict[str, Any]]:
     """What callers name. The ensemble's own names for what passes between steps are in small letters."""
-    to_steps = same((*ROWS, *([DEADLINE] if covariance else [])), str.lower)
-    first = step("features", same(REQUEST), {"FEATURES": "features", **to_steps, **same(WARNINGS)})
+    first = step("features", same(REQUEST), {"FEATURES": "features", **same(ROWS, str.lower), **same(WARNINGS)})
     names = [f"member_{k}" for k in range(1, n_members + 1)]
     members = [step(name, {"FEATURES": "features"}, {"PARAMETERS": name}) for name in names]
     fused = [step("fused", {"FEATURES": "features"}, {"WEIGHTED": "weighted"})]
     published = {**same(PUBLIC), **(same(INTERNAL, str.lower) if covariance else {})}
     inputs = (PANEL, UNIVERSES, WINDOWS, BLOCKS)
-    last = step("assemble", {**same(inputs), **same((*INTERNAL, DEADLINE), str.lower)}, same([COVARIANCE]))
+    last = step("assemble", {**same(inputs), **same(INTERNAL, str.lower)}, same([COVARIANCE]))
+    outputs = (*PUBLIC, *WARNINGS, *([COVARIANCE] if covariance else []))
 
-    def form(middle: list[dict[str, Any]], answers: Mapping[str, str]) -> dict[str, Any]:
-        combine = step("combine", {**answers, **same(ROWS, str.lower)}, published)
+    def form(steps: Sequence[dict[str, Any]]) -> dict[str, Any]:
         return {
             "name": name,
             "platform": "ensemble",
             "max_batch_size": 0,
             "input": REQUEST,
-            "output": (*PUBLIC, *WARNINGS, *([COVARIANCE] if covariance else [])),
-            "ensemble_scheduling": {"step": [first, *middle, combine, *([last] if covariance else [])]},
+            "output": outputs,
+            "ensemble_scheduling": {"step": steps},
         }
 
-    of_members = form(members, {name.upper(): name for name in names})
-    return {CPU: of_members, GPU: of_members, GPU_FUSED: form(fused, {"WEIGHTED": "weighted"})}
+    def chain(middle: list[dict[str, Any]], answers: Mapping[str, str]) -> dict[str, Any]:
+        combine = step("combine", {**answers, **same(ROWS, str.lower)}, published)
+        return form([first, *middle, combine, *([last] if covariance else [])])
+
+    return {
+        CPU: form([step("estimate", same(REQUEST), same(outputs))]),
+        GPU: chain(members, {name.upper(): name for name in names}),
+        GPU_FUSED: chain(fused, {"WEIGHTED": "weighted"}),
+    }
 
 
 def configurations(n_members: int) -> dict[str, str]:
     """Path in the repository -> content, of every configuration."""
     models = [
+        estimate(),
         features(),
         *(member(f"member_{k}") for k in range(1, n_members + 1)),
         combine(n_members),
@@ -246,7 +251,7 @@ def configurations(n_members: int) -> dict[str, str]:
         ensemble("shrinkage", n_members, covariance=False),
         ensemble("covariance", n_members, covariance=True),
     ]
-    return {f"{form[CPU]['name']}/{path}": text(fields) for form in models for path, fields in form.items()}
+    return {f"{fields['name']}/{path}": text(fields) for model in models for path, fields in model.items()}
 
 
 def text(fields: Mapping[str, Any]) -> str:
@@ -272,22 +277,19 @@ def folded(printed: str) -> str:
 
 def count_members(repository: Path) -> int:
     """How many members the repository is configured for."""
-    return len(list(repository.glob("member_*/config.pbtxt")))
+    return len(list(repository.glob(f"member_*/{GPU}")))
 
 
 def write(repository: Path, n_members: int) -> None:
-    """Write all configurations; a member that is new gets the first one's ``model.py``, one too many is removed."""
+    """Write all configurations; a member too many is removed."""
     for folder in repository.glob("member_*"):
         if int(folder.name.removeprefix("member_")) > n_members:
             shutil.rmtree(folder)
     for path, content in configurations(n_members).items():
         (repository / path).parent.mkdir(parents=True, exist_ok=True)
         (repository / path).write_text(content)
-    program = (repository / "member_1" / "1" / "model.py").read_text()
-    for k in range(2, n_members + 1):
-        version = repository / f"member_{k}" / "1"
-        version.mkdir(exist_ok=True)
-        (version / "model.py").write_text(program)
+    for k in range(1, n_members + 1):
+        (repository / f"member_{k}" / "1").mkdir(exist_ok=True)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ from sigmahat_kernels.request import MAX_UNIVERSES, read_request
 
 REPOSITORY = Path(__file__).parents[1] / "model_repository"
 MEMBERS = tuple(member_folders(REPOSITORY))
-MODELS = ("features", *MEMBERS, "combine", "assemble", "shrinkage", "covariance")
+ENSEMBLES = ("shrinkage", "covariance")
+CHAIN = ("features", *MEMBERS, "combine", "assemble")
 INPUTS = ["PANEL", "UNIVERSES", "WINDOWS", "MARKET", "DATES", "BLOCKS"]
 
 
@@ -57,17 +58,33 @@ def warm_up_tensors(model: str, warm_up: model_config_pb2.ModelWarmup) -> dict[s
 
 
 def test_all_models_are_there() -> None:
-    assert {path.parent.name for path in REPOSITORY.glob("*/config.pbtxt")} == set(MODELS)
+    """On a CPU the ensembles have one step, on a GPU a chain of them."""
+    assert {path.parent.name for path in REPOSITORY.glob("*/config.pbtxt")} == {"estimate", *ENSEMBLES}
+    assert {path.parts[-3] for path in REPOSITORY.glob("*/configs/gpu.pbtxt")} == {*CHAIN, *ENSEMBLES}
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", ENSEMBLES)
 def test_both_kinds_of_hardware_have_one_signature(model: str) -> None:
     cpu, gpu = read(model), read(model, "configs/gpu.pbtxt")
     assert cpu.name == gpu.name == model
     assert cpu.max_batch_size == gpu.max_batch_size
     assert signature(cpu.input) == signature(gpu.input)
     assert signature(cpu.output) == signature(gpu.output)
-    assert cpu.ensemble_scheduling == gpu.ensemble_scheduling
+    assert [step.model_name for step in cpu.ensemble_scheduling.step] == ["estimate"]
+    assert [step.model_name for step in gpu.ensemble_scheduling.step] == [
+        *CHAIN[: -1 if model == "shrinkage" else None]
+    ]
+
+
+def test_the_one_step_takes_and_gives_what_the_chain_does() -> None:
+    """Each tensor under the name, type and shape that it has where a step of the chain reads or publishes it."""
+    step, chain = read("estimate"), [read(model, "configs/gpu.pbtxt") for model in CHAIN]
+    read_by_chain = {row for model in chain for row in signature(model.input)}
+    given_by_chain = {row for model in chain for row in signature(model.output)}
+    assert set(signature(step.input)) <= read_by_chain
+    assert [tensor.name for tensor in step.input] == INPUTS
+    assert set(signature(step.output)) <= given_by_chain
+    assert signature(step.output) == signature(read("covariance").output)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +100,7 @@ def test_one_engine_for_all_members_keeps_the_signature(with_fused: Path) -> Non
     """Ensembles answer alike; what has no form of its own for the one engine is not part of them."""
     for model in ("features", "assemble"):
         assert read(model, "configs/gpu_fused.pbtxt") == read(model, "configs/gpu.pbtxt")
-    for ensemble in ("shrinkage", "covariance"):
+    for ensemble in ENSEMBLES:
         three, one = read(ensemble, "configs/gpu.pbtxt"), read(ensemble, "configs/gpu_fused.pbtxt")
         assert signature(three.input) == signature(one.input)
         assert signature(three.output) == signature(one.output)
@@ -101,7 +118,7 @@ def test_one_engine_for_all_members_keeps_the_signature(with_fused: Path) -> Non
 
 
 @pytest.mark.parametrize("form", ["config.pbtxt", "configs/gpu.pbtxt", "configs/gpu_fused.pbtxt"])
-@pytest.mark.parametrize("ensemble", ["shrinkage", "covariance"])
+@pytest.mark.parametrize("ensemble", ENSEMBLES)
 def test_ensemble_maps_every_tensor_of_its_steps(ensemble: str, form: str, with_fused: Path) -> None:
     def read(model: str) -> model_config_pb2.ModelConfig:
         path = with_fused / model / (form if (with_fused / model / form).exists() else "config.pbtxt")  # as Triton does
@@ -129,7 +146,7 @@ def test_ensemble_maps_every_tensor_of_its_steps(ensemble: str, form: str, with_
 
 def test_shapes_follow_the_kernels() -> None:
     for name in MEMBERS:
-        member = read(name)
+        member = read(name, "configs/gpu.pbtxt")
         assert list(member.input[0].dims) == [N_FEATURES]
         assert list(member.output[0].dims) == [N_PARAMETERS]
         assert member.max_batch_size == MAX_UNIVERSES
@@ -195,20 +212,16 @@ def test_a_repository_takes_any_number_of_members(tmp_path: Path) -> None:
         assert result.returncode == 0, result.stderr
         members = [f"member_{k}" for k in range(1, n_members + 1)]
         assert sorted(path.name for path in repository.glob("member_*")) == members
-        for form in ("config.pbtxt", "configs/gpu.pbtxt"):
-            configs = {
-                path.name: text_format.Parse((path / form).read_text(), model_config_pb2.ModelConfig())
-                for path in repository.iterdir()
-                if path.is_dir()
-            }
-            assert [t.name for t in configs["combine"].input if t.name.startswith("MEMBER_")] == [
-                name.upper() for name in members
-            ]
-            for ensemble in ("shrinkage", "covariance"):
-                steps = [step.model_name for step in configs[ensemble].ensemble_scheduling.step]
-                assert steps == ["features", *members, "combine", "assemble"][: len(steps)]
-        programs = {(repository / name / "1" / "model.py").read_bytes() for name in members}
-        assert programs == {(REPOSITORY / "member_1" / "1" / "model.py").read_bytes()}
+        configs = {
+            path.parts[-3]: text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+            for path in repository.glob("*/configs/gpu.pbtxt")
+        }
+        assert [t.name for t in configs["combine"].input if t.name.startswith("MEMBER_")] == [
+            name.upper() for name in members
+        ]
+        for ensemble in ENSEMBLES:
+            steps = [step.model_name for step in configs[ensemble].ensemble_scheduling.step]
+            assert steps == ["features", *members, "combine", "assemble"][: len(steps)]
     assert {name: content for name, content in before.items() if ".onnx" not in name} == {
         name: content for name, content in contents(repository).items() if ".onnx" not in name
     }
@@ -271,7 +284,6 @@ def test_warm_up_runs_what_requests_run() -> None:
         assert all(wanted in (-1, got) for got, wanted in zip(values.shape, given[name], strict=True)), name
     internal = ("PARAMETERS_INTERNAL", "BLOCK_INTENSITY_INTERNAL", "STATUS_INTERNAL")
     parameters, blocks, status = (tensors.pop(name) for name in internal)
-    assert tensors.pop("DEADLINE").shape == (1,)
     request = read_request(**{name.lower(): values for name, values in tensors.items()})
     covariance = assemble(request, split_parameters(parameters), status, block_intensity=blocks)
     assert np.isfinite(covariance).all()
@@ -285,14 +297,12 @@ def test_tensors_on_the_device_may_stay_there(model: str) -> None:
     assert [group.kind for group in gpu.instance_group] == [model_config_pb2.ModelInstanceGroup.KIND_GPU]
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_both_forms_queue_alike(model: str) -> None:
-    """Except that what takes turns on a CPU has a queue of its own there."""
-    cpu, gpu = read(model), read(model, "configs/gpu.pbtxt")
-    if model in ("features", "assemble"):
-        assert not cpu.HasField("dynamic_batching")
+def test_what_takes_turns_on_a_cpu_has_a_queue_of_its_own() -> None:
+    assert not read("estimate").HasField("dynamic_batching")
+    assert [(group.kind, group.count) for group in read("estimate").instance_group] == [
+        (model_config_pb2.ModelInstanceGroup.KIND_CPU, 1)
+    ]
+    for model in CHAIN:
+        gpu = read(model, "configs/gpu.pbtxt")
         assert gpu.HasField("dynamic_batching")
-    else:
-        assert cpu.HasField("dynamic_batching") == gpu.HasField("dynamic_batching")
-        assert cpu.dynamic_batching == gpu.dynamic_batching
-    assert sum(group.count for group in cpu.instance_group) == sum(group.count for group in gpu.instance_group)
+        assert [group.count for group in gpu.instance_group] == [1]

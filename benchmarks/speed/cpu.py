@@ -17,12 +17,12 @@ from rich.console import Console
 from threadpoolctl import threadpool_limits
 
 from benchmarks.figures import RESULTS, four_digits, print_figures, write_figures
-from sigmahat_kernels.features import _measure_part, _summands, compute_features
+from sigmahat_kernels.features import _measure_parts, _summands, compute_features
 from sigmahat_kernels.groups import group_by_window, group_returns, parts_of
 from sigmahat_kernels.panel import correlation_factor, prepare_window
 from sigmahat_kernels.request import PADDING, Request, read_request
 from sigmahat_kernels.scratch import Scratch, keep_freed_memory, take_blocks
-from sigmahat_kernels.shared_window import share_window
+from sigmahat_kernels.shared_window import share_windows
 from sigmahat_kernels.solvers import choose_solver
 from sigmahat_kernels.spectrum import correlation_spectrum, dual_spectrum
 from sigmahat_trainer.data.simulate import sector_design
@@ -149,10 +149,11 @@ def peak_memory_ratio() -> float:
     request = draw_request(100, N_OBS)
     group = next(group_by_window(request, np.arange(N_UNIVERSES)))
     tracemalloc.start()
-    summands = _summands(share_window(group_returns(request, group)))
+    summands = _summands(share_windows(group_returns(request, group), [slice(None)]))
     panel, _ = tracemalloc.get_traced_memory()
     tracemalloc.reset_peak()
-    _measure_part(request, next(parts_of(request, group)), summands, choose_solver(request.panel))
+    part = next(parts_of(request, group)), slice(None)
+    _measure_parts(request, [part], summands, choose_solver(request.panel))
     _, with_part = tracemalloc.get_traced_memory()
     del summands
     tracemalloc.reset_peak()

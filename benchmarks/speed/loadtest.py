@@ -118,7 +118,7 @@ def served(setup: Setup) -> Iterator[tuple[LocalServer, ...]]:
     with tempfile.TemporaryDirectory(prefix="sigmahat-loadtest-") as folder, ExitStack() as servers:
         repository = Path(folder, "models")
         shutil.copytree(ROOT / "model_repository", repository)
-        path = repository / "features" / "config.pbtxt"
+        path = repository / "estimate" / "config.pbtxt"
         config = text_format.Parse(path.read_text(), ModelConfig())
         config.instance_group[0].count = setup.instances
         path.write_text(text_format.MessageToString(config))

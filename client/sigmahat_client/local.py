@@ -10,9 +10,7 @@ from pathlib import Path
 
 from sigmahat_client.backend import Deliver, Read, Send, Tensors, outcome_of
 from sigmahat_client.errors import DeadlineExceeded
-from sigmahat_kernels.combine import published_tensors
-from sigmahat_kernels.oddities import published_warnings
-from sigmahat_kernels.pipeline import Pipeline
+from sigmahat_kernels.pipeline import Pipeline, published_outputs
 from sigmahat_kernels.released import released_repository
 from sigmahat_kernels.request import read_request
 
@@ -50,14 +48,9 @@ class InProcess:
             if time.monotonic() >= deadline:
                 raise DeadlineExceeded
             request = read_request(**{name.lower(): tensor for name, tensor in {**shared, **tensors}.items()})
-            outputs = self._pipeline.estimate(request, covariance=model == "covariance", **parameters)
-            found = {
-                **published_tensors(outputs.combined),
-                "STATUS": outputs.status,
-                "STATUS_ASSET": outputs.status_asset,
-                **published_warnings(outputs.warnings, request.universes),
-            }
-            return found if outputs.covariance is None else {**found, "COVARIANCE": outputs.covariance}
+            classic = parameters.get("classic", False)
+            outputs = self._pipeline.estimate(request, covariance=model == "covariance", classic=classic)
+            return published_outputs(outputs, request.universes)
 
         def work(tensors: Tensors, read: Read, deliver: Deliver) -> None:
             deliver(outcome_of(lambda: read(answer(tensors))))

@@ -172,7 +172,6 @@ class Releases:
             else:
                 self._copy(_newest_version(self.source / model), target)
             self._write_config(target.parent.name, configs[model], release)
-        write_manifest(self.folder, sorted(self.folder.rglob("*.onnx")))
 
     def _folders(self, configs: _Configs, release: int) -> frozenset[Path]:
         return frozenset(self._version(configs, model, release) for model in configs)
@@ -193,13 +192,19 @@ class Releases:
         write_whole(self.folder / name / "config.pbtxt", lambda file: file.write(content))
 
     def _copy(self, version: Path, target: Path) -> None:
-        """Copy a model's files; what holds learned numbers must be what the manifest of `source` says."""
+        """Copy a step's files, and beside them what holds learned numbers: as the manifest of `source` says."""
         shutil.copytree(version, target, ignore=shutil.ignore_patterns("__pycache__", "*.onnx"))
-        for file in version.rglob("*.onnx"):
+        learned = []
+        for file in sorted(self.source.rglob("*.onnx")):
+            copy = target / file.relative_to(version if file.is_relative_to(version) else self.source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
             try:
-                (target / file.relative_to(version)).write_bytes(read_verified(file, self.source))
+                copy.write_bytes(read_verified(file, self.source))
             except ManifestError as error:
                 raise ServerError(str(error)) from error
+            learned.append(copy)
+        if learned:
+            write_manifest(target, learned)
 
 
 def _step_name(model: str, release: int) -> str:

@@ -269,7 +269,8 @@ def _start(
         f"--exit-timeout-secs={2 * _DRAIN_S:.0f}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
         "--model-control-mode=explicit",
-        "--load-model=*",
+        # Not what is for a GPU alone; several that share steps load these once.
+        *(f"--load-model={config.parent.name}" for config in sorted(repository.glob("*/config.pbtxt"))),
         *control.restrict(),
         *options,
     ]

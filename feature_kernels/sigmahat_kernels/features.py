@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,12 +12,15 @@ from sigmahat_kernels import heartbeat, missing, regime, temporal
 from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.correlation import CORRELATION, correlation_features
 from sigmahat_kernels.groups import (
+    Part,
     WindowGroup,
+    batches_of,
     chunks_by_size,
-    gather_index,
     group_by_window,
     membership_of,
+    packs_of,
     parts_of,
+    place_of,
     refuse_columns,
 )
 from sigmahat_kernels.market import MARKET, market_features
@@ -24,10 +28,10 @@ from sigmahat_kernels.missing import MISSING
 from sigmahat_kernels.oddities import Warnings, flag_assets, flag_universes
 from sigmahat_kernels.pairs import PairStatistics
 from sigmahat_kernels.parallel import Pause, available_threads, for_each, for_each_group, go_on
-from sigmahat_kernels.regime import REGIME, SPREADS, asset_series, market_series, regime_features
-from sigmahat_kernels.request import Request, check_universes
+from sigmahat_kernels.regime import REGIME, SPREADS, MarketSeries, asset_series, market_series, regime_features
+from sigmahat_kernels.request import PADDING, Request, check_universes
 from sigmahat_kernels.scratch import Scratch
-from sigmahat_kernels.shared_window import KeptMoments, Products, SharedWindow, share_window
+from sigmahat_kernels.shared_window import KeptMoments, Products, SharedWindows, share_windows
 from sigmahat_kernels.solvers import Solver, choose_solver
 from sigmahat_kernels.spectrum import SPECTRUM, spectrum_features
 from sigmahat_kernels.status import Status
@@ -88,7 +92,9 @@ def compute_features(
     table = FeatureTable(features, status, status_asset, warnings, ())
     groups = list(group_by_window(request, np.flatnonzero(status == Status.GOOD)))
     for_each_group(
-        lambda group, threads: _fill_group(table, request, group, chosen, kept, pause, threads), groups, threads
+        lambda batch, threads: _fill_batch(table, request, batch, chosen, kept, pause, threads),
+        list(batches_of(request, groups)),
+        threads,
     )
     good = np.flatnonzero(status == Status.GOOD)
     own = flag_universes(request._replace(universes=request.universes[good], windows=request.windows[good]))
@@ -97,89 +103,100 @@ def compute_features(
 
 
 class _Summands(NamedTuple):
-    """What the features sum over the assets of each universe of a window; m columns, T rows."""
+    """What the features sum over the assets of each universe of some windows; m columns side by side, T rows."""
 
-    n_obs: int
-    products: Products
+    products: Products  # (m, m) each, see `SharedWindows.blocks`
     factor: Array  # (m, T) Z' with Z'Z the correlation
     series: Array  # (k, T, m), see `asset_series`
     averages: dict[str, Array]  # name -> (m,), what is averaged over a universe's assets
 
 
-def _summands(shared: SharedWindow) -> _Summands:
+def _summands(shared: SharedWindows) -> _Summands:
     window, factor = shared.window, shared.factor
+    xp = array_namespace(factor)
+    series = asset_series(window, factor)
     averages = {
         **regime.asset_averages(window),
         **temporal.asset_averages(window),
         **missing.asset_averages(window),
         "n_observed": window.n_observed,
-        "fourth_moment": (factor**2 * factor**2).sum(axis=0),
+        "fourth_moment": (series[3] ** 2).sum(axis=0),
     }
     for spread, of in SPREADS.items():
         # Around a common centre first: the difference of two large numbers would lose the digits.
-        averages[spread] = averages[of] - averages[of].mean()
+        averages[spread] = _joined([averages[of][cut] - averages[of][cut].mean() for cut in shared.cuts])
         averages[f"{spread}_square"] = averages[spread] ** 2
     heartbeat.beat()
-    transposed = array_namespace(factor).ascontiguousarray(factor.T)
-    return _Summands(len(factor), shared.products, transposed, asset_series(window, factor), averages)
+    return _Summands(shared.blocks(), xp.ascontiguousarray(factor.T), series, averages)
 
 
-def _fill_group(
+def _fill_batch(
     table: FeatureTable,
     request: Request,
-    group: WindowGroup,
+    batch: Sequence[WindowGroup],
     solver: Solver,
     kept: KeptMoments | None,
     pause: Pause,
     threads: int,
 ) -> None:
-    """Compute the features of the universes of one window, in place; keep what their matrices will need."""
+    """Compute the features of the universes of some windows, in place; keep what their matrices will need."""
     pause()
-    usable = refuse_columns(request, group, table.status, table.status_asset)
-    group = usable.group
-    if not len(group.universes):
+    usable = refuse_columns(request, batch, table.status, table.status_asset)
+    if not usable.groups:
         return
-    shared = share_window(usable.returns)
-    if kept is not None:
-        kept.keep(group, shared.moments)
+    all_shared = share_windows(usable.returns, usable.cuts)
     heartbeat.beat()
-    odd = flag_assets(request, usable, shared.window, shared.products.slow)
-    if odd is not None:
-        table.warnings.of_asset[group.universes] = odd
-    summands = _summands(shared)
-    of_window = {**season_features(request.dates, group.stop), **market_features(request.market, group.stop)}
+    for group, cut, shared in zip(usable.groups, usable.cuts, all_shared.each(), strict=True):
+        if kept is not None:
+            kept.keep(group, shared.moments)
+        odd = flag_assets(request, group, usable.stale[cut], shared.window, shared.products.slow)
+        if odd is not None:
+            table.warnings.of_asset[group.universes] = odd
+    summands = _summands(all_shared)
 
-    def fill_part(part: WindowGroup) -> None:
-        values = _measure_part(request, part, summands, solver, pause)
+    def fill(parts: Sequence[Part]) -> None:
+        values = _measure_parts(request, parts, summands, solver, pause)
+        universes = np.concatenate([part.universes for part, _ in parts])
         of_universe = to_numpy(array_namespace(request.panel).stack(list(values.values()), axis=1))
-        table.features[part.universes[:, None], [_COLUMN[name] for name in values]] = of_universe
-        for name, value in of_window.items():
-            table.features[part.universes, _COLUMN[name]] = value
+        table.features[universes[:, None], [_COLUMN[name] for name in values]] = of_universe
+        for part, _ in parts:
+            of_window = {**season_features(request.dates, part.stop), **market_features(request.market, part.stop)}
+            columns = [_COLUMN[name] for name in of_window]
+            table.features[part.universes[:, None], columns] = list(of_window.values())
 
-    for_each(fill_part, parts_of(request, group), threads)
+    parts = [
+        (part, cut) for group, cut in zip(usable.groups, usable.cuts, strict=True) for part in parts_of(request, group)
+    ]
+    for_each(fill, packs_of(request, parts), threads)
 
 
-def _measure_part(
-    request: Request, part: WindowGroup, summands: _Summands, solver: Solver, pause: Pause = go_on
+def _measure_parts(
+    request: Request, parts: Sequence[Part], summands: _Summands, solver: Solver, pause: Pause = go_on
 ) -> dict[str, Array]:
-    """All features that depend on the universe's returns: name -> (n,)."""
+    """All features that depend on the universe's returns, of all parts one after the other: name -> (n,)."""
     xp = array_namespace(summands.factor)
-    membership = membership_of(request, part)
-    n_assets = membership.sum(axis=0).astype(xp.int64)
-    sums = xp.stack(list(summands.averages.values())) @ membership
-    averages = dict(zip(summands.averages, sums / n_assets, strict=True))
+    stacked = xp.stack(list(summands.averages.values()))
+    sizes, sums, all_series = [], [], []
+    for part, cut in parts:
+        membership = membership_of(request, part)
+        sizes.append(membership.sum(axis=0))
+        sums.append(stacked[:, cut] @ membership)
+        all_series.append(market_series(summands.series[..., cut], membership))
+    n_assets = _joined(sizes).astype(xp.int64)
+    series = MarketSeries(*(_joined(values) for values in zip(*all_series, strict=True)))
+    averages = dict(zip(summands.averages, _joined(sums) / n_assets, strict=True))
     for spread in SPREADS:
         averages[spread] = xp.sqrt(xp.maximum(averages.pop(f"{spread}_square") - averages[spread] ** 2, 0.0))
     n_effective = averages.pop("n_observed") - 1.0
-    series = market_series(summands.series, membership)
     # Ledoit and Wolf's pi-hat over pairs i != j on the correlation scale, before the squared correlations are taken
     # off: (1/n) sum_t (sum_i x_ti^2)^2 less the terms i = j, with x = sqrt(n) z; the double sum over assets factors.
     own = averages.pop("fourth_moment") * n_assets
     sampling_noise = n_effective * ((series.slow_norm**2).sum(axis=0) - own)
 
-    eigenvalues, pairs = _solve_part(request, part, summands, solver, pause)
+    eigenvalues, pairs = _solve_parts(request, parts, summands, solver, pause)
+    n_obs = summands.factor.shape[1]
     return {
-        **spectrum_features(eigenvalues, n_assets, summands.n_obs, n_effective),
+        **spectrum_features(eigenvalues, n_assets, n_obs, n_effective),
         **correlation_features(pairs, n_assets, sampling_noise, n_effective),
         **averages,
         **regime_features(series),
@@ -187,21 +204,29 @@ def _measure_part(
     }
 
 
-def _solve_part(
-    request: Request, part: WindowGroup, summands: _Summands, solver: Solver, pause: Pause
+def _joined(arrays: Sequence[Array]) -> Array:
+    """Values of several windows one after the other, along the last axis."""
+    return arrays[0] if len(arrays) == 1 else array_namespace(arrays[0]).concatenate(arrays, axis=-1)
+
+
+def _solve_parts(
+    request: Request, parts: Sequence[Part], summands: _Summands, solver: Solver, pause: Pause
 ) -> tuple[Array, PairStatistics]:
-    """Eigenvalues, zeros in front, and pair statistics, row sums with zeros behind, of a part's universes."""
+    """Eigenvalues, zeros in front, and pair statistics, row sums with zeros behind, of all universes of the parts."""
     xp = array_namespace(summands.factor)
-    chunks = list(chunks_by_size(request, part))
-    indices = [xp.asarray(gather_index(request, part, chunk)) for chunk in chunks]
-    width = max(index.shape[1] for index in indices)
+    universes = np.concatenate([part.universes for part, _ in parts])
+    places = np.concatenate([place_of(request, part) + (cut.start or 0) for part, cut in parts])
+    chunks = list(chunks_by_size(request, parts[0][0]._replace(universes=universes)))
+    sizes = (request.universes[universes] != PADDING).sum(axis=1)
+    width = int(sizes.max())
     scratch = Scratch(xp)
-    eigenvalues = xp.zeros((len(part.universes), width))
+    eigenvalues = xp.zeros((len(universes), width))
     collected: dict[str, Array] = {}
-    for chunk, index in zip(chunks, indices, strict=True):
+    for chunk in chunks:
         pause()
         where = xp.asarray(chunk)
-        n_assets = index.shape[1]
+        n_assets = int(sizes[chunk[0]])
+        index = xp.asarray(places[chunk, :n_assets])
         values, pairs = solver.measure(summands.products, summands.factor, index, scratch)
         heartbeat.beat()
         eigenvalues[where, width - n_assets :] = values

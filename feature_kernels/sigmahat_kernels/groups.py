@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 import numpy as np
 
-from sigmahat_kernels.backend import Array, array_namespace
+from sigmahat_kernels.backend import AnyArray, Array, array_namespace
 from sigmahat_kernels.request import PADDING, Request
-from sigmahat_kernels.returns import judge_columns, mean_row_days, universe_status
+from sigmahat_kernels.returns import Judged, judge_columns, mean_row_days, universe_status
 from sigmahat_kernels.stale import without_stale
 from sigmahat_kernels.status import Status
 
@@ -22,6 +23,9 @@ PART_CELLS = 64 * 1024
 
 DEVICE_SCALE = 512
 """On a GPU stacks and parts are this much larger: a launch must keep the whole device busy."""
+
+BATCH_CELLS = 256 * 1024
+"""Cells of the windows that are prepared side by side (2 MB in float64)."""
 
 _MIN_PART, _MIN_PARTS = 16, 8
 
@@ -68,21 +72,65 @@ def _gathered(request: Request, group: WindowGroup) -> Array:
     return request.panel[group.start : group.stop][:, xp.asarray(group.columns)]
 
 
-class UsableGroup(NamedTuple):
-    """A group without the universes that hold an unusable column."""
+def batches_of(request: Request, groups: Sequence[WindowGroup]) -> Iterator[list[WindowGroup]]:
+    """Groups of windows of one length, in batches small enough for the cache; a large group is a batch of its own.
 
-    group: WindowGroup
-    returns: Array  # (T, m) of its columns, stale prices missing
+    What is done to single columns is done to all columns of a batch at once, in the time of a few columns more.
+    """
+    limit = _scaled(request, BATCH_CELLS)
+    by_length = sorted(groups, key=lambda group: group.stop - group.start)  # stable
+    for n_obs, alike in groupby(by_length, key=lambda group: group.stop - group.start):
+        batch: list[WindowGroup] = []
+        n_columns = 0
+        for group in alike:
+            n_columns += len(group.columns)
+            if batch and n_obs * n_columns > limit:
+                yield batch
+                batch, n_columns = [], len(group.columns)
+            batch.append(group)
+        yield batch
+
+
+Part = tuple[WindowGroup, slice]
+"""Universes of a window, and where its columns stand among those of a batch."""
+
+
+class UsableGroups(NamedTuple):
+    """The groups of a batch without the universes that hold an unusable column, their columns side by side."""
+
+    groups: list[WindowGroup]
+    cuts: list[slice]  # where the columns of each stand
+    returns: Array  # (T, m) of all columns, stale prices missing
     stale: Array  # (m,) bool, whether a column had stale prices
 
 
-def refuse_columns(request: Request, group: WindowGroup, status: np.ndarray, status_asset: np.ndarray) -> UsableGroup:
-    """Give universes that hold an unusable column its status, in place; return what remains."""
-    returns, stale = without_stale(_gathered(request, group))
-    row_days = mean_row_days(None if request.dates is None else request.dates[group.start : group.stop])
-    judged = judge_columns(returns, row_days)
+def refuse_columns(
+    request: Request, groups: Sequence[WindowGroup], status: np.ndarray, status_asset: np.ndarray
+) -> UsableGroups:
+    """Give universes that hold an unusable column its status, in place; return what remains of a batch."""
+    gathered = [_gathered(request, group) for group in groups]
+    xp = array_namespace(request.panel)
+    returns, stale = without_stale(gathered[0] if len(gathered) == 1 else xp.concatenate(gathered, axis=1))
+    cuts = _side_by_side(groups)
+    judged = judge_columns(returns, _row_days(request, groups))
     if not judged.status.any() and not judged.large.any():
-        return UsableGroup(group, returns, stale)
+        return UsableGroups(list(groups), cuts, returns, stale)
+    remaining, kept = [], []
+    for group, cut in zip(groups, cuts, strict=True):
+        own = Judged(judged.status[cut], judged.large[cut])
+        left = _refuse(request, group, own, status, status_asset)
+        if len(left.universes):
+            remaining.append(left)
+            kept.append(cut.start + group.place[left.columns])
+    there = xp.asarray(np.concatenate(kept) if kept else np.empty(0, np.int64))
+    return UsableGroups(remaining, _side_by_side(remaining), returns[:, there], stale[there])
+
+
+def _refuse(
+    request: Request, group: WindowGroup, judged: Judged, status: np.ndarray, status_asset: np.ndarray
+) -> WindowGroup:
+    if not judged.status.any() and not judged.large.any():
+        return group
     rows = request.universes[group.universes]
     bad = universe_status(judged, group.place[rows], rows != PADDING)
     first = np.argmax(bad != 0, axis=1)
@@ -90,9 +138,20 @@ def refuse_columns(request: Request, group: WindowGroup, status: np.ndarray, sta
     refused = bad[picked] != Status.GOOD
     status[group.universes[refused]] = bad[picked][refused]
     status_asset[group.universes[refused]] = rows[picked][refused]
-    left = _group(request, group.start, group.stop, group.universes[~refused])
-    kept = array_namespace(returns).asarray(group.place[left.columns])
-    return UsableGroup(left, returns[:, kept], stale[kept])
+    return _group(request, group.start, group.stop, group.universes[~refused])
+
+
+def _side_by_side(groups: Sequence[WindowGroup]) -> list[slice]:
+    edges = np.cumsum([0, *(len(group.columns) for group in groups)]).tolist()
+    return [slice(*pair) for pair in pairwise(edges)]
+
+
+def _row_days(request: Request, groups: Sequence[WindowGroup]) -> AnyArray:
+    """Average days from row to row of each column's window."""
+    if request.dates is None:
+        return mean_row_days(None)
+    days = [mean_row_days(request.dates[group.start : group.stop]) for group in groups]
+    return array_namespace(request.panel).asarray(np.repeat(days, [len(group.columns) for group in groups]))
 
 
 def parts_of(request: Request, group: WindowGroup) -> Iterator[WindowGroup]:
@@ -109,6 +168,23 @@ def parts_of(request: Request, group: WindowGroup) -> Iterator[WindowGroup]:
     size = max(_MIN_PART, size)
     for i in range(0, len(order), size):
         yield group._replace(universes=group.universes[order[i : i + size]])
+
+
+def packs_of(request: Request, parts: Sequence[Part]) -> Iterator[list[Part]]:
+    """Parts of several windows of one length together, as many as fit into the cache; those of one window apart."""
+    if len({(part.start, part.stop) for part, _ in parts}) == 1:
+        yield from ([part] for part in parts)
+        return
+    pack: list[Part] = []
+    n_universes = 0
+    for part in parts:
+        group, _ = part
+        n_universes += len(group.universes)
+        if pack and n_universes * (group.stop - group.start) > _scaled(request, PART_CELLS):
+            yield pack
+            pack, n_universes = [], len(group.universes)
+        pack.append(part)
+    yield pack
 
 
 def chunks_by_size(request: Request, group: WindowGroup, incomplete: np.ndarray | None = None) -> Iterator[np.ndarray]:
@@ -130,6 +206,11 @@ def chunks_by_size(request: Request, group: WindowGroup, incomplete: np.ndarray 
             cells = size * max(size, 2 * n_obs) if apart else size**2
             per_chunk = max(1, _scaled(request, CHUNK_CELLS) // cells)
             yield from (members[i : i + per_chunk] for i in range(0, len(members), per_chunk))
+
+
+def place_of(request: Request, group: WindowGroup) -> np.ndarray:
+    """Where the assets of a group's universes stand among its columns; (n, N), anything in padding."""
+    return group.place[request.universes[group.universes]]
 
 
 def gather_index(request: Request, group: WindowGroup, chunk: np.ndarray) -> np.ndarray:

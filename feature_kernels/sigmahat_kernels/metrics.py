@@ -15,6 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sigmahat_kernels.combine import Combined
+from sigmahat_kernels.status import Status, WarningFlag
+
 COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
 
 
@@ -154,6 +157,22 @@ class Meters:
         while not self._ended.wait(1.0):
             self.flush()
         self.flush()
+
+
+def observe_answers(meters: Meters, combined: Combined, status: np.ndarray) -> None:
+    """Count the universes that were answered, and what good ones were told."""
+    for code, n in zip(*np.unique(status, return_counts=True), strict=True):
+        meters.add(UNIVERSES, n, status=Status(code).name)
+    good = status == Status.GOOD
+    meters.observe(INTENSITY, combined.intensity[good])
+    for kind, values in zip(("aleatoric", "epistemic"), combined.uncertainty[good].T, strict=True):
+        meters.observe(UNCERTAINTY, values, kind=kind)
+
+
+def observe_warnings(meters: Meters, warnings: np.ndarray) -> None:
+    """Count the universes that were answered with each flag; `warnings` are WARNINGS, of shape (n,)."""
+    for flag in WarningFlag if warnings.any() else ():
+        meters.add(WARNED, np.count_nonzero(warnings & flag), warning=flag.name or "")
 
 
 def triton_sender(pb_utils: Any) -> Callable[[Series, float], None]:

@@ -21,9 +21,11 @@ _RECENT = 21
 def asset_averages(window: Window) -> dict[str, Array]:
     """The features listed in `MISSING`, all averages over assets: name -> one value a column, (m,)."""
     n_obs = len(window.returns)
+    zero = (window.returns == 0).astype(window.returns.dtype)
+    window.mask(zero)
     return {
         "missing_share": 1.0 - window.n_observed / n_obs,
         "short_history_share": 1.0 * (window.n_observed < _SHORT_HISTORY * n_obs),
         "recent_missing_share": 1.0 - window.observed[-_RECENT:].mean(axis=0),
-        "zero_share": ((window.returns == 0) * window.observed).sum(axis=0) / n_obs,
+        "zero_share": zero.sum(axis=0) / n_obs,
     }

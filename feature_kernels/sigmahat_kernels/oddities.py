@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sigmahat_kernels.backend import Array, array_namespace, to_numpy
-from sigmahat_kernels.groups import UsableGroup
+from sigmahat_kernels.groups import WindowGroup
 from sigmahat_kernels.panel import Window
 from sigmahat_kernels.request import PADDING, Request
 from sigmahat_kernels.status import (
@@ -47,7 +47,7 @@ def published_warnings(warnings: Warnings, universes: np.ndarray) -> dict[str, n
     return {"WARNINGS": warnings.of_universe, "ASSET_WARNINGS": flagged.astype(np.int32)}
 
 
-def flag_assets(request: Request, usable: UsableGroup, window: Window, slow: Array) -> np.ndarray | None:
+def flag_assets(request: Request, group: WindowGroup, stale: Array, window: Window, slow: Array) -> np.ndarray | None:
     """Flag the assets of a group's n universes: (n, N) int32; None where nothing is odd.
 
     An asset is flagged for DOMINANT_RETURN unless most others of the universe moved in that row too, for NEAR_COPY if
@@ -55,17 +55,19 @@ def flag_assets(request: Request, usable: UsableGroup, window: Window, slow: Arr
 
     Parameters
     ----------
+    stale : bool array of shape (m,)
+        Which of the group's m columns had stale prices.
     window : Window
-        Of the group's m columns.
+        Of these columns.
     slow : array of shape (m, m)
         Their equal-weighted correlation.
     """
     near = _near_copies(window, slow)
-    of_column = to_numpy(_flag_columns(window, near, usable.stale))
+    of_column = to_numpy(_flag_columns(window, near, stale))
     if not of_column.any():
         return None
-    rows = request.universes[usable.group.universes]
-    place, held = usable.group.place[rows], rows != PADDING
+    rows = request.universes[group.universes]
+    place, held = group.place[rows], rows != PADDING
     of_asset = np.where(held, of_column[place], 0).astype(np.int32)
     _forgive_market_days(of_asset, place, held, window)
     _forgive_absent_copies(of_asset, place, near)

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from types import ModuleType
 from typing import NamedTuple
+
+import numpy as np
 
 from sigmahat_kernels.backend import Array, array_namespace
 
@@ -40,6 +43,15 @@ class Window(NamedTuple):
         """Whether no return is missing."""
         return bool(self.n_observed.min() == len(self.returns))
 
+    def mask(self, values: Array) -> None:
+        """Put 0 where a return is missing, in place; on a GPU to look whether one is costs more than to multiply."""
+        if array_namespace(values) is not np or not self.complete:
+            values *= self.observed
+
+    def columns(self, cut: slice) -> Window:
+        """The same of some of the columns, as views."""
+        return Window(*(values[..., cut] for values in self))
+
 
 def prepare_window(returns: Array, *, winsor_limit: float | None = WINSOR_LIMIT) -> Window:
     """Measure volatilities and standardise the returns of one window.
@@ -58,10 +70,13 @@ def prepare_window(returns: Array, *, winsor_limit: float | None = WINSOR_LIMIT)
     """
     xp = array_namespace(returns)
     missing = xp.isnan(returns)
-    observed = (~missing).astype(xp.float64)
+    complete = xp is np and not missing.any()
+    observed = xp.ones(returns.shape) if complete else (~missing).astype(xp.float64)
     n_observed = observed.sum(axis=0)
-    filled = xp.where(missing, 0.0, returns).astype(xp.float64)
-    deviations = (filled - filled.sum(axis=0) / n_observed) * observed
+    filled = (returns if complete else xp.where(missing, 0.0, returns)).astype(xp.float64)
+    deviations = filled - filled.sum(axis=0) / n_observed
+    if not complete:
+        deviations *= observed
     squares = deviations**2
     window_volatility = xp.sqrt(squares.sum(axis=0) / (n_observed - 1))
     volatilities = [window_volatility]
@@ -77,13 +92,16 @@ def prepare_window(returns: Array, *, winsor_limit: float | None = WINSOR_LIMIT)
     if winsor_limit is not None:
         tail_share = (xp.abs(standardised) > winsor_limit).sum(axis=0) / n_observed
         standardised = xp.clip(standardised, -winsor_limit, winsor_limit)
-        standardised = (standardised - standardised.sum(axis=0) / n_observed) * observed
+        standardised -= standardised.sum(axis=0) / n_observed
+        if not complete:
+            standardised *= observed
     volatility = xp.stack(volatilities)
     return Window(filled, observed, standardised, volatility, n_observed, kurtosis, tail_share)
 
 
+@lru_cache(maxsize=64)
 def exponential_weights(xp: ModuleType, n_obs: int, halflife: float) -> Array:
-    """Weights 2^(-age/halflife), the last row's age being 0; not normalised. Shape (n_obs,)."""
+    """Weights 2^(-age/halflife), the last row's age being 0; not normalised. Shape (n_obs,); not to be written to."""
     exponents = -xp.arange(n_obs - 1, -1, -1, dtype=xp.float64) / halflife
     # Older rows keep a weight above zero: an asset whose returns all lie there would be 0 / 0.
     return 2.0 ** xp.maximum(exponents, -_OLDEST_HALFLIVES)

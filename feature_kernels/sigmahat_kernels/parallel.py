@@ -32,7 +32,8 @@ def available_threads() -> int:
 
 def for_each(work: Callable[[T], None], items: Iterable[T], threads: int) -> None:
     """Call `work` on every item; NumPy's stacked solvers release the GIL, so threads really run side by side."""
-    if threads == 1:
+    items = list(items)
+    if min(threads, len(items)) <= 1:  # a pool costs as much as a small universe
         for item in items:
             work(item)
             heartbeat.beat()

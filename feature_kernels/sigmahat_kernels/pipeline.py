@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from sigmahat_kernels.assemble import assemble
-from sigmahat_kernels.combine import Combined, combine
+from sigmahat_kernels.combine import Combined, combine, published_tensors
 from sigmahat_kernels.features import FeatureTable, compute_features
 from sigmahat_kernels.members import MEMBER_FILES, Member, member_folders
-from sigmahat_kernels.oddities import Warnings
+from sigmahat_kernels.oddities import Warnings, published_warnings
 from sigmahat_kernels.parallel import Pause, go_on
 from sigmahat_kernels.parameters import split_parameters
 from sigmahat_kernels.request import Request, with_blocks
@@ -21,6 +22,9 @@ from sigmahat_kernels.shared_window import KeptMoments
 
 Answer = Callable[[np.ndarray], np.ndarray]
 """Features of shape (n, N_FEATURES) to parameters of shape (n, N_PARAMETERS), as `members.Member`."""
+
+Measure = Callable[[str], AbstractContextManager[object]]
+"""Given the name of a stage: "features", "members" or "assemble". What it returns is entered for as long as it runs."""
 
 
 class Outputs(NamedTuple):
@@ -53,23 +57,46 @@ class Pipeline:
         pipeline.members = members
         return pipeline
 
-    def estimate(self, request: Request, *, covariance: bool = True, classic: bool = False) -> Outputs:
-        """Answer one request; see `assemble.assemble` for `classic`."""
+    def estimate(
+        self,
+        request: Request,
+        *,
+        covariance: bool = True,
+        classic: bool = False,
+        pause: Pause = go_on,
+        measure: Measure = nullcontext,
+    ) -> Outputs:
+        """Answer one request; see `assemble.assemble` for `classic` and `pause`."""
         kept = KeptMoments() if covariance and not classic else None
-        table, row_status, row_asset = features_and_status(request, kept)
-        combined = combine([member(table.features) for member in self.members], row_status)
+        with measure("features"):
+            table, row_status, row_asset = features_and_status(request, kept, pause=pause)
+        with measure("members"):
+            combined = combine([member(table.features) for member in self.members], row_status)
         status = row_status[:, 0]
         matrices = None
         if covariance:
-            matrices = assemble(
-                request,
-                split_parameters(combined.parameters),
-                status,
-                block_intensity=combined.block_intensity,
-                classic=classic,
-                kept=kept,
-            )
+            with measure("assemble"):
+                matrices = assemble(
+                    request,
+                    split_parameters(combined.parameters),
+                    status,
+                    block_intensity=combined.block_intensity,
+                    classic=classic,
+                    kept=kept,
+                    pause=pause,
+                )
         return Outputs(combined, status, row_asset[:, 0], table.warnings, matrices)
+
+
+def published_outputs(outputs: Outputs, universes: np.ndarray) -> dict[str, np.ndarray]:
+    """What is answered of `universes` (n, N), under the names and in the shapes of the protocol."""
+    return {
+        **published_tensors(outputs.combined),
+        "STATUS": outputs.status,
+        "STATUS_ASSET": outputs.status_asset,
+        **published_warnings(outputs.warnings, universes),
+        **({} if outputs.covariance is None else {"COVARIANCE": outputs.covariance}),
+    }
 
 
 def features_and_status(

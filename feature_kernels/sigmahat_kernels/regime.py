@@ -57,9 +57,13 @@ def asset_series(window: Window, slow_factor: Array) -> Array:
     `slow_factor` is Z of shape (T, m) with Z'Z the equal-weighted correlation.
     """
     xp = array_namespace(slow_factor)
-    series = [window.returns, window.returns**2, slow_factor, slow_factor**2]
-    # Without a gap the number of assets observed is the same on all rows.
-    return xp.stack(series if window.complete else [*series, window.observed])
+    series = xp.empty((4 if window.complete else 5, *slow_factor.shape))
+    for k, values in ((0, window.returns), (2, slow_factor)):
+        series[k] = values
+        xp.multiply(values, values, out=series[k + 1])
+    if not window.complete:  # without a gap the number of assets observed is the same on all rows
+        series[4] = window.observed
+    return series
 
 
 def market_series(series: Array, membership: Array) -> MarketSeries:
@@ -73,9 +77,8 @@ def market_series(series: Array, membership: Array) -> MarketSeries:
         1.0 where universe n holds column m.
     """
     xp = array_namespace(membership)
-    n_series, n_obs, n_columns = series.shape
-    sums = (series.reshape(-1, n_columns) @ membership).reshape(n_series, n_obs, -1)
-    count = xp.maximum(sums[4], 1.0) if n_series == 5 else membership.sum(axis=0)
+    sums = series @ membership
+    count = xp.maximum(sums[4], 1.0) if len(series) == 5 else membership.sum(axis=0)
     mean = sums[0] / count
     mean_return = mean.mean(axis=0)
     return MarketSeries(

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from sigmahat_kernels.backend import Array, array_namespace, to_numpy
+from sigmahat_kernels.backend import AnyArray, Array, array_namespace, to_numpy
 from sigmahat_kernels.status import (
     LEVEL_AUTOCORRELATION,
     LOWEST_RETURN,
@@ -43,28 +43,33 @@ def mean_row_days(dates: np.ndarray | None) -> float:
     return UNDATED_ROW_DAYS if dates is None else float(dates[-1] - dates[0]) / (len(dates) - 1)
 
 
-def mean_abs_limit(weekly: float, row_days: float) -> float:
+def mean_abs_limit(weekly: float, row_days: AnyArray) -> Any:
     """A limit on the mean absolute return of a week, for rows so many days apart: returns grow with the root of time.
 
     >>> [round(mean_abs_limit(0.3, days), 3) for days in (1.0, 7.0, 30.44)]
     [0.113, 0.3, 0.626]
     """
-    return float(weekly * np.sqrt(row_days / 7.0))
+    return weekly * (row_days / 7.0) ** 0.5
 
 
-def judge_columns(returns: Array, row_days: float = UNDATED_ROW_DAYS) -> Judged:
-    """Look at the returns of each column of a window, (T, m).
+def judge_columns(returns: Array, row_days: AnyArray = UNDATED_ROW_DAYS) -> Judged:
+    """Look at the returns of each column of a window, (T, m); its rows are so many days apart, (m,) or all alike.
 
     In the order of the checks: infinite, too large for returns, below -1, too few returns, constant, levels.
     """
     xp = array_namespace(returns)
-    missing = xp.isnan(returns)
-    infinite = xp.isinf(returns)
-    usable = xp.where(missing | infinite, 0.0, returns)
-    n_observed = (~missing).sum(axis=0)
-    lowest = xp.where(missing | infinite, np.inf, returns).min(axis=0)
-    highest = xp.where(missing | infinite, -np.inf, returns).max(axis=0)
-    mean_abs = _mean_abs(usable, n_observed)
+    lowest, highest = returns.min(axis=0), returns.max(axis=0)
+    # As returns usually are, all there and all possible, two passes have shown everything but their mean.
+    if xp is np and ((lowest >= LOWEST_RETURN) & (highest <= MAX_ABS_RETURN)).all():
+        n_observed = xp.full(returns.shape[1], len(returns))
+        infinite = xp.zeros((1, returns.shape[1]), bool)
+        mean_abs = xp.abs(returns).sum(axis=0) / n_observed
+    else:
+        missing, infinite = xp.isnan(returns), xp.isinf(returns)
+        n_observed = (~missing).sum(axis=0)
+        lowest = xp.where(missing | infinite, np.inf, returns).min(axis=0)
+        highest = xp.where(missing | infinite, -np.inf, returns).max(axis=0)
+        mean_abs = _mean_abs(xp.where(missing | infinite, 0.0, returns), n_observed)
 
     status = xp.zeros(returns.shape[1], xp.int32)
     for code, bad in (  # later ones win, so the first check stands last
@@ -158,7 +163,7 @@ def _mean_abs(usable: Array, n_observed: Array) -> Array:
     return magnitude.sum(axis=0) / xp.maximum(n_observed - impossible.sum(axis=0), 1)
 
 
-def _levels(returns: Array, one_sign: Array, row_days: float) -> Array:
+def _levels(returns: Array, one_sign: Array, row_days: AnyArray) -> Array:
     """Which columns hold levels; only those of one sign can."""
     xp = array_namespace(returns)
     result = xp.zeros(returns.shape[1], bool)
@@ -167,6 +172,7 @@ def _levels(returns: Array, one_sign: Array, row_days: float) -> Array:
     x, largest = _scaled(returns[:, one_sign])
     known = ~(xp.isnan(x[1:]) | xp.isnan(x[:-1]))
     stands_still = 2 * (known & (x[1:] == x[:-1])).sum(axis=0) > known.sum(axis=0)
+    row_days = xp.broadcast_to(row_days, one_sign.shape)[one_sign]
     accrues = xp.abs(xp.nanmean(x, axis=0)) < MAX_INTEREST * row_days / _DAYS_PER_YEAR / largest
     result[one_sign] = (_autocorrelation(x) > LEVEL_AUTOCORRELATION) & ~(stands_still & accrues)
     return result

@@ -6,6 +6,7 @@ Features, estimates and training data all begin here, so that they speak of the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from threading import Lock
 from typing import NamedTuple
 
@@ -85,11 +86,59 @@ def share_window(returns: Array, *, winsor_limit: float | None = WINSOR_LIMIT) -
     returns, winsor_limit
         See `panel.prepare_window`.
     """
+    return share_windows(returns, [slice(None)], winsor_limit=winsor_limit).each()[0]
+
+
+def share_windows(returns: Array, cuts: Sequence[slice], *, winsor_limit: float | None = WINSOR_LIMIT) -> SharedWindows:
+    """The same of several windows of one length at once: what is done to single columns is done to all of them.
+
+    Parameters
+    ----------
+    returns : array of shape (T, m)
+        Columns of all windows side by side.
+    cuts : sequence of slices
+        Where those of each window stand.
+    winsor_limit
+        See `panel.prepare_window`.
+    """
     window = prepare_window(returns, winsor_limit=winsor_limit)
     slow, fast = correlation_factor(window), correlation_factor(window, halflife=FAST_HALFLIFE)
+    products = [_multiply_out(slow[:, cut], fast[:, cut]) for cut in cuts]
+    return SharedWindows(window, slow, products, cuts)
+
+
+def _multiply_out(slow: Array, fast: Array) -> Products:
     early, late = slow[: len(slow) // 2], slow[len(slow) // 2 :]
     first_half = early.T @ early
-    return SharedWindow(window, slow, Products(first_half + late.T @ late, fast.T @ fast, first_half))
+    return Products(first_half + late.T @ late, fast.T @ fast, first_half)
+
+
+class SharedWindows(NamedTuple):
+    """Several windows of T rows, their m columns side by side."""
+
+    window: Window
+    factor: Array  # (T, m)
+    products: Sequence[Products]  # of each
+    cuts: Sequence[slice]  # where the columns of each stand
+
+    def each(self) -> list[SharedWindow]:
+        """Every window by itself, as views."""
+        return [
+            SharedWindow(self.window.columns(cut), self.factor[:, cut], products)
+            for cut, products in zip(self.cuts, self.products, strict=True)
+        ]
+
+    def blocks(self) -> Products:
+        """All products in one, for a universe to gather from: those of each window on its diagonal, nothing else."""
+        if len(self.cuts) == 1:
+            return self.products[0]
+        xp = array_namespace(self.factor)
+        m = self.factor.shape[1]
+        blocks = Products(*(xp.empty((m, m)) for _ in Products._fields))
+        for cut, products in zip(self.cuts, self.products, strict=True):
+            for block, product in zip(blocks, products, strict=True):
+                block[cut, cut] = product
+        return blocks
 
 
 class KeptMoments:

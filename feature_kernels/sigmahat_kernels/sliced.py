@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Base of the ``model.py`` of steps with much to compute: on a CPU small requests pass large ones between slices."""
+"""Base of the ``model.py`` of a step with much to compute on a CPU: small requests pass large ones between slices."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import triton_python_backend_utils as pb_utils
 from sigmahat_kernels import heartbeat
 from sigmahat_kernels.backend import Array
 from sigmahat_kernels.metrics import COST, QUEUED, QUEUED_COST
-from sigmahat_kernels.parallel import Pause, available_threads, go_on
+from sigmahat_kernels.parallel import Pause, available_threads
 from sigmahat_kernels.triton import PythonModel, read_parameters
 from sigmahat_kernels.turns import Overdue, Turn, Turns
 
@@ -28,9 +28,13 @@ MAX_QUEUED_BYTES = 2 * 2**30
 PATIENCE_S = 60.0
 """A request that names no time is refused if it has not begun by then."""
 
-DEADLINE = "DEADLINE"
-"""Tensor of one number, in seconds of `time.monotonic`: when the time that a caller allows is over. The first sliced
-step of an ensemble makes it, and a later one reads it. Infinite without a `timeout`: what has begun is finished."""
+AT_ONCE = 25.0
+"""Milliseconds: what costs less, and finds nobody here, is computed in Triton's thread. That takes no new requests
+meanwhile; but to hand a request to another thread, and its answer to Triton, costs more than a small one itself."""
+
+_GAP = 0.25
+"""After Triton's thread has computed an answer, a request that comes within this share of the time which that took has
+waited for it, and so may others: Triton does not say how many wait, and a caller needs longer to ask again."""
 
 _PART = 16
 """Universes that occupy one thread, at least: see `groups.parts_of`."""
@@ -49,11 +53,13 @@ class SlicedModel(PythonModel):
 
     Requests are read in Triton's thread, which so refuses bad ones at once, and computed in threads of their own that
     take turns. Triton lets a model answer after `execute` has returned, by a response sender, but may take back the
-    inputs: they are copied. On a GPU, where one request fills the device, requests are answered one after the other.
+    inputs: they are copied. A small request that finds nobody is answered at once, without any of that.
     """
 
-    def plan(self, tensors: dict[str, Array], parameters: dict[str, Any]) -> Work:
-        """Read one request.
+    def plan(self, tensors: dict[str, Array], parameters: dict[str, Any], outputs: Sequence[str]) -> Work:
+        """Read one request, which asks for some of the outputs.
+
+        When it is answered `tensors` may hold copies: arrays that were taken from it before are no longer to be read.
 
         Raises
         ------
@@ -62,22 +68,16 @@ class SlicedModel(PythonModel):
         """
         raise NotImplementedError
 
-    def answer(self, tensors: dict[str, Array], parameters: dict[str, Any]) -> dict[str, Array]:
-        """See `PythonModel.answer`."""
-        tensors.pop(DEADLINE, None)
-        return {**self.plan(tensors, parameters).answer(go_on), DEADLINE: np.array([np.inf])}
-
     def initialize(self, args: dict[str, str]) -> None:
         """Called by Triton once for each instance."""
         self._turns = Turns(available_threads())
         self._threads = ThreadPoolExecutor(MAX_QUEUED)
         self._bytes, self._bytes_lock = 0, Lock()
+        self._busy_until = 0.0  # Triton's thread with an answer, and the gap after it
         super().initialize(args)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Called by Triton; None stands for an answer that is still to come."""
-        if self.on_gpu:
-            return super().execute(requests)
         return [self._begin(request) for request in requests]
 
     def finalize(self) -> None:
@@ -94,40 +94,52 @@ class SlicedModel(PythonModel):
                 seconds = max(1.0, 1e-3 * self._turns.cost / available_threads())
                 message = f"Exceeds maximum queue size: {waiting} requests are here, try again in about {seconds:.0f} s"
                 return self._refuse("queue", message, pb_utils.TritonError.UNAVAILABLE)
-            parameters = read_parameters(request)
-            begun_before = tensors.pop(DEADLINE, None)
-            work = self.plan({name: np.array(tensor) for name, tensor in tensors.items()}, parameters)
+            parameters, names = read_parameters(request), request.requested_output_names()
+            work = self.plan(tensors, parameters, names)
             caller = parameters.get("caller", "")
         except Exception as error:  # each becomes an answer
             return self._failed(error)
         allowed_s = 1e-6 * request.timeout()
-        deadline = time.monotonic() + (allowed_s or PATIENCE_S) if begun_before is None else float(begun_before[0])
-        turn = self._turns.stand(work.cost, width=-(-work.n_universes // _PART), deadline=deadline, caller=caller)
+        turn = self._turns.stand(
+            work.cost,
+            width=-(-work.n_universes // _PART),
+            deadline=time.monotonic() + (allowed_s or PATIENCE_S),
+            caller=caller,
+        )
+        begin = time.monotonic()
+        if not waiting and work.cost < AT_ONCE and begin > self._busy_until:
+            response = self._computed(work, turn, allowed_s, names)
+            end = time.monotonic()
+            self._busy_until = end + _GAP * (end - begin)
+            return response
+        tensors.update({name: np.array(tensor) for name, tensor in tensors.items()})
         self._hold(nbytes)
         self._note_queue()
-        names, sender = request.requested_output_names(), request.get_response_sender()
-        self._threads.submit(self._finish, work, turn, allowed_s, names, sender, nbytes)
+        self._threads.submit(self._finish, work, turn, allowed_s, names, request.get_response_sender(), nbytes)
         return None
 
     def _finish(self, work: Work, turn: Turn, allowed_s: float, names: Sequence[str], sender: Any, nbytes: int) -> None:
+        response = self._computed(work, turn, allowed_s, names)
+        self._hold(-nbytes)
+        self._note_queue()
+        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def _computed(self, work: Work, turn: Turn, allowed_s: float, names: Sequence[str]) -> Any:
         begin = time.monotonic()
         try:
             with heartbeat.working(), self._turns.left_after(turn):
                 turn.pause()
                 if not allowed_s:
                     turn.deadline = float("inf")  # what has begun is finished
-                outputs = {**work.answer(turn.pause), DEADLINE: np.array([turn.deadline])}
-                response = self._write(names, outputs)
+                response = self._write(names, work.answer(turn.pause))
             self._count(begin)
             self.meters.add(COST, work.cost, step=self.step)
+            return response
         except Overdue:
             message = f"Request timeout expired: not answered within {allowed_s or PATIENCE_S:.3g} s"
-            response = self._refuse("deadline", message, pb_utils.TritonError.UNAVAILABLE)
+            return self._refuse("deadline", message, pb_utils.TritonError.UNAVAILABLE)
         except Exception as error:  # each becomes an answer
-            response = self._failed(error)
-        self._hold(-nbytes)
-        self._note_queue()
-        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            return self._failed(error)
 
     def _hold(self, nbytes: int) -> None:
         with self._bytes_lock:

@@ -37,7 +37,8 @@ _DAYS_PER_YEAR = 365.2425
 def asset_averages(window: Window) -> dict[str, Array]:
     """Those features of `TEMPORAL` that are averages over assets: name -> one value a column, (m,)."""
     squares = window.standardised**2
-    squares = (squares - squares.sum(axis=0) / window.n_observed) * window.observed
+    squares -= squares.sum(axis=0) / window.n_observed
+    window.mask(squares)
     return {"squared_autocorrelation": _lagged(squares)}
 
 

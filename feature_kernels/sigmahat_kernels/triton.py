@@ -7,7 +7,8 @@ import json
 import re
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,13 @@ class PythonModel:
     def progress(self) -> None:
         """Say that the work gets on: between slices. A step that has work and says nothing for 20 s is restarted."""
         heartbeat.beat()
+
+    @contextmanager
+    def measure(self, step: str) -> Iterator[None]:
+        """Count the block as a step of its own, if it ends well."""
+        begin = time.monotonic()
+        yield
+        self._count(begin, step=step)
 
     def to_device(self, name: str, tensor: Array) -> Array:
         """Move PANEL and FEATURES to the GPU where the instance has one; index tensors are read on the host."""
@@ -119,9 +127,9 @@ class PythonModel:
         except Exception as error:  # each becomes an answer
             return [self._failed(error)] * len(requests)
 
-    def _count(self, begin: float, n_requests: int = 1) -> None:
-        self.meters.add(SECONDS, time.monotonic() - begin, step=self.step)
-        self.meters.add(REQUESTS, n_requests, step=self.step)
+    def _count(self, begin: float, n_requests: int = 1, step: str = "") -> None:
+        self.meters.add(SECONDS, time.monotonic() - begin, step=step or self.step)
+        self.meters.add(REQUESTS, n_requests, step=step or self.step)
 
     def _refuse(self, reason: str, message: str, code: Any) -> Any:
         self.meters.add(REFUSED, step=self.step, reason=reason)

@@ -424,6 +424,36 @@ def test_stacks_of_one_size_are_cut_without_a_seam(monkeypatch):
     np.testing.assert_allclose(compute(returns, universes), whole, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("pack", [1, 10**6])
+def test_windows_side_by_side_answer_as_each_by_itself(monkeypatch, pack):
+    """Of two lengths, with gaps in some, unusable columns in others, rows of unequal distance, and several sizes."""
+    rng = np.random.default_rng(5)
+    returns = simulate_returns(160, 30)
+    returns[rng.random(returns.shape) < 0.002] = np.nan
+    returns[100:, 3] = np.inf
+    returns[:, 4] = 0.0
+    returns[:, 5] = returns[:, 6]
+    universes = np.full((24, 12), -1, np.int32)
+    for row, size in zip(universes, rng.integers(1, 13, 24), strict=True):
+        row[:size] = rng.choice(30, size, replace=False)
+    starts = np.repeat(np.arange(8) * 9, 3)
+    windows = np.stack([starts, starts + np.where(np.arange(24) % 4, 80, 60)], axis=1)
+    request = read_request(returns, universes, windows, dates=np.cumsum(rng.integers(1, 9, 160)))
+
+    monkeypatch.setattr("sigmahat_kernels.groups.BATCH_CELLS", 1)
+    alone = compute_features(request)
+    monkeypatch.setattr("sigmahat_kernels.groups.BATCH_CELLS", 10**6)
+    monkeypatch.setattr("sigmahat_kernels.groups.PART_CELLS", pack)
+    together = compute_features(request)
+    np.testing.assert_array_equal(together.status, alone.status)
+    np.testing.assert_array_equal(together.status_asset, alone.status_asset)
+    for flags, expected in zip(together.warnings, alone.warnings, strict=True):
+        np.testing.assert_array_equal(flags, expected)
+    np.testing.assert_allclose(together.features, alone.features, rtol=1e-6, atol=1e-6)
+    assert {Status.GOOD, Status.NON_FINITE, Status.CONSTANT_ASSET, Status.TOO_FEW_ASSETS} <= set(alone.status.tolist())
+    assert alone.warnings.of_universe.any()
+
+
 def test_solver_is_named_in_the_result():
     request = read_request(simulate_returns(40, 5), np.array([[0, 1, 2], [1, 2, 4]], np.int32))
     assert compute_features(request).solvers == compute_features(request, solver="lapack").solvers == ("lapack",)

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import runpy
 import sys
-import time
 from collections.abc import Iterator
+from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
 from types import ModuleType, SimpleNamespace
@@ -16,8 +17,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sigmahat_kernels.combine import published_tensors
 from sigmahat_kernels.cost import CostTooHigh
-from sigmahat_kernels.status import InvalidRequest
+from sigmahat_kernels.members import Member, member_folders
+from sigmahat_kernels.parallel import go_on
+from sigmahat_kernels.parameters import N_PARAMETERS
+from sigmahat_kernels.pipeline import Pipeline
+from sigmahat_kernels.request import read_request
+from sigmahat_kernels.status import InvalidRequest, Status
+
+REPOSITORY = Path(__file__).parents[2] / "model_repository"
 
 
 class FakeDeviceArray(np.ndarray):
@@ -272,7 +281,7 @@ def sliced(triton_module: ModuleType) -> Iterator[Any]:
     class Slices(module.SlicedModel):  # type: ignore[name-defined]
         go, begun, order = Event(), Event(), []
 
-        def plan(self, tensors: dict[str, np.ndarray], parameters: dict[str, Any]) -> Any:
+        def plan(self, tensors: dict[str, np.ndarray], parameters: dict[str, Any], outputs: list[str]) -> Any:
             cost = float(tensors["VALUES"][0])
             if cost > 1000:
                 raise CostTooHigh("too dear")
@@ -320,6 +329,33 @@ def test_a_small_request_passes_a_large_one_that_has_begun(sliced: Any) -> None:
     assert sliced.step == "slices"
 
 
+def test_a_small_request_that_finds_nobody_is_answered_at_once(sliced: Any) -> None:
+    sliced.go.set()
+    small = request(1.0)
+    (response,) = sliced.execute([small])
+    assert response.tensors[0].values.tolist() == [2]
+    assert small.sent.empty()
+    assert sliced.execute([request(100.0)]) == [None]  # a large one never is
+
+
+def test_requests_that_have_waited_for_a_small_one_take_turns(sliced: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sigmahat_kernels.sliced._GAP", 1e9)
+    sliced.go.set()
+    first, second, third = (request(float(k)) for k in (1, 2, 3))
+    answered = sliced.execute([first, second, third])
+    assert answered[0].tensors[0].values.tolist() == [2]
+    assert answered[1:] == [None, None]
+    assert [each.sent.get(timeout=60).tensors[0].values.tolist() for each in (second, third)] == [[4], [6]]
+
+
+def test_a_request_that_is_computed_later_is_copied(sliced: Any) -> None:
+    large = request(100.0)
+    assert sliced.execute([large]) == [None]
+    large.tensors["VALUES"][:] = -1.0  # Triton takes its memory back
+    sliced.go.set()
+    assert large.sent.get(timeout=60).tensors[0].values.tolist() == [200]
+
+
 def test_work_that_is_overdue_stops_between_slices(sliced: Any) -> None:
     late = request(100.0, timeout_us=1)
     assert sliced.execute([late]) == [None]
@@ -327,28 +363,6 @@ def test_work_that_is_overdue_stops_between_slices(sliced: Any) -> None:
     error = late.sent.get(timeout=60).error
     assert (error.code, error.message) == ("unavailable", "Request timeout expired: not answered within 1e-06 s")
     assert sliced.order == []
-
-
-def test_the_time_that_a_caller_allows_runs_through_all_steps(sliced: Any) -> None:
-    """A step hands on when the time is over, and one that gets this reads it in place of the timeout."""
-    sliced.go.set()
-    sliced._outputs["DEADLINE"] = np.float64
-    first = request(1.0, timeout_us=30_000_000)
-    first.wanted = ["DOUBLED", "DEADLINE"]
-    begin = time.monotonic()
-    sliced.execute([first])
-    _, deadline = first.sent.get(timeout=60).tensors
-    assert begin + 30 <= deadline.values[0] <= time.monotonic() + 30
-    unlimited = request(1.0)
-    unlimited.wanted = first.wanted
-    sliced.execute([unlimited])
-    assert unlimited.sent.get(timeout=60).tensors[1].values.tolist() == [np.inf]
-    sliced._required["DEADLINE"] = False
-    for over in (begin, np.nan):
-        later = request(1.0, timeout_us=30_000_000)
-        later.tensors["DEADLINE"] = np.array([over])
-        sliced.execute([later])
-        assert later.sent.get(timeout=60).error.message == "Request timeout expired: not answered within 30 s"
 
 
 def test_a_request_above_the_limit_is_refused_at_once(sliced: Any) -> None:
@@ -365,6 +379,97 @@ def test_a_full_queue_refuses_and_says_when_to_try_again(sliced: Any, monkeypatc
     assert response.error.message == "Exceeds maximum queue size: 1 requests are here, try again in about 1 s"
 
 
+def step(name: str) -> Any:
+    """A step of the repository, as Triton would make it."""
+    made = runpy.run_path(str(REPOSITORY / name / "1" / "model.py"))["TritonPythonModel"]()
+    made.name = made.step = name
+    made.on_gpu = False
+    made.meters = SimpleNamespace(add=lambda *of, **labels: None, observe=lambda *of, **labels: None)
+    return made
+
+
+@pytest.mark.parametrize("classic", [False, True])
+def test_the_one_step_for_a_cpu_answers_what_the_chain_for_a_gpu_does(triton_module: ModuleType, classic: bool) -> None:
+    """To the bit, both as they stand in the repository; and what the pipeline answers without Triton."""
+    pytest.importorskip("onnxruntime")
+    rng = np.random.default_rng(0)
+    panel = rng.standard_t(4, (200, 40)).astype(np.float32) / 100
+    panel[rng.random(panel.shape) < 0.003] = np.nan
+    panel[:, 7] = 0.0
+    universes = np.full((6, 20), -1, np.int32)
+    for row, size in zip(universes, (20, 5, 12, 20, 1, 9), strict=True):
+        row[:size] = rng.choice(40, size, replace=False)
+    windows = np.array([[0, 200], [0, 200], [20, 170], [50, 200], [0, 200], [20, 170]], np.int32)
+    tensors = {"PANEL": panel, "UNIVERSES": universes, "WINDOWS": windows, "BLOCKS": np.maximum(universes % 3, 0)}
+
+    of_features = step("features").answer(dict(tensors), {})
+    members = {name: Member(folder / "model.onnx") for name, folder in member_folders(REPOSITORY).items()}
+    parameters = {name.upper(): member(of_features["FEATURES"]) for name, member in members.items()}
+    rows = {name: of_features[name] for name in ("ROW_STATUS", "ROW_ASSET")}
+    combined = step("combine").answer({**parameters, **rows}, {})
+    internal = {name: values for name, values in combined.items() if name.endswith("_INTERNAL")}
+    matrices = step("assemble").answer({**tensors, **internal}, {"classic": classic})
+    chain = {**{k: v for k, v in of_features.items() if k.endswith("WARNINGS")}, **combined, **matrices}
+
+    estimate = step("estimate")
+    estimate.load(REPOSITORY / "estimate" / "1")
+    work = estimate.plan(dict(tensors), {"classic": classic}, ["INTENSITY", "COVARIANCE"])
+    answer = work.answer(go_on)
+    assert answer.keys() == {
+        name for name in chain if not name.startswith(("ROW_", "FEATURES")) and name not in internal
+    }
+    outputs = Pipeline(REPOSITORY).estimate(
+        read_request(**{name.lower(): values for name, values in tensors.items()}), classic=classic
+    )
+    alone = {**published_tensors(outputs.combined), "STATUS": outputs.status, "COVARIANCE": outputs.covariance}
+    for name, values in answer.items():
+        np.testing.assert_array_equal(values, chain[name], err_msg=name)
+    for name, values in alone.items():
+        np.testing.assert_array_equal(answer[name], values, err_msg=name)
+    assert Status.GOOD in answer["STATUS"]
+    assert len(set(answer["STATUS"].tolist())) > 1
+    without = estimate.plan(dict(tensors), {}, ["INTENSITY"])
+    assert without.cost < work.cost
+    assert "COVARIANCE" not in without.answer(go_on)
+
+
 def test_a_caller_must_be_a_name(sliced: Any) -> None:
     (response,) = sliced.execute([request(1.0, parameters='{"caller": 5}')])
     assert response.error.message == "the parameter caller must be a str, got 5"
+
+
+ROWS = {"ROW_STATUS": np.zeros((2, 1), np.int32), "ROW_ASSET": np.zeros((2, 1), np.int32)}
+MEMBERS = {f"MEMBER_{k}": np.zeros((2, N_PARAMETERS), np.float32) for k in (1, 2, 3)}
+INTERNAL = {
+    "UNIVERSES": np.array([[0, 1, 2], [3, 4, 5]], np.int32),
+    "PARAMETERS_INTERNAL": np.zeros((2, N_PARAMETERS), np.float32),
+    "BLOCK_INTENSITY_INTERNAL": np.zeros((2, 1), np.float32),
+    "STATUS_INTERNAL": np.zeros(2, np.int32),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("assemble", {"PARAMETERS_INTERNAL": MEMBERS["MEMBER_1"][:1]}, "parameters must have 2 rows, got 1"),
+        ("assemble", {"STATUS_INTERNAL": np.zeros(7, np.int32)}, "status must have 2 rows, got 7"),
+        ("assemble", {"BLOCK_INTENSITY_INTERNAL": np.zeros((1, 1), np.float32)}, "block_intensity must have 2 rows"),
+        ("assemble", {"BLOCKS": np.arange(6, dtype=np.int32).reshape(2, 3)}, "6 columns, one a block, got 1"),
+        ("assemble", {"UNIVERSES": np.full((2, 3), 9_999, np.int32)}, "a universe names an unknown asset"),
+        ("assemble", {"UNIVERSES": np.full((2, 3), -7, np.int32)}, "a universe names an unknown asset"),
+        ("assemble", {"UNIVERSES": np.full((2, 3), -1, np.int32)}, "an unknown asset, or too few"),
+        ("combine", {"MEMBER_2": MEMBERS["MEMBER_2"][:1]}, r"each member must have 2 rows, got \[2, 1, 2\]"),
+        ("combine", {"ROW_STATUS": np.zeros((2, 3), np.int32)}, r"must have one shape, .* got \(2, 3\) and \(2, 1\)"),
+        ("combine", {"ROW_STATUS": np.zeros((2, 0), np.int32)}, r"must have one shape"),
+        ("combine", {"ROW_STATUS": np.full((2, 1), 99, np.int32)}, "ROW_STATUS must be 0 to 11"),
+    ],
+)
+def test_a_later_step_refuses_what_no_step_has_made(
+    triton_module: ModuleType, name: str, change: dict[str, np.ndarray], words: str
+) -> None:
+    """A stranger may ask one directly: Triton has no access by model."""
+    panel = np.random.default_rng(0).normal(0, 0.01, (60, 8)).astype(np.float32)
+    good = {"assemble": {"PANEL": panel, **INTERNAL}, "combine": {**MEMBERS, **ROWS}}[name]
+    step(name).answer(dict(good), {})
+    with pytest.raises(InvalidRequest, match=words):
+        step(name).answer({**good, **change}, {})

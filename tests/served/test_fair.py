@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -51,30 +50,3 @@ def test_what_costs_too_much_is_refused_before_it_is_computed(served: str) -> No
         pytest.raises(triton.InferenceServerException, match=r"RESOURCE_EXHAUSTED: .* more than the limit of 120,000"),
     ):
         client.infer("shrinkage", inputs(4096, 900, 1000, 1000))
-
-
-@pytest.mark.server
-def test_the_time_that_a_caller_allows_is_for_all_steps_together(tmp_path: Path) -> None:
-    """Features and matrices take a second each: more than the caller allows for both, less than for one."""
-    module = pytest.importorskip("sigmahat_deploy.server", reason="needs sigmahat[serve]")
-    repository = tmp_path / "models"
-    shutil.copytree(REPOSITORY, repository)
-    for step in ("features", "assemble"):
-        program = repository / step / "1" / "model.py"
-        source = program.read_text()
-        slow = source.replace(
-            "        def answer(pause):\n", "        def answer(pause):\n            time.sleep(1.0)\n"
-        )
-        assert slow != source
-        program.write_text(slow.replace("from sigmahat", "import time\n\nfrom sigmahat", 1))
-    with (
-        module.local_server(repository, grpc_port=0, http_port=0, metrics_port=0) as server,
-        triton.InferenceServerClient(server.grpc_url) as client,
-    ):
-        asked = inputs(2, 20)
-        client.infer("covariance", asked)
-        with pytest.raises(
-            triton.InferenceServerException, match=r"timeout expired: not answered within 1\.9 s"
-        ) as late:
-            client.infer("covariance", asked, timeout=1_900_000)
-        assert late.value.status() == "StatusCode.UNAVAILABLE"

@@ -103,7 +103,7 @@ def test_a_job_over_two_endpoints_ends_though_one_never_answers(service: Service
         assert endpoints.job_over([hole, service.url], 500)["lost"] == 0
 
 
-@pytest.mark.parametrize("victim", ["features", "triton"])
+@pytest.mark.parametrize("victim", ["estimate", "triton"])
 def test_nothing_is_lost_when_a_process_is_killed_under_load(service: Service, victim: str) -> None:
     figures = kills.kill(service, victim, after_s=0.5)
     assert figures["with_retries"]["lost"] == 0
@@ -112,9 +112,8 @@ def test_nothing_is_lost_when_a_process_is_killed_under_load(service: Service, v
     assert figures["with_retries"]["wrong"] == figures["without_retries"]["wrong"] == 0
 
 
-@pytest.mark.parametrize("victim", ["features", "assemble"])
-def test_callers_learn_at_once_that_the_process_with_their_requests_is_gone(service: Service, victim: str) -> None:
-    figures = kills.kill_in_the_middle(service, victim)
+def test_callers_learn_at_once_that_the_process_with_their_requests_is_gone(service: Service) -> None:
+    figures = kills.kill_in_the_middle(service, "estimate")
     assert figures["outcomes"].pop("UNAVAILABLE") > 0
     assert figures["outcomes"].keys() <= {"answered"}
     assert figures["told_after_s"] < 10
@@ -136,20 +135,21 @@ def test_a_release_that_cannot_be_served_leaves_the_old_one(service: Service) ->
     (event,) = wait_for(lambda: service.events("swap_failed"))
     assert "member_2/1/model.onnx is not the file that" in event["reason"]
     member.write_bytes(content)
-    features = service.repository / "features" / "1" / "model.py"
-    source = features.read_text()
-    combine = service.repository / "combine" / "1" / "model.py"
-    answers = combine.read_text()
+    program = service.repository / "estimate" / "1" / "model.py"
+    source = program.read_text()
+    wrong = source.replace(
+        "published_outputs(answers,", "published_outputs(answers._replace(status=answers.status + 1),"
+    )
+    assert wrong != source
     load = Load(service.url, 0.0, right(before))
     with load.running():
-        features.write_text("raise RuntimeError('not written yet')\n")
+        program.write_text("raise RuntimeError('not written yet')\n")
         service.process.send_signal(signal.SIGHUP)
         wait_for(lambda: len(service.events("swap_failed")) == 2)
-        features.write_text(source)
-        combine.write_text(answers.replace('"STATUS": status', '"STATUS": status + 1'))
+        program.write_text(wrong)
         service.process.send_signal(signal.SIGHUP)
         wait_for(lambda: len(service.events("swap_failed")) == 3)
-        combine.write_text(answers)
+        program.write_text(source)
     assert "shrinkage-r2 should answer the probe with STATUS [0, 0]" in service.events("swap_failed")[-1]["reason"]
     figures = load.figures()
     assert figures["answered"] > 0

@@ -20,7 +20,6 @@ from sigmahat_kernels.combine import published_tensors
 from sigmahat_kernels.manifest import write_manifest
 from sigmahat_kernels.members import MEMBER_FILES
 from sigmahat_kernels.oddities import published_warnings
-from sigmahat_kernels.parameters import N_PARAMETERS
 from sigmahat_kernels.pipeline import Pipeline
 from sigmahat_kernels.request import MAX_ASSETS, MAX_COVARIANCE_CELLS, MAX_PANEL_CELLS, MAX_UNIVERSES, read_request
 from sigmahat_kernels.status import Status
@@ -316,39 +315,3 @@ def test_an_unreadable_request_gets_its_error_and_the_server_stays_up(
     assert "Traceback" not in str(raised.value)
     answer = infer(served, "covariance", {"PANEL": panel, "UNIVERSES": np.arange(10, dtype=np.int32)[None]})
     assert answer["STATUS"].tolist() == [Status.GOOD]
-
-
-ROWS = {"ROW_STATUS": np.zeros((2, 1), np.int32), "ROW_ASSET": np.zeros((2, 1), np.int32)}
-MEMBERS = {f"MEMBER_{k}": np.zeros((2, N_PARAMETERS), np.float32) for k in (1, 2, 3)}
-INTERNAL = {
-    "UNIVERSES": np.array([[0, 1, 2], [3, 4, 5]], np.int32),
-    "PARAMETERS_INTERNAL": np.zeros((2, N_PARAMETERS), np.float32),
-    "BLOCK_INTENSITY_INTERNAL": np.zeros((2, 1), np.float32),
-    "STATUS_INTERNAL": np.zeros(2, np.int32),
-}
-
-
-@pytest.mark.parametrize(
-    ("model", "change", "words"),
-    [
-        ("assemble", {"PARAMETERS_INTERNAL": MEMBERS["MEMBER_1"][:1]}, "parameters must have 2 rows, got 1"),
-        ("assemble", {"STATUS_INTERNAL": np.zeros(7, np.int32)}, "status must have 2 rows, got 7"),
-        ("assemble", {"BLOCK_INTENSITY_INTERNAL": np.zeros((1, 1), np.float32)}, "block_intensity must have 2 rows"),
-        ("assemble", {"BLOCKS": np.arange(6, dtype=np.int32).reshape(2, 3)}, "6 columns, one a block, got 1"),
-        ("assemble", {"UNIVERSES": np.full((2, 3), 9_999, np.int32)}, "a universe names an unknown asset"),
-        ("assemble", {"UNIVERSES": np.full((2, 3), -7, np.int32)}, "a universe names an unknown asset"),
-        ("assemble", {"UNIVERSES": np.full((2, 3), -1, np.int32)}, "an unknown asset, or too few"),
-        ("combine", {"MEMBER_2": MEMBERS["MEMBER_2"][:1]}, r"each member must have 2 rows, got \[2, 1, 2\]"),
-        ("combine", {"ROW_STATUS": np.zeros((2, 3), np.int32)}, r"must have one shape, .* got \(2, 3\) and \(2, 1\)"),
-        ("combine", {"ROW_STATUS": np.zeros((2, 0), np.int32)}, r"must have one shape"),
-        ("combine", {"ROW_STATUS": np.full((2, 1), 99, np.int32)}, "ROW_STATUS must be 0 to 11"),
-    ],
-)
-def test_a_later_step_that_a_stranger_asks_refuses_what_no_step_has_made(
-    served: str, panel: np.ndarray, model: str, change: dict[str, np.ndarray], words: str
-) -> None:
-    good = {"assemble": {"PANEL": panel, **INTERNAL}, "combine": {**MEMBERS, **ROWS}}[model]
-    infer(served, model, good, ["COVARIANCE" if model == "assemble" else "INTENSITY"])
-    with pytest.raises(InferenceServerException, match=words) as refused:
-        infer(served, model, {**good, **change})
-    assert refused.value.status() == "StatusCode.INVALID_ARGUMENT"

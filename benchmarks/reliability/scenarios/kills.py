@@ -37,7 +37,7 @@ def kill(service: Service, victim: str, before_s: float = 1.0, after_s: float = 
     }
 
 
-def kill_in_the_middle(service: Service, victim: str = "features", n_requests: int = 8) -> Figures:
+def kill_in_the_middle(service: Service, victim: str = "estimate", n_requests: int = 8) -> Figures:
     """SIGKILL a step's process while it computes what it has accepted: how soon each caller learns of it, and how.
 
     A step answers later, by a response sender: when it is gone, Triton has nobody to ask.

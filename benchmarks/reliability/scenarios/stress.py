@@ -30,8 +30,7 @@ def everything(service: Service, n_rounds: int = 12, first: int = 0) -> Figures:
         lambda: callers.overflow(service, 100),
         lambda: callers.killed_callers(service, 2),
         lambda: _swap(service),
-        lambda: _kill(service, "features"),
-        lambda: _kill(service, "member_2"),
+        lambda: _kill(service, "estimate"),
     ]
     begin = time.monotonic()
     with load.running():

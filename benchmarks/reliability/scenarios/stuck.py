@@ -30,9 +30,9 @@ def stopped(service: Service, victim: str) -> Figures:
 
 
 def hung_release() -> Figures:
-    """A release whose features never load: the old one answers callers that retry, and SIGTERM does not wait."""
+    """A release that never loads: the old one answers callers that retry, and SIGTERM does not wait."""
     with served("--startup-timeout-s=20") as service:
-        program = service.repository / "features" / "1" / "model.py"
+        program = service.repository / "estimate" / "1" / "model.py"
         program.write_text("while True:\n    pass\n")
         load = Load(service.url, 30.0, right(reference(service.url)))
         with load.running():

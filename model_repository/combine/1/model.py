@@ -1,11 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The members' answers into one."""
 
-import numpy as np
-
 from sigmahat_kernels.combine import check_rows, publish, published_tensors, weigh
-from sigmahat_kernels.metrics import INTENSITY, UNCERTAINTY, UNIVERSES
-from sigmahat_kernels.status import Status
+from sigmahat_kernels.metrics import observe_answers
 from sigmahat_kernels.triton import PythonModel
 
 
@@ -18,7 +15,7 @@ class TritonPythonModel(PythonModel):
             weighted = weigh(members)
         combined = publish(weighted, tensors["ROW_STATUS"])
         status = tensors["ROW_STATUS"][:, 0]
-        self.observe(combined, status)
+        observe_answers(self.meters, combined, status)
         return {
             **published_tensors(combined),
             "STATUS": status,
@@ -27,11 +24,3 @@ class TritonPythonModel(PythonModel):
             "BLOCK_INTENSITY_INTERNAL": combined.block_intensity,
             "STATUS_INTERNAL": status,
         }
-
-    def observe(self, combined, status):
-        for code, n in zip(*np.unique(status, return_counts=True), strict=True):
-            self.meters.add(UNIVERSES, n, status=Status(code).name)
-        good = status == Status.GOOD
-        self.meters.observe(INTENSITY, combined.intensity[good])
-        for kind, values in zip(("aleatoric", "epistemic"), combined.uncertainty[good].T, strict=True):
-            self.meters.observe(UNCERTAINTY, values, kind=kind)

@@ -80,7 +80,8 @@ def repository_with_old_members(folder):
         version = folder / f"member_{k}" / "1"
         version.mkdir(parents=True)
         (version / "model.onnx").write_bytes(b"old")
-        (version.parent / "config.pbtxt").write_text(f'name: "member_{k}"')
+        (version.parent / "configs").mkdir()
+        (version.parent / "configs" / "gpu.pbtxt").write_text(f'name: "member_{k}"')
     (folder / "model_card.json").write_text('{"old": true}')
     return folder
 
@@ -461,9 +462,9 @@ def test_exported_repository_estimates_covariances(exported, data):
 
 def test_export_leaves_the_rest_of_the_repository_alone(exported):
     repository, _ = exported
-    expected = {f"member_{k}/config.pbtxt" for k in (1, 2, 3)}
+    expected = {f"member_{k}/configs/gpu.pbtxt" for k in (1, 2, 3)}
     assert set(contents(repository)) == expected | MEMBERS | CARDS | {"manifest.json"}
-    assert contents(repository)["member_2/config.pbtxt"] == b'name: "member_2"'
+    assert contents(repository)["member_2/configs/gpu.pbtxt"] == b'name: "member_2"'
 
 
 def test_card_holds_the_run_and_what_int8_changed(trained, exported):

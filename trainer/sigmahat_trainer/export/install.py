@@ -84,7 +84,7 @@ def export_ensemble(run: Path, model_repository: Path) -> list[Difference]:
 
 
 def _check_members(model_repository: Path, trained: int) -> None:
-    configured = len(list(model_repository.glob("member_*/config.pbtxt")))
+    configured = len(list(model_repository.glob("member_*/configs/gpu.pbtxt")))
     if configured not in (0, trained):  # a folder without configurations is no repository yet
         raise MemberError(
             f"{model_repository} is configured for {configured} members, the run has {trained}: run "
