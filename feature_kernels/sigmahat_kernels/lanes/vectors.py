@@ -52,12 +52,6 @@ class Lanes(_Vector):
     element = ir.DoubleType()
 
 
-class Indices(_Vector):
-    """int64 numbers."""
-
-    element = ir.IntType(64)
-
-
 class Mask(_Vector):
     """Truth values."""
 
@@ -65,7 +59,6 @@ class Mask(_Vector):
 
 
 @register_model(Lanes)
-@register_model(Indices)
 @register_model(Mask)
 class _Model(models.PrimitiveModel):
     def __init__(self, manager: Any, of: Any) -> None:
@@ -90,7 +83,6 @@ _define(operator.le, Lanes, Mask, lambda builder, a, b: builder.fcmp_ordered("<=
 _define(operator.gt, Lanes, Mask, lambda builder, a, b: builder.fcmp_ordered(">", a, b))
 _define(operator.ge, Lanes, Mask, lambda builder, a, b: builder.fcmp_ordered(">=", a, b))
 _define(operator.and_, Mask, Mask, lambda builder, a, b: builder.and_(a, b))
-_define(operator.add, Indices, Indices, lambda builder, a, b: builder.add(a, b))
 
 
 @intrinsic(prefer_literal=True)
@@ -116,17 +108,16 @@ def count_up(typingctx: Any, first: Any, like: Any) -> Any:
 def load(typingctx: Any, array: Any, at: Any, like: Any) -> Any:
     """The elements `at`, `at` + 1, ... of a contiguous array of any shape, counted as they lie in memory.
 
-    float64 or float32, which is widened; int64 come as `Indices`. Need not be aligned.
+    float64 or float32, which is widened. Need not be aligned.
     """
     width = _width(like)
-    kind = Indices if isinstance(array.dtype, types.Integer) else Lanes
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         element, size = _element(array)
         value = builder.load(_pointer(context, builder, array, args[0], args[1], element, width), align=size)
         return builder.fpext(value, ir.VectorType(_F64, width)) if element == _F32 else value
 
-    return kind(width)(array, types.int64, like), codegen
+    return Lanes(width)(array, types.int64, like), codegen
 
 
 @intrinsic(prefer_literal=True)
@@ -173,20 +164,46 @@ def store_first(typingctx: Any, array: Any, at: Any, count: Any, value: Any) -> 
     return types.void(array, types.int64, types.int64, value), codegen
 
 
-@intrinsic
-def gather(typingctx: Any, array: Any, at: Any) -> Any:
-    """The elements `at` (`Indices`) of a contiguous float64 array, counted as they lie in memory."""
+@intrinsic(prefer_literal=True)
+def gather(typingctx: Any, array: Any, offset: Any, places: Any, at: Any, like: Any) -> Any:
+    """array[offset + places[at]], array[offset + places[at + 1]], ... of contiguous arrays, float64 and int64."""
+    width = _width(like)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        data = builder.bitcast(context.make_array(array)(context, builder, args[0]).data, _F64.as_pointer())
-        value = ir.Constant(ir.VectorType(_F64, at.width), ir.Undefined)
+        data, offset, where, at = _data(context, builder, array, args[0], _F64), args[1], args[2], args[3]
+        row, where = builder.gep(data, [offset]), builder.gep(_data(context, builder, places, where, _I64), [at])
         # One load after the other: the processors' own gather instructions are not faster.
-        for k in range(at.width):
-            element = builder.load(builder.gep(data, [builder.extract_element(args[1], _I32(k))]))
-            value = builder.insert_element(value, element, _I32(k))
-        return value
+        return _collected(builder, width, lambda k: builder.gep(row, [builder.load(builder.gep(where, [_I64(k)]))]))
 
-    return Lanes(at.width)(array, at), codegen
+    return Lanes(width)(array, types.int64, places, types.int64, like), codegen
+
+
+@intrinsic(prefer_literal=True)
+def load_strided(typingctx: Any, array: Any, at: Any, stride: Any, like: Any) -> Any:
+    """array[at], array[at + stride], ... of a contiguous float64 array, counted as its elements lie in memory."""
+    width = _width(like)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        first = builder.gep(_data(context, builder, array, args[0], _F64), [args[1]])
+        return _collected(builder, width, lambda k: builder.gep(first, [builder.mul(args[2], _I64(k))]))
+
+    return Lanes(width)(array, types.int64, types.int64, like), codegen
+
+
+@intrinsic
+def count(typingctx: Any, counts: Any, stride: Any, x: Any) -> Any:
+    """Add 1 to counts[k stride + x_k] for each lane k; int64, and x truncated to one."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        data = _data(context, builder, counts, args[0], _I64)
+        places = builder.fptosi(args[2], ir.VectorType(_I64, x.width))
+        for k in range(x.width):
+            place = builder.add(builder.extract_element(places, _I32(k)), builder.mul(args[1], _I64(k)))
+            pointer = builder.gep(data, [place])
+            builder.store(builder.add(builder.load(pointer), _I64(1)), pointer)
+        return context.get_dummy_value()
+
+    return types.void(counts, types.int64, x), codegen
 
 
 @intrinsic
@@ -256,14 +273,23 @@ def _width(like: Any) -> int:
 
 def _element(array: Any) -> tuple[ir.Type, int]:
     """Element of an array, and its bytes."""
-    if isinstance(array.dtype, types.Integer):
-        return _I64, 8
     return (_F32, 4) if array.dtype == types.float32 else (_F64, 8)
 
 
+def _data(context: Any, builder: Any, array_type: Any, array: Any, element: ir.Type) -> Any:
+    return builder.bitcast(context.make_array(array_type)(context, builder, array).data, element.as_pointer())
+
+
 def _pointer(context: Any, builder: Any, array_type: Any, array: Any, at: Any, element: ir.Type, width: int) -> Any:
-    data = builder.bitcast(context.make_array(array_type)(context, builder, array).data, element.as_pointer())
-    return builder.bitcast(builder.gep(data, [at]), ir.VectorType(element, width).as_pointer())
+    first = builder.gep(_data(context, builder, array_type, array, element), [at])
+    return builder.bitcast(first, ir.VectorType(element, width).as_pointer())
+
+
+def _collected(builder: Any, width: int, pointer: Callable[[int], Any]) -> Any:
+    value = ir.Constant(ir.VectorType(_F64, width), ir.Undefined)
+    for k in range(width):
+        value = builder.insert_element(value, builder.load(pointer(k)), _I32(k))
+    return value
 
 
 def _narrowed(builder: Any, value: Any, element: ir.Type, width: int) -> Any:
