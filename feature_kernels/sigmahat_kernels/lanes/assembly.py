@@ -10,15 +10,17 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numba import float32, float64, int64, types
 
 from sigmahat_kernels.asset_statistics import ASSET_STATISTICS, LEAST_UNSHARED, N_ASSET_STATISTICS, STATISTIC_LIMIT
 from sigmahat_kernels.backend import Array
-from sigmahat_kernels.lanes.compiled import compiled
+from sigmahat_kernels.lanes.compiled import compiled, compiled_for
 from sigmahat_kernels.lanes.vectors import (
     absolute,
     count_up,
     gather,
     load,
+    load_strided,
     max_lanes,
     select,
     splat,
@@ -26,7 +28,7 @@ from sigmahat_kernels.lanes.vectors import (
     store_first,
     sum_lanes,
 )
-from sigmahat_kernels.parameters import Parameters
+from sigmahat_kernels.parameters import HEADS, Parameters
 from sigmahat_kernels.scratch import Scratch
 from sigmahat_kernels.targets import STILL
 
@@ -87,34 +89,7 @@ def fill_matrices(
         scratch.array("sums", (4, width)),
         scratch.array("statistics", (N_ASSET_STATISTICS, n_assets)),
         scratch.array("assets", (5, width)),
-        # Eight entries one below the other in `mixed`; the step to the next eight beside them, and below them.
-        np.stack([np.arange(_LANES) * width, np.ones(_LANES, np.int64), np.full(_LANES, _LANES * width)]),
     )
-
-
-@compiled
-def _fill(
-    out: Array,
-    rows: Array,
-    slow: Array,
-    fast: Array,
-    columns: Array,
-    logs: Array,
-    parameters: Parameters,
-    intensity: Array,
-    mixed: Array,
-    sums: Array,
-    statistics: Array,
-    assets: Array,
-    steps: Array,
-) -> None:
-    for q in range(len(rows)):
-        source = q if len(slow) > 1 else 0
-        _mix(slow[source], fast[source], columns[q], intensity.shape[1], parameters.memory[q, 0], mixed, sums)
-        _measure(sums, logs, q, statistics)
-        _scale(statistics, logs, parameters, intensity, q, assets)
-        common, constant = _combine(sums, parameters, q, intensity.shape[1], assets)
-        _write(mixed, assets, constant, common, steps, intensity.shape[1], out, rows[q])
 
 
 @compiled
@@ -131,10 +106,9 @@ def _mix(slow: Array, fast: Array, columns: Array, n: int, memory: float, mixed:
         diagonal = splat(float(i), _LANES)
         slow_sum = fast_sum = squares = nearest = zero
         for j in range(0, i, _LANES):
-            at = load(columns, j, _LANES)
             below = count_up(j, _LANES) < diagonal
-            r = select(below, gather(slow_row, at), zero)
-            f = select(below, gather(fast_row, at), zero)
+            r = select(below, gather(slow_row, 0, columns, j, _LANES), zero)
+            f = select(below, gather(fast_row, 0, columns, j, _LANES), zero)
             square, size = r * r, absolute(r)
             slow_sum = slow_sum + r
             fast_sum = fast_sum + f
@@ -228,16 +202,12 @@ def _combine(sums: Array, parameters: Parameters, q: int, n: int, assets: Array)
 
 
 @compiled
-def _write(
-    mixed: Array, assets: Array, constant: float, common: float, steps: Array, n: int, out: Array, row: int
-) -> None:
+def _write(mixed: Array, assets: Array, constant: float, common: float, n: int, out: Array, row: int) -> None:
     """Scale the lower triangle and write it, eight rows at a time; then what was written of these as columns."""
     width, out_width = mixed.shape[1], out.shape[1]
     start = row * out_width * out_width
     constant_part = splat(constant, _LANES)
     common_part = splat(common, _LANES)
-    one_beside = load(steps, _LANES, _LANES)
-    strip = load(steps, 0, _LANES)
     for first in range(0, n, _LANES):
         count = min(_LANES, n - first)
         for i in range(first, first + count):
@@ -252,11 +222,44 @@ def _write(
                 store(mixed, i * width + j, entries)
                 store_first(out, start + i * out_width + j, min(_LANES, i - j), entries)
             out[row, i, i] = assets[_KEPT, i] ** 2 + assets[_SHRUNK, i] ** 2 + common
-        column = strip
         for j in range(first):
-            store_first(out, start + j * out_width + first, count, gather(mixed, column))
-            column = column + one_beside
+            column = load_strided(mixed, first * width + j, width, _LANES)
+            store_first(out, start + j * out_width + first, count, column)
         for j in range(first, first + count):
             for i in range(j + 1, first + count):
                 out[row, j, i] = mixed[i, j]
-        strip = strip + load(steps, 2 * _LANES, _LANES)
+
+
+@compiled_for(
+    (
+        float32[:, :, ::1],
+        int64[::1],
+        float64[:, :, ::1],
+        float64[:, :, ::1],
+        int64[:, ::1],
+        float64[:, :, ::1],
+        types.NamedUniTuple(float64[:, ::1], len(HEADS), Parameters),
+        *5 * [float64[:, ::1]],
+    )
+)
+def _fill(
+    out: Array,
+    rows: Array,
+    slow: Array,
+    fast: Array,
+    columns: Array,
+    logs: Array,
+    parameters: Parameters,
+    intensity: Array,
+    mixed: Array,
+    sums: Array,
+    statistics: Array,
+    assets: Array,
+) -> None:
+    for q in range(len(rows)):
+        source = q if len(slow) > 1 else 0
+        _mix(slow[source], fast[source], columns[q], intensity.shape[1], parameters.memory[q, 0], mixed, sums)
+        _measure(sums, logs, q, statistics)
+        _scale(statistics, logs, parameters, intensity, q, assets)
+        common, constant = _combine(sums, parameters, q, intensity.shape[1], assets)
+        _write(mixed, assets, constant, common, intensity.shape[1], out, rows[q])
