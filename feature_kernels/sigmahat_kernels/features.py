@@ -12,7 +12,6 @@ from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.correlation import CORRELATION, correlation_features
 from sigmahat_kernels.groups import (
     WindowGroup,
-    chunks_by_size,
     gather_index,
     group_by_window,
     membership_of,
@@ -47,7 +46,7 @@ class FeatureTable(NamedTuple):
     status: np.ndarray  # (n,) int32, `Status` codes
     status_asset: np.ndarray  # (n,) int32, the offending entry of UNIVERSES, -1 where there is none
     warnings: Warnings  # none where the status is not GOOD
-    solvers: tuple[str, ...]  # who computed the spectra: "lapack", "kernels-float64" ...
+    solvers: tuple[str, ...]  # who computed the spectra: "lanes", "lapack", "kernels-float64" ...
 
 
 def compute_features(
@@ -192,7 +191,7 @@ def _solve_part(
 ) -> tuple[Array, PairStatistics]:
     """Eigenvalues, zeros in front, and pair statistics, row sums with zeros behind, of a part's universes."""
     xp = array_namespace(summands.factor)
-    chunks = list(chunks_by_size(request, part))
+    chunks = list(solver.chunks(request, part))
     indices = [xp.asarray(gather_index(request, part, chunk)) for chunk in chunks]
     width = max(index.shape[1] for index in indices)
     scratch = Scratch(xp)

@@ -23,7 +23,13 @@ PART_CELLS = 64 * 1024
 DEVICE_SCALE = 512
 """On a GPU stacks and parts are this much larger: a launch must keep the whole device busy."""
 
-_MIN_PART, _MIN_PARTS = 16, 8
+CHUNK_UNIVERSES = 16
+"""Universes of one chunk of `chunks_by_work`: two registers of the widest processors."""
+
+MANY_CELLS = 16 * CHUNK_CELLS
+"""Cells of their correlation matrices, of which one triangle is kept."""
+
+_MIN_PART, _MIN_PARTS = CHUNK_UNIVERSES, 8
 
 
 class WindowGroup(NamedTuple):
@@ -106,7 +112,7 @@ def parts_of(request: Request, group: WindowGroup) -> Iterator[WindowGroup]:
     size = _scaled(request, PART_CELLS) // max(group.stop - group.start, len(group.columns))
     if array_namespace(request.panel) is np:
         size = min(size, -(-len(order) // _MIN_PARTS))
-    size = max(_MIN_PART, size)
+    size = max(_MIN_PART, round(size / _MIN_PART) * _MIN_PART)
     for i in range(0, len(order), size):
         yield group._replace(universes=group.universes[order[i : i + size]])
 
@@ -132,11 +138,28 @@ def chunks_by_size(request: Request, group: WindowGroup, incomplete: np.ndarray 
             yield from (members[i : i + per_chunk] for i in range(0, len(members), per_chunk))
 
 
+def chunks_by_work(request: Request, group: WindowGroup) -> Iterator[np.ndarray]:
+    """Positions within the group, the large universes first, in chunks that fill vector registers and cache.
+
+    No chunk holds both universes of more assets than T - 1 and others.
+    """
+    sizes = (request.universes[group.universes] != PADDING).sum(axis=1)
+    order = np.argsort(-sizes, kind="stable")
+    n_dual = int((sizes >= group.stop - group.start).sum())
+    for members in (order[:n_dual], order[n_dual:]):
+        start = 0
+        while start < len(members):
+            cells = int(sizes[members[start]]) ** 2
+            stop = start + max(1, min(CHUNK_UNIVERSES, MANY_CELLS // cells))
+            yield members[start:stop]
+            start = stop
+
+
 def gather_index(request: Request, group: WindowGroup, chunk: np.ndarray) -> np.ndarray:
-    """Where the assets of a chunk of universes (all of one size) stand among the group's columns; (n, N)."""
+    """Where the assets of a chunk of universes stand in the group's columns, (n, N); PADDING behind a smaller one's."""
     rows = request.universes[group.universes[chunk]]
-    size = int((rows[0] != PADDING).sum())
-    return group.place[rows[:, :size]]
+    rows = rows[:, : int((rows != PADDING).sum(axis=1).max())]
+    return np.where(rows == PADDING, PADDING, group.place[rows])
 
 
 def membership_of(request: Request, group: WindowGroup) -> Array:

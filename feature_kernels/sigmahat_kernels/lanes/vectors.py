@@ -21,7 +21,8 @@ from numba import types
 from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
-from numba.extending import intrinsic, lower_builtin, models, register_model
+from numba.extending import intrinsic as numba_intrinsic
+from numba.extending import lower_builtin, models, register_model
 
 _FEATURES: str = (
     f"{cpu_target.target_context.codegen().magic_tuple()[2]},"  # of the processor compiled for: "+avx2,..."
@@ -85,14 +86,20 @@ _define(operator.ge, Lanes, Mask, lambda builder, a, b: builder.fcmp_ordered(">=
 _define(operator.and_, Mask, Mask, lambda builder, a, b: builder.and_(a, b))
 
 
-@intrinsic(prefer_literal=True)
+def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What a kernel calls without the first argument, and with values where the function gets their types."""
+    called: Callable[..., Any] = numba_intrinsic(prefer_literal=True)(function)
+    return called
+
+
+@intrinsic
 def splat(typingctx: Any, x: Any, like: Any) -> Any:
     """All lanes x."""
     width = _width(like)
     return Lanes(width)(types.float64, like), lambda context, builder, sig, args: _splat(builder, args[0], width)
 
 
-@intrinsic(prefer_literal=True)
+@intrinsic
 def count_up(typingctx: Any, first: Any, like: Any) -> Any:
     """first, first + 1, ... as float64; `first` an integer."""
     width = _width(like)
@@ -104,7 +111,7 @@ def count_up(typingctx: Any, first: Any, like: Any) -> Any:
     return Lanes(width)(types.int64, like), codegen
 
 
-@intrinsic(prefer_literal=True)
+@intrinsic
 def load(typingctx: Any, array: Any, at: Any, like: Any) -> Any:
     """The elements `at`, `at` + 1, ... of a contiguous array of any shape, counted as they lie in memory.
 
@@ -120,7 +127,7 @@ def load(typingctx: Any, array: Any, at: Any, like: Any) -> Any:
     return Lanes(width)(array, types.int64, like), codegen
 
 
-@intrinsic(prefer_literal=True)
+@intrinsic
 def load_first(typingctx: Any, array: Any, at: Any, count: Any, like: Any) -> Any:
     """`load` of the first `count` lanes, zero in the others, of which no memory is read; float64 or float32."""
     width = _width(like)
@@ -164,7 +171,7 @@ def store_first(typingctx: Any, array: Any, at: Any, count: Any, value: Any) -> 
     return types.void(array, types.int64, types.int64, value), codegen
 
 
-@intrinsic(prefer_literal=True)
+@intrinsic
 def gather(typingctx: Any, array: Any, offset: Any, places: Any, at: Any, like: Any) -> Any:
     """array[offset + places[at]], array[offset + places[at + 1]], ... of contiguous arrays, float64 and int64."""
     width = _width(like)
@@ -178,7 +185,7 @@ def gather(typingctx: Any, array: Any, offset: Any, places: Any, at: Any, like: 
     return Lanes(width)(array, types.int64, places, types.int64, like), codegen
 
 
-@intrinsic(prefer_literal=True)
+@intrinsic
 def load_strided(typingctx: Any, array: Any, at: Any, stride: Any, like: Any) -> Any:
     """array[at], array[at + stride], ... of a contiguous float64 array, counted as its elements lie in memory."""
     width = _width(like)
