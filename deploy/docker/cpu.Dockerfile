@@ -17,7 +17,7 @@ RUN python3 -m venv /opt/sigmahat \
     && cp -r /src/model_repository /opt/sigmahat/model_repository \
     && rm -rf /src
 
-# The kernels of the processor that builds. Another one's are compiled when a container starts, into /tmp: about 10 s.
+# The kernels of the processor that builds. Another one's are compiled when a container starts, into /tmp: some 15 s.
 ENV NUMBA_CACHE_DIR=/opt/sigmahat/kernels
 RUN /opt/sigmahat/bin/python -m sigmahat_kernels.lanes
 

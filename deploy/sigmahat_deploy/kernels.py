@@ -11,7 +11,7 @@ from sigmahat_deploy.installation import environment
 
 
 def compile_kernels(say: Callable[[str], object]) -> None:
-    """Compile what this user's cache lacks, about 10 s; a second where it has everything.
+    """Compile what is missing in this user's cache, some 15 s; a second where it has everything.
 
     In a process of its own, in which Triton's Python steps would find the same Python, cache and processor. Where
     nothing can be compiled, or kept, the steps see to themselves.

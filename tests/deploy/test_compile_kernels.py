@@ -32,7 +32,7 @@ def test_a_signal_ends_the_compiler_too(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("NUMBA_CACHE_DIR", "")
 
     def interrupt(line: str) -> None:
-        assert line.startswith("compiling kernels for this CPU, once, about 10 s; they are kept in")
+        assert line.startswith("compiling kernels for this CPU, once, some 15 s; they are kept in")
         raise SystemExit(0)
 
     with pytest.raises(SystemExit):

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-KERNELS = ("assembly",)
-"""Modules of this package that hold kernels."""
+KERNELS = ("assembly", "spectra", "universes")
+"""Modules of this package with kernels that Python calls."""
 
 _LOG = logging.getLogger("sigmahat")
 
@@ -28,7 +28,8 @@ def can_compile() -> bool:
     try:
         import numba
 
-        if numba.config.DISABLE_JIT:
+        settings: Any = numba.config  # whose names are made when it is imported
+        if settings.DISABLE_JIT:
             return False
         for name in KERNELS:
             import_module(f"sigmahat_kernels.lanes.{name}")

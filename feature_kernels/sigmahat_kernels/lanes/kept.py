@@ -24,7 +24,6 @@ from typing import Any
 import llvmlite
 import numba
 import numpy as np
-from numba.core import config
 from numba.core.caching import NullCache
 from numba.core.compiler import CompileResult
 from numba.core.registry import cpu_target
@@ -39,7 +38,7 @@ _NEWEST = 16
 _LOG = logging.getLogger("sigmahat")
 
 
-class KeptKernels(NullCache):  # type: ignore[misc]  # numba's base of all caches, which does nothing
+class KeptKernels(NullCache):
     """The compiled forms of one function, each in a file that begins with its own checksum."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -50,7 +49,7 @@ class KeptKernels(NullCache):  # type: ignore[misc]  # numba's base of all cache
         target_context.refresh()
         folder = kept_in()
         if folder is None:
-            _say_once("compiling kernels for this CPU, in every process that uses them, about 10 s: %s", _UNWRITABLE)
+            _say_once("compiling kernels for this CPU, in every process that uses them, some 15 s: %s", _UNWRITABLE)
             return None
         try:
             content = (folder / self._file(sig)).read_bytes()
@@ -58,7 +57,7 @@ class KeptKernels(NullCache):  # type: ignore[misc]  # numba's base of all cache
             content = b""
         checksum, code = content[:32], content[32:]
         if sha256(code).digest() != checksum:
-            _say_once("compiling kernels for this CPU, once, about 10 s; they are kept in %s", folder)
+            _say_once("compiling kernels for this CPU, once, some 15 s; they are kept in %s", folder)
             return None
         # As of Python's own __pycache__: this user's, or root's, see `_is_trusted`.
         return CompileResult._rebuild(target_context, *pickle.loads(code))  # noqa: S301
@@ -100,8 +99,9 @@ def kept_in() -> Path | None:
 
 
 def _parents() -> Iterator[Path]:
-    if config.CACHE_DIR:
-        yield Path(config.CACHE_DIR)
+    settings: Any = numba.config  # whose names are made when it is imported
+    if settings.CACHE_DIR:
+        yield Path(settings.CACHE_DIR)
     user = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     if user.is_absolute():  # else nobody knows where this user is at home
         yield user / "sigmahat"

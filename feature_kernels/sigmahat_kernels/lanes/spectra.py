@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import float64, int64
 
-from sigmahat_kernels.lanes.compiled import compiled
+from sigmahat_kernels.lanes.compiled import compiled, compiled_for
 from sigmahat_kernels.lanes.ql import eigenvalues_of_tridiagonals
 from sigmahat_kernels.lanes.tridiagonal import tridiagonalise_across, tridiagonalise_lanes
 from sigmahat_kernels.lanes.vectors import WIDTH, load_strided, splat, store
@@ -60,45 +61,6 @@ def eigenvalues_of_triangles(triangles: np.ndarray, sizes: np.ndarray, scratch: 
         raise np.linalg.LinAlgError("eigenvalues did not converge")
     eigenvalues.sort(axis=1)
     return eigenvalues
-
-
-@compiled
-def _solve(
-    triangles: np.ndarray,
-    sizes: np.ndarray,
-    lanes: np.ndarray,
-    square: np.ndarray,
-    work: np.ndarray,
-    ends: np.ndarray,
-    tridiagonals: np.ndarray,
-    found: np.ndarray,
-    eigenvalues: np.ndarray,
-) -> None:
-    n_all, width = eigenvalues.shape
-    for start in range(0, n_all, GROUP):
-        n_group = min(GROUP, n_all - start)
-        largest = sizes[start]
-        n_lanes = GROUP if n_group > _FEW else _FEW
-        d = tridiagonals[0, : largest * n_lanes].reshape(largest, n_lanes)
-        e = tridiagonals[1, : largest * n_lanes].reshape(largest, n_lanes)
-        d[:] = 0.0
-        e[:] = 0.0
-        _tridiagonalise(
-            triangles[start : start + n_group], sizes[start : start + n_group], lanes, square, work, ends, d, e
-        )
-        first = np.full(n_lanes, largest - 1)
-        for k in range(n_group):
-            first[k] = largest - sizes[start + k]
-        out = found[: n_lanes * largest].reshape(n_lanes, largest)
-        marks = np.empty((5, n_lanes))
-        if n_lanes == GROUP:
-            eigenvalues_of_tridiagonals(d, e, first, marks, out, splat(0.0, GROUP))
-        else:
-            eigenvalues_of_tridiagonals(d, e, first, marks, out, splat(0.0, _FEW))
-        for k in range(n_group):
-            for i in range(largest - sizes[start + k], largest):
-                x = out[k, i]
-                eigenvalues[start + k, width - largest + i] = 0.0 if x < 0.0 else x  # NaN stays
 
 
 @compiled
@@ -175,3 +137,54 @@ def _unfold(triangle: np.ndarray, n: int, matrix: np.ndarray) -> None:
         for c in range(r, r + 8):
             for above in range(r, c):
                 matrix[above, c] = matrix[c, above]
+
+
+@compiled_for(
+    (
+        float64[:, ::1],
+        int64[::1],
+        float64[:, ::1],
+        float64[::1],
+        float64[::1],
+        float64[:, ::1],
+        float64[:, ::1],
+        float64[::1],
+        float64[:, ::1],
+    )
+)
+def _solve(
+    triangles: np.ndarray,
+    sizes: np.ndarray,
+    lanes: np.ndarray,
+    square: np.ndarray,
+    work: np.ndarray,
+    ends: np.ndarray,
+    tridiagonals: np.ndarray,
+    found: np.ndarray,
+    eigenvalues: np.ndarray,
+) -> None:
+    n_all, width = eigenvalues.shape
+    for start in range(0, n_all, GROUP):
+        n_group = min(GROUP, n_all - start)
+        largest = sizes[start]
+        n_lanes = GROUP if n_group > _FEW else _FEW
+        d = tridiagonals[0, : largest * n_lanes].reshape(largest, n_lanes)
+        e = tridiagonals[1, : largest * n_lanes].reshape(largest, n_lanes)
+        d[:] = 0.0
+        e[:] = 0.0
+        _tridiagonalise(
+            triangles[start : start + n_group], sizes[start : start + n_group], lanes, square, work, ends, d, e
+        )
+        first = np.full(n_lanes, largest - 1)
+        for k in range(n_group):
+            first[k] = largest - sizes[start + k]
+        out = found[: n_lanes * largest].reshape(n_lanes, largest)
+        marks = np.empty((5, n_lanes))
+        if n_lanes == GROUP:
+            eigenvalues_of_tridiagonals(d, e, first, marks, out, splat(0.0, GROUP))
+        else:
+            eigenvalues_of_tridiagonals(d, e, first, marks, out, splat(0.0, _FEW))
+        for k in range(n_group):
+            for i in range(largest - sizes[start + k], largest):
+                x = out[k, i]
+                eigenvalues[start + k, width - largest + i] = 0.0 if x < 0.0 else x  # NaN stays

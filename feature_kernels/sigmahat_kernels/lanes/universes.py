@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numba import float64, int64
 
 from sigmahat_kernels.lanes import pairs
-from sigmahat_kernels.lanes.compiled import compiled
+from sigmahat_kernels.lanes.compiled import compiled_for
 from sigmahat_kernels.lanes.pairs import FORM, gather_pairs, quadratic_form
 from sigmahat_kernels.lanes.spectra import SPARE, eigenvalues_of_triangles, triangle_size
 from sigmahat_kernels.pairs import HISTOGRAM_BINS, PairStatistics
@@ -98,7 +99,7 @@ def eigenvalues_of_stack(stack: np.ndarray, scratch: Scratch) -> np.ndarray:
     return eigenvalues_of_triangles(triangles, np.full(n, size), scratch)
 
 
-@compiled
+@compiled_for((float64[:, ::1], float64[::1]))
 def fold(matrix: np.ndarray, triangle: np.ndarray) -> None:
     """The lower triangle of a symmetric matrix, row after row."""
     base = 0
@@ -108,7 +109,21 @@ def fold(matrix: np.ndarray, triangle: np.ndarray) -> None:
         base += r + 1
 
 
-@compiled
+@compiled_for(
+    (
+        float64[:, ::1],
+        float64[:, ::1],
+        float64[:, ::1],
+        int64[:, ::1],
+        int64[::1],
+        float64[:, ::1],
+        float64[:, ::1],
+        float64[::1],
+        int64[::1],
+        float64[:, ::1],
+        int64[:, ::1],
+    )
+)
 def _gather(
     slow: np.ndarray,
     fast: np.ndarray,
