@@ -11,15 +11,18 @@ import time
 import tracemalloc
 from collections.abc import Callable, Sequence
 from functools import partial
+from unittest import mock
 
 import numpy as np
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
 from benchmarks.figures import RESULTS, four_digits, print_figures, write_figures
+from sigmahat_kernels.assemble import assemble
 from sigmahat_kernels.features import _measure_part, _summands, compute_features
 from sigmahat_kernels.groups import group_by_window, group_returns, parts_of
 from sigmahat_kernels.panel import correlation_factor, prepare_window
+from sigmahat_kernels.parameters import HEADS, Parameters
 from sigmahat_kernels.request import PADDING, Request, read_request
 from sigmahat_kernels.scratch import Scratch, keep_freed_memory, take_blocks
 from sigmahat_kernels.shared_window import share_window
@@ -35,6 +38,7 @@ def main() -> None:
     """Measure, print, write."""
     keep_freed_memory()  # as the server does
     figures = {**over_lapack(), **over_sklearn(), **over_one_thread(), **dual_over_direct()}
+    figures["assemble_over_before_n100"] = assemble_over_array_form()
     figures["peak_memory_ratio"] = peak_memory_ratio()
     rounded = {name: four_digits(value) for name, value in figures.items()}
     write_figures(RESULT, rounded)
@@ -111,6 +115,21 @@ def dual_over_direct() -> dict[str, float]:
         "dual_over_direct_n500_t60": direct / dual,
         "features_dual_over_direct_n500_t60": all_direct / all_dual,
     }
+
+
+def assemble_over_array_form() -> float:
+    """Covariance matrices of N = 100 by the compiled form over the array form, which was all there was before."""
+    request, status = draw_request(100, N_OBS), np.zeros(N_UNIVERSES, np.int32)
+    rng = np.random.default_rng(0)
+    parameters = Parameters(*(rng.uniform(0.1, 0.3, (N_UNIVERSES, columns)) for columns in HEADS.values()))
+    matrices = partial(assemble, request, parameters, status, threads=1)
+
+    def array_form() -> None:
+        with mock.patch("sigmahat_kernels.assemble.can_compile", return_value=False):
+            matrices()
+
+    compiled, arrays = paired(matrices, array_form)
+    return arrays / compiled
 
 
 def draw_request(sizes: int | Sequence[int], n_obs: int, n_universes: int = N_UNIVERSES) -> Request:
