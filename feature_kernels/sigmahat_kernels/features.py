@@ -23,7 +23,7 @@ from sigmahat_kernels.missing import MISSING
 from sigmahat_kernels.oddities import Warnings, flag_assets, flag_universes
 from sigmahat_kernels.pairs import PairStatistics
 from sigmahat_kernels.parallel import Pause, available_threads, for_each, for_each_group, go_on
-from sigmahat_kernels.regime import REGIME, SPREADS, asset_series, market_series, regime_features
+from sigmahat_kernels.regime import REGIME, SPREADS, asset_series, market_series, regime_features, series_moments
 from sigmahat_kernels.request import Request, check_universes
 from sigmahat_kernels.scratch import Scratch
 from sigmahat_kernels.shared_window import KeptMoments, Products, SharedWindow, share_window
@@ -170,19 +170,19 @@ def _measure_part(
     for spread in SPREADS:
         averages[spread] = xp.sqrt(xp.maximum(averages.pop(f"{spread}_square") - averages[spread] ** 2, 0.0))
     n_effective = averages.pop("n_observed") - 1.0
-    series = market_series(summands.series, membership)
+    moments = series_moments(market_series(summands.series, membership))
     # Ledoit and Wolf's pi-hat over pairs i != j on the correlation scale, before the squared correlations are taken
     # off: (1/n) sum_t (sum_i x_ti^2)^2 less the terms i = j, with x = sqrt(n) z; the double sum over assets factors.
     own = averages.pop("fourth_moment") * n_assets
-    sampling_noise = n_effective * ((series.slow_norm**2).sum(axis=0) - own)
+    sampling_noise = n_effective * (moments.norm_square - own)
 
     eigenvalues, pairs = _solve_part(request, part, summands, solver, pause)
     return {
         **spectrum_features(eigenvalues, n_assets, summands.n_obs, n_effective),
         **correlation_features(pairs, n_assets, sampling_noise, n_effective),
         **averages,
-        **regime_features(series),
-        **temporal_features(series, n_assets),
+        **regime_features(moments, summands.n_obs),
+        **temporal_features(moments, n_assets, summands.n_obs),
     }
 
 
