@@ -7,6 +7,8 @@ import logging
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +42,11 @@ print(power_sum(np.arange(4.0), 2), dict(power_sum.stats.cache_hits) != {}, kept
 
 def run(tmp_path: Path, **environment: str) -> tuple[str, str]:
     """(standard output, standard error) of a process that needs one kernel."""
-    (tmp_path / "kernel.py").write_text(KERNEL)
+    program = tmp_path / "kernel.py"
+    program.write_text(KERNEL)
     folders = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "NUMBA_CACHE_DIR": ""}
     done = subprocess.run(
-        [sys.executable, tmp_path / "kernel.py"],
+        [sys.executable, program],
         env={**os.environ, **folders, **environment},
         capture_output=True,
         text=True,
@@ -58,6 +61,15 @@ def test_a_second_process_loads_what_the_first_compiled_and_waits_in_silence(tmp
     assert stdout == f"14.0 False {folder}\n"
     assert stderr == f"compiling kernels for this CPU, once, some 15 s; they are kept in {folder}\n"
     assert run(tmp_path) == (f"14.0 True {folder}\n", "")
+
+
+def test_two_processes_at_once(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: run(tmp_path)[0], range(2)))
+    assert all(stdout.startswith("14.0 ") for stdout in both)
+    (folder,) = (tmp_path / "cache" / "sigmahat").iterdir()
+    (file,) = folder.iterdir()
+    assert sha256(file.read_bytes()[32:]).digest() == file.read_bytes()[:32]
 
 
 @pytest.fixture
