@@ -168,10 +168,11 @@ def peak_memory_ratio() -> float:
     request = draw_request(100, N_OBS)
     group = next(group_by_window(request, np.arange(N_UNIVERSES)))
     tracemalloc.start()
-    summands = _summands(share_window(group_returns(request, group)))
+    solver = choose_solver(request.panel)
+    summands = _summands(share_window(group_returns(request, group)), solver)
     panel, _ = tracemalloc.get_traced_memory()
     tracemalloc.reset_peak()
-    _measure_part(request, next(parts_of(request, group)), summands, choose_solver(request.panel))
+    _measure_part(request, next(parts_of(request, group)), summands, solver)
     _, with_part = tracemalloc.get_traced_memory()
     del summands
     tracemalloc.reset_peak()

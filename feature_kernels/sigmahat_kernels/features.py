@@ -23,8 +23,8 @@ from sigmahat_kernels.missing import MISSING
 from sigmahat_kernels.oddities import Warnings, flag_assets, flag_universes
 from sigmahat_kernels.pairs import PairStatistics
 from sigmahat_kernels.parallel import Pause, available_threads, for_each, for_each_group, go_on
-from sigmahat_kernels.regime import REGIME, SPREADS, asset_series, market_series, regime_features, series_moments
-from sigmahat_kernels.request import Request, check_universes
+from sigmahat_kernels.regime import REGIME, SPREADS, regime_features
+from sigmahat_kernels.request import PADDING, Request, check_universes
 from sigmahat_kernels.scratch import Scratch
 from sigmahat_kernels.shared_window import KeptMoments, Products, SharedWindow, share_window
 from sigmahat_kernels.solvers import Solver, choose_solver
@@ -101,11 +101,11 @@ class _Summands(NamedTuple):
     n_obs: int
     products: Products
     factor: Array  # (m, T) Z' with Z'Z the correlation
-    series: Array  # (k, T, m), see `asset_series`
+    series: Array  # see `Solver.asset_series`
     averages: dict[str, Array]  # name -> (m,), what is averaged over a universe's assets
 
 
-def _summands(shared: SharedWindow) -> _Summands:
+def _summands(shared: SharedWindow, solver: Solver) -> _Summands:
     window, factor = shared.window, shared.factor
     averages = {
         **regime.asset_averages(window),
@@ -120,7 +120,7 @@ def _summands(shared: SharedWindow) -> _Summands:
         averages[f"{spread}_square"] = averages[spread] ** 2
     heartbeat.beat()
     transposed = array_namespace(factor).ascontiguousarray(factor.T)
-    return _Summands(len(factor), shared.products, transposed, asset_series(window, factor), averages)
+    return _Summands(len(factor), shared.products, transposed, solver.asset_series(window, factor), averages)
 
 
 def _fill_group(
@@ -145,7 +145,7 @@ def _fill_group(
     odd = flag_assets(request, usable, shared.window, shared.products.slow)
     if odd is not None:
         table.warnings.of_asset[group.universes] = odd
-    summands = _summands(shared)
+    summands = _summands(shared, solver)
     of_window = {**season_features(request.dates, group.stop), **market_features(request.market, group.stop)}
 
     def fill_part(part: WindowGroup) -> None:
@@ -170,13 +170,14 @@ def _measure_part(
     for spread in SPREADS:
         averages[spread] = xp.sqrt(xp.maximum(averages.pop(f"{spread}_square") - averages[spread] ** 2, 0.0))
     n_effective = averages.pop("n_observed") - 1.0
-    moments = series_moments(market_series(summands.series, membership))
+    index = gather_index(request, part, np.arange(len(part.universes)))
+    moments = solver.series_moments(summands.series, membership, index)
     # Ledoit and Wolf's pi-hat over pairs i != j on the correlation scale, before the squared correlations are taken
     # off: (1/n) sum_t (sum_i x_ti^2)^2 less the terms i = j, with x = sqrt(n) z; the double sum over assets factors.
     own = averages.pop("fourth_moment") * n_assets
     sampling_noise = n_effective * (moments.norm_square - own)
 
-    eigenvalues, pairs = _solve_part(request, part, summands, solver, pause)
+    eigenvalues, pairs = _solve_part(request, part, index, summands, solver, pause)
     return {
         **spectrum_features(eigenvalues, n_assets, summands.n_obs, n_effective),
         **correlation_features(pairs, n_assets, sampling_noise, n_effective),
@@ -187,21 +188,18 @@ def _measure_part(
 
 
 def _solve_part(
-    request: Request, part: WindowGroup, summands: _Summands, solver: Solver, pause: Pause
+    request: Request, part: WindowGroup, index: np.ndarray, summands: _Summands, solver: Solver, pause: Pause
 ) -> tuple[Array, PairStatistics]:
     """Eigenvalues, zeros in front, and pair statistics, row sums with zeros behind, of a part's universes."""
     xp = array_namespace(summands.factor)
-    chunks = list(solver.chunks(request, part))
-    indices = [xp.asarray(gather_index(request, part, chunk)) for chunk in chunks]
-    width = max(index.shape[1] for index in indices)
+    sizes, width = (index != PADDING).sum(axis=1), index.shape[1]
     scratch = Scratch(xp)
     eigenvalues = xp.zeros((len(part.universes), width))
     collected: dict[str, Array] = {}
-    for chunk, index in zip(chunks, indices, strict=True):
+    for chunk in solver.chunks(request, part):
         pause()
-        where = xp.asarray(chunk)
-        n_assets = index.shape[1]
-        values, pairs = solver.measure(summands.products, summands.factor, index, scratch)
+        where, n_assets = xp.asarray(chunk), int(sizes[chunk].max())
+        values, pairs = solver.measure(summands.products, summands.factor, xp.asarray(index[chunk, :n_assets]), scratch)
         heartbeat.beat()
         eigenvalues[where, width - n_assets :] = values
         for name, value in pairs._asdict().items():

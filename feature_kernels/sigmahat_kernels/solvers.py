@@ -14,12 +14,14 @@ from typing import Protocol
 
 import numpy as np
 
-from sigmahat_kernels import pairs
+from sigmahat_kernels import pairs, regime
 from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.cuda import cusolver, device, kernels
 from sigmahat_kernels.groups import WindowGroup, chunks_by_size, chunks_by_work
 from sigmahat_kernels.lanes.compiled import can_compile
 from sigmahat_kernels.pairs import PairStatistics
+from sigmahat_kernels.panel import Window
+from sigmahat_kernels.regime import SeriesMoments
 from sigmahat_kernels.request import PADDING, Request
 from sigmahat_kernels.scratch import Scratch, take_blocks
 from sigmahat_kernels.spectrum import correlation_spectrum, dual_spectrum, is_dual
@@ -165,6 +167,24 @@ class Solver:
         """
         return self._steps[0].pair_statistics(products, index)
 
+    def asset_series(self, window: Window, factor: Array) -> Array:
+        """What `series_moments` sums over assets, for all columns of a window; see `regime.asset_series`."""
+        return regime.asset_series(window, factor)
+
+    def series_moments(self, series: Array, membership: Array, index: np.ndarray) -> SeriesMoments:
+        """Moments of the series of n universes.
+
+        Parameters
+        ----------
+        series : array
+            Of `asset_series`.
+        membership : array of shape (m, n)
+            1.0 where a universe holds a column.
+        index : integer array of shape (n, N)
+            The same: columns of each universe, PADDING behind; in host memory.
+        """
+        return regime.series_moments(regime.market_series(series, membership))
+
     def chunks(self, request: Request, part: WindowGroup) -> Iterator[np.ndarray]:
         """Positions within the part of universes that `measure` takes together."""
         return chunks_by_size(request, part)
@@ -233,6 +253,20 @@ class Lanes:
 
 class LanesSolver(Solver):
     """Own compiled kernels on NumPy arrays: universes of several sizes share the lanes of the vector registers."""
+
+    def asset_series(self, window: Window, factor: Array) -> Array:
+        """Returns, factor and, with gaps, 1.0 where there is a return; (2 or 3, m, T), so that an asset is a row."""
+        series = [window.returns, factor] if window.complete else [window.returns, factor, window.observed]
+        rows = np.empty((len(series), *factor.shape[::-1]))
+        for row, values in zip(rows, series, strict=True):
+            row[...] = values.T
+        return rows
+
+    def series_moments(self, series: Array, membership: Array, index: np.ndarray) -> SeriesMoments:
+        """See `Solver.series_moments`."""
+        from sigmahat_kernels.lanes.series import measure_series
+
+        return measure_series(series, index, (index != PADDING).sum(axis=1), Scratch(np))
 
     def chunks(self, request: Request, part: WindowGroup) -> Iterator[np.ndarray]:
         """See `Solver.chunks`."""

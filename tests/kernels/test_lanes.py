@@ -17,6 +17,7 @@ from sigmahat_kernels.lanes.spectra import SPARE, eigenvalues_of_triangles, tria
 from sigmahat_kernels.lanes.tridiagonal import tridiagonalise_across, tridiagonalise_lanes
 from sigmahat_kernels.lanes.universes import eigenvalues_of_stack
 from sigmahat_kernels.lanes.vectors import HAS_FMA, WIDTH
+from sigmahat_kernels.panel import correlation_factor, prepare_window
 from sigmahat_kernels.request import PADDING, Request, read_request
 from sigmahat_kernels.scratch import Scratch
 from sigmahat_kernels.solvers import choose_solver
@@ -185,6 +186,43 @@ def test_pair_statistics(sizes: list[int]) -> None:
         np.testing.assert_array_equal(actual.pop("histogram"), expected.pop("histogram")[0])
         for name, value in actual.items():
             np.testing.assert_allclose(value, expected[name][0], rtol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize(("n_obs", "gaps"), [(252, False), (60, True), (21, False), (30, True)])
+def test_moments_of_series(n_obs: int, gaps: bool) -> None:
+    rng = np.random.default_rng(n_obs)
+    returns = 0.01 * (rng.standard_normal((n_obs, 50)) + rng.standard_normal((n_obs, 1)))
+    returns[:, 7] = -returns[:, 6]  # the market of the two does not move
+    if gaps:
+        returns[rng.random(returns.shape) < 0.05] = np.nan
+    window = prepare_window(returns)
+    factor = correlation_factor(window)
+    members = [np.array([6, 7]), *(rng.choice(50, size, replace=False) for size in (2, 3, 8, 20, 33, 50))]
+    membership, index = np.zeros((50, len(members))), np.full((len(members), 50), PADDING)
+    for k, columns in enumerate(members):
+        membership[columns, k] = 1.0
+        index[k, : len(columns)] = columns
+    lanes, lapack = choose_solver(returns, "lanes"), choose_solver(returns, "lapack")
+    series = lanes.asset_series(window, factor)
+    found = lanes.series_moments(series, membership, index)
+    expected = lapack.series_moments(lapack.asset_series(window, factor), membership, index)
+    of_market = np.sqrt(expected.variance)
+    scales = {
+        **dict.fromkeys(("mean_return", "recent", "fall"), of_market),
+        **dict.fromkeys(("variance", "recent_squares", "blocks"), of_market**2),
+        **dict.fromkeys(("dispersion", "recent_dispersion"), expected.dispersion),
+        "kurtosis": expected.kurtosis,
+        "norm_square": expected.norm_square,
+    }
+    moves = slice(0 if gaps else 1, None)  # what does not move is rounding
+    for name, value in found._asdict().items():
+        wanted = getattr(expected, name)
+        assert value.shape == wanted.shape
+        error, scale = np.abs(value - wanted), scales.get(name, np.ones(len(members)))
+        assert (error <= 1e-11 * scale)[..., moves].all(), name
+    alone = lanes.series_moments(series, membership[:, 4:5], index[4:5])
+    for one, all_ in zip(alone, found, strict=True):
+        np.testing.assert_array_equal(one[..., 0], all_[..., 4])
 
 
 PROGRAM = """

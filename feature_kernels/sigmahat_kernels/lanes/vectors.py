@@ -19,6 +19,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.errors import LoweringError
 from numba.core.registry import cpu_target
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
 from numba.extending import intrinsic as numba_intrinsic
@@ -284,6 +285,8 @@ def _element(array: Any) -> tuple[ir.Type, int]:
 
 
 def _data(context: Any, builder: Any, array_type: Any, array: Any, element: ir.Type) -> Any:
+    if array_type.layout != "C":  # when a kernel is compiled; elements are counted as they lie in memory
+        raise LoweringError(f"a vector needs a contiguous array, got {array_type}")
     return builder.bitcast(context.make_array(array_type)(context, builder, array).data, element.as_pointer())
 
 
