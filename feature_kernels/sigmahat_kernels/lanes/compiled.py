@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-KERNELS = ("assembly", "spectra", "universes")
+KERNELS = ("assembly", "series", "spectra", "universes")
 """Modules of this package with kernels that Python calls."""
 
 _LOG = logging.getLogger("sigmahat")

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import float64, int64
 
-from sigmahat_kernels.lanes.compiled import compiled
+from sigmahat_kernels.lanes.compiled import compiled_for
 from sigmahat_kernels.lanes.vectors import (
     absolute,
     count_up,
@@ -68,7 +69,7 @@ def measure_series(series: np.ndarray, index: np.ndarray, sizes: np.ndarray, scr
     )
 
 
-@compiled
+@compiled_for((float64[:, :, ::1], int64[:, ::1], int64[::1], float64[:, :, ::1]))
 def _sum_assets(series: np.ndarray, index: np.ndarray, sizes: np.ndarray, sums: np.ndarray) -> None:
     """Sums over assets of returns, their squares, factor, its squares, and numbers of returns."""
     n_kinds, n_columns, n_obs = series.shape
@@ -118,7 +119,7 @@ def _sum_assets(series: np.ndarray, index: np.ndarray, sizes: np.ndarray, sums: 
             store_first(sums, out + 4 * n_obs + _LANES, there, c1)
 
 
-@compiled
+@compiled_for((float64[:, :, ::1], float64[:, ::1], float64[::1], float64[:, ::1], float64[:, ::1], float64[:, ::1]))
 def _measure(
     sums: np.ndarray,
     weights: np.ndarray,
