@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``make bench``: how far the CPU features are from LAPACK alone, as ratios of one run, into ``results/cpu.json``.
 
-``python -m benchmarks.speed.cpu`` needs sigmahat[serve]; the figure that compares with scikit-learn needs that too, and
-is left out without it, which is said.
+``python -m benchmarks.speed.cpu`` needs sigmahat[serve]; the figures that compare with scikit-learn need that too, and
+those of single steps need numba: they are left out without it, which is said.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks.figures import RESULTS, four_digits, print_figures, write_figures
 from sigmahat_kernels.features import _measure_part, _summands, compute_features
 from sigmahat_kernels.groups import group_by_window, group_returns, parts_of
+from sigmahat_kernels.lanes.compiled import can_compile
 from sigmahat_kernels.panel import correlation_factor, prepare_window
 from sigmahat_kernels.request import PADDING, Request, read_request
 from sigmahat_kernels.scratch import Scratch, keep_freed_memory, take_blocks
@@ -34,7 +35,7 @@ N_COLUMNS, N_OBS, N_UNIVERSES, ROUNDS = 500, 252, 1_000, 11
 def main() -> None:
     """Measure, print, write."""
     keep_freed_memory()  # as the server does
-    figures = {**over_lapack(), **over_sklearn(), **over_one_thread(), **dual_over_direct()}
+    figures = {**over_lapack(), **over_sklearn(), **over_one_thread(), **dual_over_direct(), **over_floor()}
     figures["peak_memory_ratio"] = peak_memory_ratio()
     rounded = {name: four_digits(value) for name, value in figures.items()}
     write_figures(RESULT, rounded)
@@ -67,14 +68,28 @@ def over_sklearn() -> dict[str, float]:
     try:
         from sklearn.covariance import LedoitWolf
     except ModuleNotFoundError:
-        Console(stderr=True).print("features_over_sklearn_lw_n100 is left out, scikit-learn is not installed")
+        Console(stderr=True).print("features_over_sklearn_lw are left out, scikit-learn is not installed")
         return {}
-    request = draw_request(100, N_OBS)
-    few = request.universes[:100]
-    ours, loop = paired(
-        partial(compute_features, request, threads=1), lambda: [LedoitWolf().fit(request.panel[:, u]) for u in few]
-    )
-    return {"features_over_sklearn_lw_n100": (loop / len(few)) / (ours / N_UNIVERSES)}
+    figures = {}
+    for n_assets in (20, 50, 100, 250):
+        request = draw_request(n_assets, N_OBS)
+        few = request.universes[:100]
+        ours, loop = paired(
+            partial(compute_features, request, threads=1),
+            partial(lambda panel, few: [LedoitWolf().fit(panel[:, u]) for u in few], request.panel, few),
+        )
+        figures[f"features_over_sklearn_lw_n{n_assets}"] = (loop / len(few)) / (ours / N_UNIVERSES)
+    return figures
+
+
+def over_floor() -> dict[str, float]:
+    """What the core can do and how long each step takes; nothing without numba."""
+    if not can_compile():
+        Console(stderr=True).print("the figures of single steps are left out, numba is not installed")
+        return {}
+    from benchmarks.speed.floor import floor_and_steps
+
+    return floor_and_steps()
 
 
 def over_one_thread() -> dict[str, float]:
