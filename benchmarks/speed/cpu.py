@@ -36,7 +36,7 @@ def main() -> None:
     """Measure, print, write."""
     keep_freed_memory()  # as the server does
     figures = {**over_lapack(), **over_sklearn(), **over_one_thread(), **dual_over_direct(), **over_floor()}
-    figures["peak_memory_ratio"] = peak_memory_ratio()
+    figures |= peak_memory()
     rounded = {name: four_digits(value) for name, value in figures.items()}
     write_figures(RESULT, rounded)
     print_figures(rounded)
@@ -156,8 +156,8 @@ def paired(first: Callable[[], object], second: Callable[[], object]) -> tuple[f
     return own, own * float(np.median(np.divide(seconds[1], seconds[0])))
 
 
-def peak_memory_ratio() -> float:
-    """Peak of the features of 1,000 universes over what they share plus twice the peak of one part of them.
+def peak_memory() -> dict[str, float]:
+    """Peak of the features of 1,000 universes, and over what they share plus twice the peak of one part of them.
 
     Bytes of arrays, as NumPy reports them to `tracemalloc`; one thread.
     """
@@ -175,7 +175,7 @@ def peak_memory_ratio() -> float:
     compute_features(request, threads=1)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    return peak / (panel + 2 * (with_part - panel))
+    return {"peak_memory_ratio": peak / (panel + 2 * (with_part - panel)), "peak_memory_mb": 1e-6 * peak}
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numba import njit
@@ -45,7 +46,7 @@ def core() -> dict[str, float]:
         {
             "fma": lambda: _multiply_and_add(n_steps),
             "dgemm": lambda: matrix @ other,
-            **{name: (lambda name=name: _read(arrays[name], passes[name])) for name in arrays},
+            **{name: partial(_read, arrays[name], passes[name]) for name in arrays},
         }
     )
     return {
