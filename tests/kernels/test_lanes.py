@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -242,7 +243,12 @@ print(WIDTH, HAS_FMA, np.concatenate(together).tobytes().hex())
 @pytest.mark.skipif(sys.platform == "darwin" or os.uname().machine != "x86_64", reason="names x86-64 processors")
 @pytest.mark.parametrize(("processor", "features", "width"), [("haswell", "+avx,+avx2,+fma", 4), ("generic", "", 2)])
 def test_narrower_registers(processor: str, features: str, width: int) -> None:
-    environment = {**os.environ, "NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": features, "PYTHONPATH": "tests"}
+    environment = {
+        **os.environ,
+        "NUMBA_CPU_NAME": processor,
+        "NUMBA_CPU_FEATURES": features,
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
     run = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=environment, check=False)
     assert run.returncode == 0, run.stderr
     found_width, has_fma, bits = run.stdout.split()
