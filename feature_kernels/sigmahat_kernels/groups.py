@@ -23,13 +23,13 @@ PART_CELLS = 64 * 1024
 DEVICE_SCALE = 512
 """On a GPU stacks and parts are this much larger: a launch must keep the whole device busy."""
 
-CHUNK_UNIVERSES = 16
-"""Universes of one chunk of `chunks_by_work`: two registers of the widest processors."""
+REGISTERS = 16
+"""Universes that fill two vector registers of the widest processors: chunks of `chunks_by_work` hold multiples."""
 
-MANY_CELLS = 16 * CHUNK_CELLS
-"""Cells of their correlation matrices, of which one triangle is kept."""
+_MAX_CHUNK = 8 * REGISTERS
+_FEW_CELLS, _MANY_CELLS = 4 * CHUNK_CELLS, 16 * CHUNK_CELLS
 
-_MIN_PART, _MIN_PARTS = CHUNK_UNIVERSES, 8
+_MIN_PART, _MIN_PARTS = REGISTERS, 8
 
 
 class WindowGroup(NamedTuple):
@@ -150,7 +150,8 @@ def chunks_by_work(request: Request, group: WindowGroup) -> Iterator[np.ndarray]
         start = 0
         while start < len(members):
             cells = int(sizes[members[start]]) ** 2
-            stop = start + max(1, min(CHUNK_UNIVERSES, MANY_CELLS // cells))
+            in_cache = _FEW_CELLS // cells // REGISTERS * REGISTERS
+            stop = start + max(1, min(_MAX_CHUNK, in_cache), min(REGISTERS, _MANY_CELLS // cells))
             yield members[start:stop]
             start = stop
 

@@ -225,7 +225,7 @@ class HostSolver(Solver):
         return eigenvalues, pairs.pair_statistics(correlation, entries, scratch)
 
 
-class Lanes:
+class LaneKernels:
     """Own compiled kernels for the CPU, as a step of a `Solver`."""
 
     name = "lanes"
@@ -308,7 +308,7 @@ def choose_solver(panel: Array, requested: str | None = None) -> Solver:
         if requested not in (None, *HOST_SOLVERS):
             raise SolverError(f"solver {requested!r} needs the panel on a GPU, and it is in host memory")
         if requested != "lapack" and can_compile():
-            return LanesSolver("lanes", [Lanes()])
+            return LanesSolver("lanes", [LaneKernels()])
         if requested == "lanes":
             raise SolverError("solver 'lanes' cannot run here: numba is not installed")
         return HostSolver("lapack", [_LAPACK])

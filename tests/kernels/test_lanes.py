@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sigmahat_kernels import pairs
 from sigmahat_kernels.features import compute_features
+from sigmahat_kernels.groups import chunks_by_work, group_by_window
 from sigmahat_kernels.lanes.spectra import SPARE, eigenvalues_of_triangles, triangle_size
 from sigmahat_kernels.lanes.tridiagonal import tridiagonalise_across, tridiagonalise_lanes
 from sigmahat_kernels.lanes.universes import eigenvalues_of_stack
@@ -21,6 +23,7 @@ from sigmahat_kernels.panel import correlation_factor, prepare_window
 from sigmahat_kernels.request import PADDING, Request, read_request
 from sigmahat_kernels.scratch import Scratch
 from sigmahat_kernels.solvers import choose_solver
+from sigmahat_kernels.spectrum import is_dual
 
 OF_LARGEST = 1e-14
 """Error of an eigenvalue over the largest one; LAPACK's own is of this size."""
@@ -165,6 +168,16 @@ def test_universes_keep_their_bits_whoever_comes_with_them(n_rows: int) -> None:
         np.testing.assert_array_equal(compute_features(one, threads=1).features[0], together.features[k])
 
 
+def test_chunks_hold_every_universe_once_and_none_of_both_forms() -> None:
+    request = draw_request(50)
+    (group,) = group_by_window(request, np.arange(len(request.universes)))
+    sizes = (request.universes != PADDING).sum(axis=1)
+    chunks = list(chunks_by_work(request, group))
+    np.testing.assert_array_equal(np.sort(np.concatenate(chunks)), np.arange(len(sizes)))
+    assert (np.diff(sizes[np.concatenate(chunks)]) <= 0).all()
+    assert all(len({is_dual(50, size) for size in sizes[chunk].tolist()}) == 1 for chunk in chunks)
+
+
 @pytest.mark.parametrize("sizes", [[9] * 5, [2], [40, 31, 16, 15, 8, 3, 2], [90]])
 def test_pair_statistics(sizes: list[int]) -> None:
     rng = np.random.default_rng(len(sizes))
@@ -242,7 +255,12 @@ print(WIDTH, HAS_FMA, np.concatenate(together).tobytes().hex())
 @pytest.mark.skipif(sys.platform == "darwin" or os.uname().machine != "x86_64", reason="names x86-64 processors")
 @pytest.mark.parametrize(("processor", "features", "width"), [("haswell", "+avx,+avx2,+fma", 4), ("generic", "", 2)])
 def test_narrower_registers(processor: str, features: str, width: int) -> None:
-    environment = {**os.environ, "NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": features, "PYTHONPATH": "tests"}
+    environment = {
+        **os.environ,
+        "NUMBA_CPU_NAME": processor,
+        "NUMBA_CPU_FEATURES": features,
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
     run = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=environment, check=False)
     assert run.returncode == 0, run.stderr
     found_width, has_fma, bits = run.stdout.split()

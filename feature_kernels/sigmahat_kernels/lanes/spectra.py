@@ -50,13 +50,12 @@ def eigenvalues_of_triangles(triangles: np.ndarray, sizes: np.ndarray, scratch: 
     largest = int(sizes[0])
     eigenvalues = np.zeros((len(sizes), largest))
     length = -(-largest // 8) * 8
-    lanes = scratch.array("lanes", (triangle_size(largest), WIDTH))
-    square = scratch.array("square", (length * length,))
+    matrices = scratch.array("matrices", (max(triangle_size(largest) * WIDTH, length * length),))
     work = scratch.array("reflections", (4 * length * WIDTH,))
     tridiagonals = scratch.array("tridiagonals", (2, largest * max(WIDTH, GROUP)))
     ends = scratch.array("ends", (2, largest * WIDTH))
     found = scratch.array("found", (GROUP * largest,))
-    _solve(triangles, sizes, lanes, square, work, ends, tridiagonals, found, eigenvalues)
+    _solve(triangles, sizes, matrices, work, ends, tridiagonals, found, eigenvalues)
     if np.isnan(eigenvalues).any():
         raise np.linalg.LinAlgError("eigenvalues did not converge")
     eigenvalues.sort(axis=1)
@@ -67,8 +66,7 @@ def eigenvalues_of_triangles(triangles: np.ndarray, sizes: np.ndarray, scratch: 
 def _tridiagonalise(
     triangles: np.ndarray,
     sizes: np.ndarray,
-    lanes: np.ndarray,
-    square: np.ndarray,
+    matrices: np.ndarray,
     work: np.ndarray,
     ends: np.ndarray,
     d: np.ndarray,
@@ -86,12 +84,13 @@ def _tridiagonalise(
         if one_by_one > _REGISTER_COST:
             count = min(WIDTH, n_group - k)
             diagonal, squares = ends[0, : n * WIDTH].reshape(n, WIDTH), ends[1, : n * WIDTH].reshape(n, WIDTH)
+            lanes = matrices[: n * (n + 1) // 2 * WIDTH].reshape(n * (n + 1) // 2, WIDTH)
             _spread(triangles, sizes, k, lanes)
             tridiagonalise_lanes(lanes, n, work[: 4 * n * WIDTH].reshape(4, n, WIDTH), diagonal, squares)
         else:
             diagonal, squares = ends[0, :n].reshape(n, 1), ends[1, :n].reshape(n, 1)
             length = (n + 7) // 8 * 8
-            matrix = square[: length * length].reshape(length, length)
+            matrix = matrices[: length * length].reshape(length, length)
             _unfold(triangles[k], n, matrix)
             tridiagonalise_across(matrix, n, work[: 4 * length].reshape(4, length), ends[0, :n], ends[1, :n])
         for lane in range(count):
@@ -143,7 +142,6 @@ def _unfold(triangle: np.ndarray, n: int, matrix: np.ndarray) -> None:
     (
         float64[:, ::1],
         int64[::1],
-        float64[:, ::1],
         float64[::1],
         float64[::1],
         float64[:, ::1],
@@ -155,8 +153,7 @@ def _unfold(triangle: np.ndarray, n: int, matrix: np.ndarray) -> None:
 def _solve(
     triangles: np.ndarray,
     sizes: np.ndarray,
-    lanes: np.ndarray,
-    square: np.ndarray,
+    matrices: np.ndarray,
     work: np.ndarray,
     ends: np.ndarray,
     tridiagonals: np.ndarray,
@@ -172,9 +169,8 @@ def _solve(
         e = tridiagonals[1, : largest * n_lanes].reshape(largest, n_lanes)
         d[:] = 0.0
         e[:] = 0.0
-        _tridiagonalise(
-            triangles[start : start + n_group], sizes[start : start + n_group], lanes, square, work, ends, d, e
-        )
+        group = slice(start, start + n_group)
+        _tridiagonalise(triangles[group], sizes[group], matrices, work, ends, d, e)
         first = np.full(n_lanes, largest - 1)
         for k in range(n_group):
             first[k] = largest - sizes[start + k]
