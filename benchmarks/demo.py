@@ -16,9 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from sigmahat_client import Estimates, EstimateWarning, InvalidRequest, ShrinkageClient
+from sigmahat_deploy.kernels import compile_kernels
 from sigmahat_deploy.probe import probe_shrinkage
 from sigmahat_deploy.returns_file import UnreadableFile, read_returns
-from sigmahat_deploy.kernels import compile_kernels
 from sigmahat_deploy.server import ServerError, local_server
 from sigmahat_kernels.parameters import TARGETS
 from sigmahat_kernels.status import Status
