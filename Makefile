@@ -15,6 +15,7 @@ demo: $(VENV)/serve ## start the real Triton and estimate 2,000 universes; RETUR
 	$(BIN)/python benchmarks/demo.py $(if $(RETURNS),--returns $(RETURNS))
 
 test: check $(VENV)-deploy/done $(VENV)-numpy2/done ## checkers, then every test; then the array code once more on NumPy 2
+	$(BIN)/python -m sigmahat_kernels.lanes
 	$(BIN)/python -m pytest -m "not live"
 	$(VENV)-numpy2/bin/python -m pytest tests/kernels tests/client
 
@@ -50,7 +51,7 @@ $(VENV)/dev: $(VENV)/python pyproject.toml constraints.txt
 
 $(VENV)-numpy2/done: pyproject.toml constraints-numpy2.txt
 	$(PYTHON) -m venv $(VENV)-numpy2
-	$(VENV)-numpy2/bin/pip install --quiet --constraint constraints-numpy2.txt --editable '.[cli]' numpy onnxruntime hypothesis pytest pytest-timeout scikit-learn
+	$(VENV)-numpy2/bin/pip install --quiet --constraint constraints-numpy2.txt --editable '.[local]' numpy hypothesis pytest pytest-timeout scikit-learn
 	touch $@
 
 $(VENV)-deploy/done: constraints-deploy.txt tests/cluster/install_tools.py

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from sigmahat_client import Estimates, EstimateWarning, InvalidRequest, ShrinkageClient
+from sigmahat_deploy.kernels import compile_kernels
 from sigmahat_deploy.probe import probe_shrinkage
 from sigmahat_deploy.returns_file import UnreadableFile, read_returns
 from sigmahat_deploy.server import ServerError, local_server
@@ -57,6 +58,7 @@ def main(path: Path | None, n_universes: int, model_repository: Path, out: Path,
         f"{min(map(len, universes))} to {max(map(len, universes))} assets, windows of {WINDOW} days"
     )
     try:
+        compile_kernels(console.print)
         console.print("starting Triton")
         with local_server(model_repository, grpc_port=0, http_port=0, metrics_port=0, probe=probe_shrinkage) as server:
             estimates, seconds = estimate(server.grpc_url, returns, universes, windows)

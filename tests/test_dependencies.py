@@ -41,8 +41,16 @@ ROOMS: dict[str, dict[str, set[str]]] = {
     "benchmarks": {"accuracy": set(), "speed": set(), "reliability": set()},
 }
 THIRD_PARTY = {
-    # onnxruntime, cupy and Triton's own module are imported where they are needed, by those who have them.
-    "sigmahat_kernels": {"numpy", "threadpoolctl", "onnxruntime", "cupy", "triton_python_backend_utils"},
+    # onnxruntime, cupy, numba and Triton's own module are imported where they are needed, by those who have them.
+    "sigmahat_kernels": {
+        "numpy",
+        "threadpoolctl",
+        "onnxruntime",
+        "cupy",
+        "numba",
+        "llvmlite",
+        "triton_python_backend_utils",
+    },
     # numpy and tritonclient come with it; the others are imported by the functions and modules that are about them.
     "sigmahat_client": {
         "numpy",
@@ -153,7 +161,7 @@ def test_the_client_reads_only_the_kernels_plain_part() -> None:
                 "threadpoolctl",
             },
         ),
-        ("sigmahat_kernels.features", {"torch", "onnxruntime", "cupy", "pandas"}),
+        ("sigmahat_kernels.features", {"torch", "onnxruntime", "cupy", "pandas", "numba"}),
         ("sigmahat_deploy.cli", {"torch", "pandas", "tritonclient", "numpy"}),
         # What the demo reads of the trainer, with nothing installed but the extra `serve`.
         *(

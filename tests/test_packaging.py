@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wheel holds every module of the four packages and the models that a CPU serves, and nothing else."""
+"""The wheel holds every module of the four packages and the models that a CPU serves, and nothing else; its extras
+bring what they say."""
 
 from __future__ import annotations
 
+import email
 import os
+import re
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -96,3 +100,29 @@ def test_the_installed_wheel_estimates_as_the_checkout_does(unpacked: Path, tmp_
     with ShrinkageClient.local(ROOT / "model_repository") as client:
         expected = client.estimate(returns, covariance=True).covariance_of("all")
     np.testing.assert_array_equal(np.load(tmp_path / "covariance.npy"), expected)
+
+
+@pytest.mark.parametrize(
+    ("extra", "brings"),
+    [("", False), ("cli", False), ("sklearn", False), ("lanes", True), ("local", True), ("serve", True)],
+)
+def test_who_brings_the_compiler(wheel: Path, extra: str, brings: bool) -> None:
+    assert ("numba" in required(wheel, extra)) == brings
+
+
+def required(wheel: Path, extra: str) -> set[str]:
+    """What an extra brings, that of the extras that it names too."""
+    (name,) = (name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".dist-info/METADATA"))
+    found = set()
+    for line in email.message_from_bytes(zipfile.ZipFile(wheel).read(name)).get_all("Requires-Dist", []):
+        match = re.fullmatch(r"([\w-]+)(?:\[([\w,]+)\])?[^;]*(?:; extra == '(\w+)')?", line)
+        if match is not None and (match[3] or "") == extra:
+            found |= {match[1]}.union(*(required(wheel, named) for named in (match[2] or "").split(",") if named))
+    return found
+
+
+@pytest.mark.parametrize("name", ["constraints.txt", "constraints-numpy2.txt"])
+def test_the_compiler_is_pinned_as_it_is_tested(name: str) -> None:
+    pinned = dict(line.split("==") for line in (ROOT / name).read_text().splitlines() if "==" in line)
+    for package in ("numba", "llvmlite"):
+        assert pinned[package] == metadata.version(package)

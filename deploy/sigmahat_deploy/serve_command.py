@@ -16,7 +16,8 @@ import click
 
 from sigmahat_deploy.certificates import Tls
 from sigmahat_deploy.installation import ServerError
-from sigmahat_deploy.server import CONNECTION_AGE_S, LocalServer, on_signals
+from sigmahat_deploy.kernels import compile_kernels
+from sigmahat_deploy.server import CONNECTION_AGE_S, LocalServer, check_repository, on_signals
 from sigmahat_deploy.supervisor import Address, Endurance, GaveUp, supervise, urls
 from sigmahat_kernels.files import write_whole
 from sigmahat_kernels.released import released_repository
@@ -100,6 +101,8 @@ def serve(
     _log("starting", pid=os.getpid(), model_repository=str(model_repository.absolute()))
     try:
         with on_signals(lambda signum: sys.exit(0)):
+            check_repository(model_repository)
+            compile_kernels(lambda line: _log("kernels", reason=line))
             supervise(
                 model_repository,
                 Address(host, grpc_port, http_port, metrics_port, tls, connection_age_s),

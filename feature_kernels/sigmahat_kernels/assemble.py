@@ -16,6 +16,7 @@ from sigmahat_kernels.groups import (
     group_returns,
     parts_of,
 )
+from sigmahat_kernels.lanes.compiled import can_compile
 from sigmahat_kernels.panel import WINSOR_LIMIT
 from sigmahat_kernels.parallel import Pause, available_threads, for_each, for_each_group, go_on
 from sigmahat_kernels.parameters import Parameters, intensity_of
@@ -70,7 +71,7 @@ def assemble(
     InvalidRequest
         If the matrices would be larger than `request.MAX_COVARIANCE_CELLS`.
     """
-    covariance = _unfilled(request)
+    covariance = _unfilled(request, status)
     intensity = _intensity_of_assets(request, parameters, block_intensity)
     if classic:
         parameters = classic_parameters(parameters)
@@ -89,7 +90,8 @@ def assemble(
     return covariance
 
 
-def _unfilled(request: Request) -> np.ndarray:
+def _unfilled(request: Request, status: np.ndarray) -> np.ndarray:
+    """NaN for universes that are not GOOD, nothing yet for the others."""
     n_universes, n_assets = request.universes.shape
     n_cells = n_universes * n_assets**2
     if n_cells > MAX_COVARIANCE_CELLS:
@@ -97,7 +99,9 @@ def _unfilled(request: Request) -> np.ndarray:
             f"COVARIANCE would have {n_cells:,} cells, more than the limit of {MAX_COVARIANCE_CELLS:,}: "
             "send fewer universes at a time, or the wide ones apart"
         )
-    return np.full((n_universes, n_assets, n_assets), np.nan, np.float32)
+    covariance = np.empty((n_universes, n_assets, n_assets), np.float32)
+    covariance[status != Status.GOOD] = np.nan
+    return covariance
 
 
 def _intensity_of_assets(request: Request, parameters: Parameters, block_intensity: np.ndarray | None) -> np.ndarray:
@@ -128,18 +132,63 @@ def _fill_part(
     pause: Pause,
 ) -> None:
     """Estimate the universes of a part of a window, in place, a stack of one size at a time."""
-    xp = array_namespace(moments.slow)
-    scratch = Scratch(xp)
+    scratch = Scratch(array_namespace(moments.slow))
     incomplete = moments.incomplete.columns if moments.incomplete is not None else None
     for chunk in chunks_by_size(request, part, incomplete):
         pause()
         universes = part.universes[chunk]
         index = gather_index(request, part, chunk)
         size = index.shape[1]
-        estimate = estimate_covariance(
-            moments.gather(index, scratch),
-            Parameters(*(xp.asarray(head[universes], xp.float64) for head in parameters)),
-            xp.asarray(intensity[universes, :size], xp.float64),
+        covariance[universes, size:] = np.nan
+        covariance[universes, :size, size:] = np.nan
+        fill_matrices(
+            covariance,
+            universes,
+            moments,
+            index,
+            Parameters(*(head[universes] for head in parameters)),
+            intensity[universes, :size],
+            scratch,
         )
-        covariance[universes, :size, :size] = to_numpy(estimate.astype(xp.float32))
         heartbeat.beat()
+
+
+def fill_matrices(
+    out: np.ndarray,
+    rows: np.ndarray,
+    moments: WindowMoments,
+    index: np.ndarray,
+    parameters: Parameters,
+    intensity: np.ndarray,
+    scratch: Scratch,
+) -> None:
+    """Estimate the covariance matrices of a chunk of universes of one window, compiled for this CPU where that can be.
+
+    Parameters
+    ----------
+    out : contiguous float32 or float64 array of shape (universes, width, width)
+        On the host; ``out[rows[q], :N, :N]`` is written.
+    rows : int64 array of shape (n,)
+    moments : WindowMoments
+    index : integer array of shape (n, N)
+        As `WindowMoments.gather` takes it.
+    parameters : Parameters
+        One row a universe.
+    intensity : array of shape (n, N)
+        What each asset's intensity is tilted from.
+    scratch : Scratch
+        Of the library that the moments are of.
+    """
+    xp = array_namespace(moments.slow)
+    heads = Parameters(*(xp.asarray(head, xp.float64) for head in parameters))
+    asset_intensity = xp.asarray(intensity, xp.float64)
+    if xp is np and can_compile():
+        from sigmahat_kernels.lanes import assembly
+
+        correlations = moments.completed(index, scratch) or (moments.slow, moments.fast)
+        logs = np.log(np.vstack([moments.volatilities, moments.kurtosis]))[:, index]
+        assembly.fill_matrices(out, rows, *correlations, index, logs, heads, asset_intensity, scratch)
+        return
+    estimate = estimate_covariance(moments.gather(index, scratch), heads, asset_intensity)
+    size = index.shape[1]
+    out[rows, :size, :size] = to_numpy(estimate.astype(out.dtype))

@@ -22,7 +22,8 @@ N_ASSET_STATISTICS = len(ASSET_STATISTICS)
 STATISTIC_LIMIT = 4.0
 """No statistic of an asset is further from its universe's mean than this, in usual differences."""
 
-_LEAST_UNSHARED = 1e-6
+LEAST_UNSHARED = 1e-6
+"""At least this much of an asset's variance counts as not shared with its closest neighbour."""
 
 
 def asset_statistics(slow: Array, fast: Array, volatilities: Array, kurtosis: Array) -> Array:
@@ -68,7 +69,7 @@ def asset_statistics(slow: Array, fast: Array, volatilities: Array, kurtosis: Ar
         [
             mean,
             change,
-            xp.log(xp.maximum(1.0 - nearest**2, _LEAST_UNSHARED)),
+            xp.log(xp.maximum(1.0 - nearest**2, LEAST_UNSHARED)),
             logs[0],
             logs[1] - logs[0],
             logs[2] - logs[0],

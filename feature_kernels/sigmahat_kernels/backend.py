@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -37,3 +38,8 @@ def array_namespace(x: Array) -> ModuleType:
 def to_numpy(x: Array) -> numpy.ndarray:
     """Copy `x` to the host if it lives on a device; a NumPy array is returned as it is."""
     return x.get() if hasattr(x, "get") else numpy.asarray(x)
+
+
+def joined(arrays: Sequence[Array]) -> Array:
+    """Arrays one after the other along their last axis; a single one as it is."""
+    return arrays[0] if len(arrays) == 1 else array_namespace(arrays[0]).concatenate(arrays, axis=-1)

@@ -9,18 +9,17 @@ from typing import NamedTuple
 import numpy as np
 
 from sigmahat_kernels import heartbeat, missing, regime, temporal
-from sigmahat_kernels.backend import Array, array_namespace, to_numpy
+from sigmahat_kernels.backend import Array, array_namespace, joined, to_numpy
 from sigmahat_kernels.correlation import CORRELATION, correlation_features
 from sigmahat_kernels.groups import (
     Part,
     WindowGroup,
     batches_of,
-    chunks_by_size,
+    gather_parts,
     group_by_window,
     membership_of,
     packs_of,
     parts_of,
-    place_of,
     refuse_columns,
 )
 from sigmahat_kernels.market import MARKET, market_features
@@ -28,7 +27,7 @@ from sigmahat_kernels.missing import MISSING
 from sigmahat_kernels.oddities import Warnings, flag_assets, flag_universes
 from sigmahat_kernels.pairs import PairStatistics
 from sigmahat_kernels.parallel import Pause, available_threads, for_each, for_each_group, go_on
-from sigmahat_kernels.regime import REGIME, SPREADS, MarketSeries, asset_series, market_series, regime_features
+from sigmahat_kernels.regime import REGIME, SPREADS, regime_features
 from sigmahat_kernels.request import PADDING, Request, check_universes
 from sigmahat_kernels.scratch import Scratch
 from sigmahat_kernels.shared_window import KeptMoments, Products, SharedWindows, share_windows
@@ -107,26 +106,26 @@ class _Summands(NamedTuple):
 
     products: Products  # (m, m) each, see `SharedWindows.blocks`
     factor: Array  # (m, T) Z' with Z'Z the correlation
-    series: Array  # (k, T, m), see `asset_series`
+    series: Array  # see `Solver.asset_series`
     averages: dict[str, Array]  # name -> (m,), what is averaged over a universe's assets
 
 
-def _summands(shared: SharedWindows) -> _Summands:
+def _summands(shared: SharedWindows, solver: Solver) -> _Summands:
     window, factor = shared.window, shared.factor
     xp = array_namespace(factor)
-    series = asset_series(window, factor)
     averages = {
         **regime.asset_averages(window),
         **temporal.asset_averages(window),
         **missing.asset_averages(window),
         "n_observed": window.n_observed,
-        "fourth_moment": (series[3] ** 2).sum(axis=0),
+        "fourth_moment": (factor**2 * factor**2).sum(axis=0),
     }
     for spread, of in SPREADS.items():
         # Around a common centre first: the difference of two large numbers would lose the digits.
-        averages[spread] = _joined([averages[of][cut] - averages[of][cut].mean() for cut in shared.cuts])
+        averages[spread] = joined([averages[of][cut] - averages[of][cut].mean() for cut in shared.cuts])
         averages[f"{spread}_square"] = averages[spread] ** 2
     heartbeat.beat()
+    series = solver.asset_series(window, factor)
     return _Summands(shared.blocks(), xp.ascontiguousarray(factor.T), series, averages)
 
 
@@ -152,7 +151,7 @@ def _fill_batch(
         odd = flag_assets(request, group, usable.stale[cut], shared.window, shared.products.slow)
         if odd is not None:
             table.warnings.of_asset[group.universes] = odd
-    summands = _summands(all_shared)
+    summands = _summands(all_shared, solver)
 
     def fill(parts: Sequence[Part]) -> None:
         values = _measure_parts(request, parts, summands, solver, pause)
@@ -176,58 +175,45 @@ def _measure_parts(
     """All features that depend on the universe's returns, of all parts one after the other: name -> (n,)."""
     xp = array_namespace(summands.factor)
     stacked = xp.stack(list(summands.averages.values()))
-    sizes, sums, all_series = [], [], []
-    for part, cut in parts:
-        membership = membership_of(request, part)
-        sizes.append(membership.sum(axis=0))
-        sums.append(stacked[:, cut] @ membership)
-        all_series.append(market_series(summands.series[..., cut], membership))
-    n_assets = _joined(sizes).astype(xp.int64)
-    series = MarketSeries(*(_joined(values) for values in zip(*all_series, strict=True)))
-    averages = dict(zip(summands.averages, _joined(sums) / n_assets, strict=True))
+    memberships = [(cut, membership_of(request, part)) for part, cut in parts]
+    n_assets = joined([membership.sum(axis=0) for _, membership in memberships]).astype(xp.int64)
+    sums = joined([stacked[:, cut] @ membership for cut, membership in memberships])
+    averages = dict(zip(summands.averages, sums / n_assets, strict=True))
     for spread in SPREADS:
         averages[spread] = xp.sqrt(xp.maximum(averages.pop(f"{spread}_square") - averages[spread] ** 2, 0.0))
     n_effective = averages.pop("n_observed") - 1.0
+    index = gather_parts(request, parts)
+    moments = solver.series_moments(summands.series, memberships, index)
     # Ledoit and Wolf's pi-hat over pairs i != j on the correlation scale, before the squared correlations are taken
     # off: (1/n) sum_t (sum_i x_ti^2)^2 less the terms i = j, with x = sqrt(n) z; the double sum over assets factors.
     own = averages.pop("fourth_moment") * n_assets
-    sampling_noise = n_effective * ((series.slow_norm**2).sum(axis=0) - own)
+    sampling_noise = n_effective * (moments.norm_square - own)
 
-    eigenvalues, pairs = _solve_parts(request, parts, summands, solver, pause)
+    eigenvalues, pairs = _solve_parts(request, parts, index, summands, solver, pause)
     n_obs = summands.factor.shape[1]
     return {
         **spectrum_features(eigenvalues, n_assets, n_obs, n_effective),
         **correlation_features(pairs, n_assets, sampling_noise, n_effective),
         **averages,
-        **regime_features(series),
-        **temporal_features(series, n_assets),
+        **regime_features(moments, n_obs),
+        **temporal_features(moments, n_assets, n_obs),
     }
 
 
-def _joined(arrays: Sequence[Array]) -> Array:
-    """Values of several windows one after the other, along the last axis."""
-    return arrays[0] if len(arrays) == 1 else array_namespace(arrays[0]).concatenate(arrays, axis=-1)
-
-
 def _solve_parts(
-    request: Request, parts: Sequence[Part], summands: _Summands, solver: Solver, pause: Pause
+    request: Request, parts: Sequence[Part], index: np.ndarray, summands: _Summands, solver: Solver, pause: Pause
 ) -> tuple[Array, PairStatistics]:
     """Eigenvalues, zeros in front, and pair statistics, row sums with zeros behind, of all universes of the parts."""
     xp = array_namespace(summands.factor)
-    universes = np.concatenate([part.universes for part, _ in parts])
-    places = np.concatenate([place_of(request, part) + (cut.start or 0) for part, cut in parts])
-    chunks = list(chunks_by_size(request, parts[0][0]._replace(universes=universes)))
-    sizes = (request.universes[universes] != PADDING).sum(axis=1)
-    width = int(sizes.max())
+    together = parts[0][0]._replace(universes=np.concatenate([part.universes for part, _ in parts]))
+    sizes, width = (index != PADDING).sum(axis=1), index.shape[1]
     scratch = Scratch(xp)
-    eigenvalues = xp.zeros((len(universes), width))
+    eigenvalues = xp.zeros((len(index), width))
     collected: dict[str, Array] = {}
-    for chunk in chunks:
+    for chunk in solver.chunks(request, together):
         pause()
-        where = xp.asarray(chunk)
-        n_assets = int(sizes[chunk[0]])
-        index = xp.asarray(places[chunk, :n_assets])
-        values, pairs = solver.measure(summands.products, summands.factor, index, scratch)
+        where, n_assets = xp.asarray(chunk), int(sizes[chunk].max())
+        values, pairs = solver.measure(summands.products, summands.factor, xp.asarray(index[chunk, :n_assets]), scratch)
         heartbeat.beat()
         eigenvalues[where, width - n_assets :] = values
         for name, value in pairs._asdict().items():

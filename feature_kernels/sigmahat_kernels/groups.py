@@ -27,7 +27,13 @@ DEVICE_SCALE = 512
 BATCH_CELLS = 256 * 1024
 """Cells of the windows that are prepared side by side (2 MB in float64)."""
 
-_MIN_PART, _MIN_PARTS = 16, 8
+REGISTERS = 16
+"""Universes that fill two vector registers of the widest processors: chunks of `chunks_by_work` hold multiples."""
+
+_MAX_CHUNK = 8 * REGISTERS
+_FEW_CELLS, _MANY_CELLS = 4 * CHUNK_CELLS, 16 * CHUNK_CELLS
+
+_MIN_PART, _MIN_PARTS = REGISTERS, 8
 
 
 class WindowGroup(NamedTuple):
@@ -165,7 +171,7 @@ def parts_of(request: Request, group: WindowGroup) -> Iterator[WindowGroup]:
     size = _scaled(request, PART_CELLS) // max(group.stop - group.start, len(group.columns))
     if array_namespace(request.panel) is np:
         size = min(size, -(-len(order) // _MIN_PARTS))
-    size = max(_MIN_PART, size)
+    size = max(_MIN_PART, round(size / _MIN_PART) * _MIN_PART)
     for i in range(0, len(order), size):
         yield group._replace(universes=group.universes[order[i : i + size]])
 
@@ -208,16 +214,41 @@ def chunks_by_size(request: Request, group: WindowGroup, incomplete: np.ndarray 
             yield from (members[i : i + per_chunk] for i in range(0, len(members), per_chunk))
 
 
-def place_of(request: Request, group: WindowGroup) -> np.ndarray:
-    """Where the assets of a group's universes stand among its columns; (n, N), anything in padding."""
-    return group.place[request.universes[group.universes]]
+def chunks_by_work(request: Request, group: WindowGroup) -> Iterator[np.ndarray]:
+    """Positions within the group, the large universes first, in chunks that fill vector registers and cache.
+
+    No chunk holds both universes of more assets than T - 1 and others.
+    """
+    sizes = (request.universes[group.universes] != PADDING).sum(axis=1)
+    order = np.argsort(-sizes, kind="stable")
+    n_dual = int((sizes >= group.stop - group.start).sum())
+    for members in (order[:n_dual], order[n_dual:]):
+        start = 0
+        while start < len(members):
+            cells = int(sizes[members[start]]) ** 2
+            in_cache = _FEW_CELLS // cells // REGISTERS * REGISTERS
+            stop = start + max(1, min(_MAX_CHUNK, in_cache), min(REGISTERS, _MANY_CELLS // cells))
+            yield members[start:stop]
+            start = stop
 
 
 def gather_index(request: Request, group: WindowGroup, chunk: np.ndarray) -> np.ndarray:
-    """Where the assets of a chunk of universes (all of one size) stand among the group's columns; (n, N)."""
+    """Where the assets of a chunk of universes stand in the group's columns, (n, N); PADDING behind a smaller one's."""
     rows = request.universes[group.universes[chunk]]
-    size = int((rows[0] != PADDING).sum())
-    return group.place[rows[:, :size]]
+    rows = rows[:, : int((rows != PADDING).sum(axis=1).max())]
+    return np.where(rows == PADDING, PADDING, group.place[rows])
+
+
+def gather_parts(request: Request, parts: Sequence[Part]) -> np.ndarray:
+    """The same of all universes of some parts, in the columns of their batch."""
+    indices = [gather_index(request, part, np.arange(len(part.universes))) for part, _ in parts]
+    gathered = np.full((sum(map(len, indices)), max(index.shape[1] for index in indices)), PADDING)
+    start = 0
+    for index, (_, cut) in zip(indices, parts, strict=True):
+        stop = start + len(index)
+        gathered[start:stop, : index.shape[1]] = np.where(index == PADDING, PADDING, index + (cut.start or 0))
+        start = stop
+    return gathered
 
 
 def membership_of(request: Request, group: WindowGroup) -> Array:

@@ -8,10 +8,11 @@ other columns of the panel can change a feature.
 from __future__ import annotations
 
 import math
+from types import ModuleType
 from typing import NamedTuple
 
 from sigmahat_kernels.backend import Array, array_namespace
-from sigmahat_kernels.panel import TINY, VOLATILITY_HALFLIVES, Window, exponential_weights
+from sigmahat_kernels.panel import FAST_HALFLIFE, TINY, VOLATILITY_HALFLIVES, Window, exponential_weights
 
 REGIME = {
     "log_market_volatility": "ln of the market's annualised volatility (252 periods)",
@@ -36,8 +37,16 @@ REGIME = {
 (weighted) root mean squares around the window's mean. Ratios are cut below: assets at 10 % of the window's volatility,
 market, dispersion and blocks at 1 %."""
 
+BLOCK = 21
+"""Rows of a block whose volatility is one of the window's volatilities."""
+
+RECENT = 63
+"""Rows that are recent."""
+
+HALFLIVES = (FAST_HALFLIFE, 21.0, 5.0)
+"""Of the weights of a series' recent rows."""
+
 _PERIODS_PER_YEAR = 252
-_BLOCK = 21
 _STRESS = 1.5
 
 
@@ -90,6 +99,68 @@ def market_series(series: Array, membership: Array) -> MarketSeries:
     )
 
 
+class SeriesMoments(NamedTuple):
+    """All that is read of the series of `n` universes; a mean is one over the rows of the window."""
+
+    mean_return: Array  # (n,), see `MarketSeries`
+    variance: Array  # (n,) mean square of the market, at least TINY
+    recent_squares: Array  # (3, n) the same, rows weighted by `HALFLIVES`
+    kurtosis: Array  # (n,) mean square of the squared market over its variance
+    blocks: Array  # (T // BLOCK, n) mean square of the market in the last whole blocks
+    recent: Array  # (n,) mean of the market over the last `RECENT` rows
+    fall: Array  # (n,) of the market's summed returns from their peak, 0 at the start, to the end
+    autocorrelation: Array  # (n,) first-order, of the market
+    clustering: Array  # (n,) first-order autocorrelation of the market's absolute value
+    dispersion: Array  # (n,) mean of the dispersion, at least TINY
+    recent_dispersion: Array  # (n,) the same, rows weighted by the second of `HALFLIVES`
+    total: (
+        Array  # (4, n) sums of `slow_sum` squared: by the first of `HALFLIVES`, plain, of the second half, of the first
+    )
+    own: Array  # (4, n) the same sums of `slow_norm`
+    norm_square: Array  # (n,) sum of `slow_norm` squared
+
+
+def row_weights(xp: ModuleType, n_obs: int) -> Array:
+    """Weights by `HALFLIVES`, then those of the second half of the rows and those of the first, (5, n_obs)."""
+    second = (xp.arange(n_obs) >= n_obs // 2).astype(xp.float64)
+    return xp.stack([*(exponential_weights(xp, n_obs, halflife) for halflife in HALFLIVES), second, 1.0 - second])
+
+
+def series_moments(series: MarketSeries) -> SeriesMoments:
+    """Measure the series of all universes at once."""
+    xp = array_namespace(series.market)
+    market, dispersion = series.market, series.dispersion
+    n_obs = len(market)
+    squares = market**2
+    variance = xp.maximum(squares.mean(axis=0), TINY)
+    weights = row_weights(xp, n_obs)
+    path = xp.cumsum(market + series.mean_return, axis=0)
+    n_blocks = n_obs // BLOCK
+    slow = xp.stack([weights[0], xp.ones(n_obs), *weights[3:]])
+    return SeriesMoments(
+        mean_return=series.mean_return,
+        variance=variance,
+        recent_squares=weights[:3] @ squares / weights[:3].sum(axis=1)[:, None],
+        kurtosis=((squares / variance) ** 2).mean(axis=0),
+        blocks=squares[n_obs - n_blocks * BLOCK :].reshape(n_blocks, BLOCK, -1).mean(axis=1),
+        recent=market[-RECENT:].mean(axis=0),
+        fall=xp.maximum(path.max(axis=0), 0.0) - path[-1],
+        autocorrelation=lagged(market - market.mean(axis=0)),
+        clustering=lagged(xp.abs(market) - xp.abs(market).mean(axis=0)),
+        dispersion=xp.maximum(dispersion.mean(axis=0), TINY),
+        recent_dispersion=weights[1] @ dispersion / weights[1].sum(),
+        total=slow @ series.slow_sum**2,
+        own=slow @ series.slow_norm,
+        norm_square=(series.slow_norm**2).sum(axis=0),
+    )
+
+
+def lagged(x: Array) -> Array:
+    """First-order autocorrelation of columns whose mean is zero; 0 where nothing moves."""
+    xp = array_namespace(x)
+    return (x[1:] * x[:-1]).sum(axis=0) / xp.maximum((x**2).sum(axis=0), TINY)
+
+
 def asset_averages(window: Window) -> dict[str, Array]:
     """Those features of `REGIME` that are averages over assets: name -> one value a column, (m,)."""
     xp = array_namespace(window.volatilities)
@@ -110,38 +181,27 @@ SPREADS = {"volatility_dispersion": "log_asset_volatility", "volatility_ratio_di
 """Features that are the standard deviation over assets of what another one averages."""
 
 
-def regime_features(series: MarketSeries) -> dict[str, Array]:
+def regime_features(moments: SeriesMoments, n_obs: int) -> dict[str, Array]:
     """Those features of `REGIME` that are statistics of the universe's series, each of shape (n,)."""
-    xp = array_namespace(series.market)
-    squares = series.market**2
-    variance = xp.maximum(squares.mean(axis=0), TINY)
-    dispersion = xp.maximum(series.dispersion.mean(axis=0), TINY)
+    xp = array_namespace(moments.variance)
+    variance, dispersion = moments.variance, moments.dispersion
 
-    def fast_ratio(values: Array, mean: Array, halflife: float) -> Array:
-        weights = exponential_weights(xp, len(values), halflife)
+    def ratio(recent: Array, mean: Array) -> Array:
         # A market that stood still lately is cut at 1 % of its usual volatility.
-        return 0.5 * xp.log(xp.maximum(weights @ values / weights.sum() / mean, 1e-4))
+        return 0.5 * xp.log(xp.maximum(recent / mean, 1e-4))
 
-    path = xp.cumsum(series.market + series.mean_return, axis=0)
-    peak = xp.maximum(path.max(axis=0), 0.0)
     return {
         "log_market_volatility": 0.5 * xp.log(variance * _PERIODS_PER_YEAR),
-        "market_volatility_ratio_63": fast_ratio(squares, variance, 63.0),
-        "market_volatility_ratio_21": fast_ratio(squares, variance, 21.0),
-        "market_volatility_ratio_5": fast_ratio(squares, variance, 5.0),
-        "volatility_of_volatility": _volatility_of_volatility(squares, variance),
+        **{
+            f"market_volatility_ratio_{halflife:g}": ratio(moments.recent_squares[k], variance)
+            for k, halflife in enumerate(HALFLIVES)
+        },
+        "volatility_of_volatility": ratio(moments.blocks, variance).std(axis=0)
+        if len(moments.blocks) > 1
+        else xp.zeros_like(variance),
         "dispersion_share": dispersion / (dispersion + variance),
-        "dispersion_ratio_21": fast_ratio(series.dispersion, dispersion, 21.0),
+        "dispersion_ratio_21": ratio(moments.recent_dispersion, dispersion),
         # A kurtosis is at least 1; assets that hedge each other exactly leave a market that does not move: 0 / 0.
-        "market_kurtosis": xp.log(xp.maximum(((squares / variance) ** 2).mean(axis=0), 1.0) / 3.0),
-        "drawdown": (peak - path[-1]) / xp.sqrt(variance * len(path)),
+        "market_kurtosis": xp.log(xp.maximum(moments.kurtosis, 1.0) / 3.0),
+        "drawdown": moments.fall / xp.sqrt(variance * n_obs),
     }
-
-
-def _volatility_of_volatility(squares: Array, variance: Array) -> Array:
-    xp = array_namespace(squares)
-    n_blocks = len(squares) // _BLOCK
-    if n_blocks < 2:
-        return xp.zeros(squares.shape[1])
-    blocks = squares[len(squares) - n_blocks * _BLOCK :].reshape(n_blocks, _BLOCK, -1).mean(axis=1)
-    return (0.5 * xp.log(xp.maximum(blocks / variance, 1e-4))).std(axis=0)

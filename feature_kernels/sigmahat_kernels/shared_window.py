@@ -57,11 +57,16 @@ class WindowMoments(NamedTuple):
     def gather(self, index: np.ndarray, scratch: Scratch) -> Moments:
         """Those of n universes, `index` (n, N) their columns; in `scratch`. All miss returns or none does."""
         there = array_namespace(self.slow).asarray(index)
-        if self.incomplete is not None and self.incomplete.columns[index[0]].any():
-            slow, fast = complete_correlations(self.incomplete, there, scratch)
-        else:
-            slow, fast = (take_blocks(getattr(self, name), there, scratch, name) for name in ("slow", "fast"))
+        slow, fast = self.completed(index, scratch) or (
+            take_blocks(getattr(self, name), there, scratch, name) for name in ("slow", "fast")
+        )
         return Moments(slow, fast, self.volatilities[:, there], self.kurtosis[there])
+
+    def completed(self, index: np.ndarray, scratch: Scratch) -> tuple[Array, Array] | None:
+        """Slow and fast correlations (n, N, N) of universes that miss returns, see `gather`; None if they miss none."""
+        if self.incomplete is None or not self.incomplete.columns[index[0]].any():
+            return None
+        return complete_correlations(self.incomplete, array_namespace(self.slow).asarray(index), scratch)
 
 
 class SharedWindow(NamedTuple):

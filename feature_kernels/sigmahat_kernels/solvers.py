@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who computes the spectra and pair statistics of a request: own CUDA kernels, cuSOLVER, CuPy or LAPACK.
+"""Who computes the spectra and pair statistics of a request: own kernels for GPU and CPU, cuSOLVER, CuPy or LAPACK.
 
-Of the solvers in `SOLVERS`, the best that is there is taken, or the one that was asked for. A matrix that it does not
-take (too large for its shared memory) goes to the next one; `Solver.used` tells who did the work.
+Of those for where the panel lies, the best that is there is taken, or the one that was asked for. A matrix that it does
+not take (too large for its shared memory) goes to the next one; `Solver.used` tells who did the work.
 """
 
 from __future__ import annotations
@@ -14,15 +14,25 @@ from typing import Protocol
 
 import numpy as np
 
-from sigmahat_kernels import pairs
-from sigmahat_kernels.backend import Array, array_namespace, to_numpy
+from sigmahat_kernels import pairs, regime
+from sigmahat_kernels.backend import Array, array_namespace, joined, to_numpy
 from sigmahat_kernels.cuda import cusolver, device, kernels
+from sigmahat_kernels.groups import WindowGroup, chunks_by_size, chunks_by_work
+from sigmahat_kernels.lanes.compiled import can_compile
 from sigmahat_kernels.pairs import PairStatistics
+from sigmahat_kernels.panel import Window
+from sigmahat_kernels.regime import SeriesMoments
+from sigmahat_kernels.request import PADDING, Request
 from sigmahat_kernels.scratch import Scratch, take_blocks
 from sigmahat_kernels.spectrum import correlation_spectrum, dual_spectrum, is_dual
 
-SOLVERS = ("kernels", "cusolver", "cupy", "lapack")
-"""In order of preference; the first three need the panel on a GPU."""
+DEVICE_SOLVERS = ("kernels", "cusolver", "cupy", "lapack")
+"""Of a panel on a GPU, in order of preference."""
+
+HOST_SOLVERS = ("lanes", "lapack")
+"""Of a panel in host memory, in order of preference; the first needs numba."""
+
+SOLVERS = (*DEVICE_SOLVERS[:-1], *HOST_SOLVERS)
 
 REFINE_BELOW = 1e-3
 """A float32 spectrum whose smallest non-null eigenvalue is below this is computed again in float64: its error is up to
@@ -35,6 +45,10 @@ _MAX_STACK = 16_384
 """Matrices in one cuSOLVER call: from about 32,000 it fails with INVALID_VALUE, whatever their size."""
 
 _MAX_STACK_BYTES = 2**30
+
+
+Membership = tuple[slice, Array]
+"""Columns of a window among those side by side, and (m, n) 1.0 where one of its universes holds one of them."""
 
 
 class SolverError(RuntimeError):
@@ -157,10 +171,33 @@ class Solver:
         """
         return self._steps[0].pair_statistics(products, index)
 
+    def asset_series(self, window: Window, factor: Array) -> Array:
+        """What `series_moments` sums over assets, for all columns of a window; see `regime.asset_series`."""
+        return regime.asset_series(window, factor)
+
+    def series_moments(self, series: Array, memberships: Sequence[Membership], index: np.ndarray) -> SeriesMoments:
+        """Moments of the series of n universes, which may be of several windows of one length.
+
+        Parameters
+        ----------
+        series : array
+            Of `asset_series`.
+        memberships : sequence of (slice, array of shape (m', n'))
+            Of each window in turn: its columns, and 1.0 where a universe holds one.
+        index : integer array of shape (n, N)
+            The same: columns of each universe, PADDING behind; in host memory.
+        """
+        summed = [regime.market_series(series[..., cut], membership) for cut, membership in memberships]
+        return regime.series_moments(regime.MarketSeries(*map(joined, zip(*summed, strict=True))))
+
+    def chunks(self, request: Request, part: WindowGroup) -> Iterator[np.ndarray]:
+        """Positions within the part of universes that `measure` takes together."""
+        return chunks_by_size(request, part)
+
     def measure(
         self, products: Sequence[Array], factor: Array, index: Array, scratch: Scratch
     ) -> tuple[Array, PairStatistics]:
-        """Spectra and pair statistics of the same universes; `scratch` is that of this thread."""
+        """Spectra and pair statistics of the same universes, of one chunk; `scratch` is that of this thread."""
         return self.eigenvalues(products[0], factor, index), self.pair_statistics(products, index)
 
     def _solve(self, matrix: Array, index: Array | None, n_null: int) -> Array:
@@ -193,15 +230,77 @@ class HostSolver(Solver):
         return eigenvalues, pairs.pair_statistics(correlation, entries, scratch)
 
 
+class LaneKernels:
+    """Own compiled kernels for the CPU, as a step of a `Solver`."""
+
+    name = "lanes"
+    exact = True
+
+    def takes(self, size: int) -> bool:
+        return True
+
+    def eigvalsh(self, matrix: Array, index: Array | None) -> Array:
+        from sigmahat_kernels.lanes.universes import eigenvalues_of_stack
+
+        scratch = Scratch(np)
+        n, size = matrix.shape[:2] if index is None else index.shape
+        values = np.empty((n, size))
+        for part in _parts(n, size * size):
+            stack = matrix[part] if index is None else take_blocks(matrix, index[part], scratch, "stack")
+            values[part] = eigenvalues_of_stack(stack, scratch)
+        return values
+
+    def pair_statistics(self, products: Sequence[Array], index: Array) -> PairStatistics:
+        from sigmahat_kernels.lanes.universes import gather_universes
+
+        return gather_universes(products, index, np.full(len(index), index.shape[1]), Scratch(np))[1]
+
+
+class LanesSolver(Solver):
+    """Own compiled kernels on NumPy arrays: universes of several sizes share the lanes of the vector registers."""
+
+    def asset_series(self, window: Window, factor: Array) -> Array:
+        """Returns, factor and, with gaps, 1.0 where there is a return; (2 or 3, m, T), so that an asset is a row."""
+        series = [window.returns, factor] if window.complete else [window.returns, factor, window.observed]
+        rows = np.empty((len(series), *factor.shape[::-1]))
+        for row, values in zip(rows, series, strict=True):
+            row[...] = values.T
+        return rows
+
+    def series_moments(self, series: Array, memberships: Sequence[Membership], index: np.ndarray) -> SeriesMoments:
+        """See `Solver.series_moments`."""
+        from sigmahat_kernels.lanes.series import measure_series
+
+        return measure_series(series, index, (index != PADDING).sum(axis=1), Scratch(np))
+
+    def chunks(self, request: Request, part: WindowGroup) -> Iterator[np.ndarray]:
+        """See `Solver.chunks`."""
+        return chunks_by_work(request, part)
+
+    def measure(
+        self, products: Sequence[Array], factor: Array, index: Array, scratch: Scratch
+    ) -> tuple[Array, PairStatistics]:
+        """Spectra, zeros in front, and pair statistics, row sums with zeros behind; `index` ends in PADDING."""
+        from sigmahat_kernels.lanes.spectra import eigenvalues_of_triangles
+        from sigmahat_kernels.lanes.universes import dual_spectra, gather_universes
+
+        self.used.add(self.name)
+        sizes = (index != PADDING).sum(axis=1)
+        triangles, statistics = gather_universes(products, index, sizes, scratch)
+        if is_dual(factor.shape[1], int(sizes[-1])):
+            return dual_spectra(factor, index, sizes, scratch), statistics
+        return eigenvalues_of_triangles(triangles, sizes, scratch), statistics
+
+
 def choose_solver(panel: Array, requested: str | None = None) -> Solver:
     """The solver for a panel.
 
     Parameters
     ----------
     panel : array
-        A NumPy array is solved by LAPACK, a CuPy array on its device.
+        A NumPy array is solved on the CPU, a CuPy array on its device.
     requested : str, optional
-        One of `SOLVERS`; default the best that is available, with a warning for each better one that is not.
+        One of `SOLVERS`; default the best that is available, on a GPU with a warning for each better one that is not.
 
     Raises
     ------
@@ -211,10 +310,16 @@ def choose_solver(panel: Array, requested: str | None = None) -> Solver:
     if requested is not None and requested not in SOLVERS:
         raise SolverError(f"solver must be one of {', '.join(SOLVERS)}, got {requested!r}")
     if array_namespace(panel) is np:
-        if requested not in (None, "lapack"):
+        if requested not in (None, *HOST_SOLVERS):
             raise SolverError(f"solver {requested!r} needs the panel on a GPU, and it is in host memory")
+        if requested != "lapack" and can_compile():
+            return LanesSolver("lanes", [LaneKernels()])
+        if requested == "lanes":
+            raise SolverError("solver 'lanes' cannot run here: numba is not installed")
         return HostSolver("lapack", [_LAPACK])
-    candidates = SOLVERS if requested is None else SOLVERS[SOLVERS.index(requested) :]
+    if requested not in (None, *DEVICE_SOLVERS):
+        raise SolverError(f"solver {requested!r} needs the panel in host memory, and it is on a GPU")
+    candidates = DEVICE_SOLVERS if requested is None else DEVICE_SOLVERS[DEVICE_SOLVERS.index(requested) :]
     chosen: str | None = None
     steps: list[Step] = []
     for name in candidates:

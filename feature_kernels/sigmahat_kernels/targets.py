@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from sigmahat_kernels.backend import Array, array_namespace
 
-_STILL = 1e-12
+STILL = 1e-12
 """A factor whose variance is at most this much of an asset's does not move."""
 
 
@@ -26,7 +26,7 @@ def factor_moves(total: Array, n_assets: Array | int) -> Array:
 
     A factor without variance (assets that hedge each other exactly) explains nothing: all loadings on it are 0.
     """
-    return total > _STILL * n_assets**2
+    return total > STILL * n_assets**2
 
 
 def mix_targets(correlation: Array, weights: Array) -> Array:

@@ -6,8 +6,8 @@ from __future__ import annotations
 import numpy as np
 
 from sigmahat_kernels.backend import Array, array_namespace
-from sigmahat_kernels.panel import FAST_HALFLIFE, TINY, Window, exponential_weights
-from sigmahat_kernels.regime import MarketSeries
+from sigmahat_kernels.panel import FAST_HALFLIFE, TINY, Window
+from sigmahat_kernels.regime import RECENT, SeriesMoments, lagged
 
 TEMPORAL = {
     "trend": "t-statistic of the market's mean return: mean / (volatility / sqrt T)",
@@ -30,7 +30,6 @@ SEASON = {
 }
 """Feature name -> definition."""
 
-_RECENT = 63
 _DAYS_PER_YEAR = 365.2425
 
 
@@ -39,42 +38,33 @@ def asset_averages(window: Window) -> dict[str, Array]:
     squares = window.standardised**2
     squares -= squares.sum(axis=0) / window.n_observed
     window.mask(squares)
-    return {"squared_autocorrelation": _lagged(squares)}
+    return {"squared_autocorrelation": lagged(squares)}
 
 
-def temporal_features(series: MarketSeries, n_assets: Array) -> dict[str, Array]:
+def temporal_features(moments: SeriesMoments, n_assets: Array, n_obs: int) -> dict[str, Array]:
     """Those features of `TEMPORAL` that are statistics of the universe's series, each of shape (n,).
 
     Parameters
     ----------
-    series : MarketSeries
-        Of n universes over T rows.
+    moments : SeriesMoments
+        Of n universes.
     n_assets : array of shape (n,)
         Assets of each universe.
+    n_obs : int
+        Rows of the window.
     """
-    xp = array_namespace(series.market)
-    market = series.market
-    n_obs = len(market)
-    volatility = xp.sqrt(xp.maximum((market**2).mean(axis=0), TINY))
-    recent = market[-_RECENT:].mean(axis=0) + series.mean_return
-
+    xp = array_namespace(moments.variance)
+    volatility = xp.sqrt(moments.variance)
     # With Z the correlation factor, 1'R 1 = sum_t (sum_i z_ti)^2 and tr R = sum_t sum_i z_ti^2: a weighted sum over
     # rows gives the average correlation of the weighted sample (up to the assets' own changes in volatility).
-    def average_correlation(weights: Array) -> Array:
-        total = weights @ series.slow_sum**2
-        own = xp.maximum(weights @ series.slow_norm, TINY)
-        return (total / own - 1.0) / (n_assets - 1.0)
-
-    ones = xp.ones(n_obs)
-    second_half = (xp.arange(n_obs) >= n_obs // 2).astype(xp.float64)
+    fast, slow, second, first = (moments.total / xp.maximum(moments.own, TINY) - 1.0) / (n_assets - 1.0)
     return {
-        "trend": series.mean_return / volatility * n_obs**0.5,
-        "trend_63": recent / volatility * min(n_obs, _RECENT) ** 0.5,
-        "market_autocorrelation": _autocorrelation(market),
-        "volatility_clustering": _autocorrelation(xp.abs(market)),
-        "mean_correlation_fast": average_correlation(exponential_weights(xp, n_obs, FAST_HALFLIFE))
-        - average_correlation(ones),
-        "mean_correlation_change": average_correlation(second_half) - average_correlation(1.0 - second_half),
+        "trend": moments.mean_return / volatility * n_obs**0.5,
+        "trend_63": (moments.recent + moments.mean_return) / volatility * min(n_obs, RECENT) ** 0.5,
+        "market_autocorrelation": moments.autocorrelation,
+        "volatility_clustering": moments.clustering,
+        "mean_correlation_fast": fast - slow,
+        "mean_correlation_change": second - first,
     }
 
 
@@ -84,12 +74,3 @@ def season_features(dates: np.ndarray | None, stop: int) -> dict[str, float]:
         return dict.fromkeys(SEASON, 0.0)
     angle = 2.0 * np.pi * float(dates[stop - 1]) / _DAYS_PER_YEAR
     return {"has_dates": 1.0, "season_sin": float(np.sin(angle)), "season_cos": float(np.cos(angle))}
-
-
-def _autocorrelation(x: Array) -> Array:
-    return _lagged(x - x.mean(axis=0))
-
-
-def _lagged(x: Array) -> Array:
-    xp = array_namespace(x)
-    return (x[1:] * x[:-1]).sum(axis=0) / xp.maximum((x**2).sum(axis=0), TINY)

@@ -535,7 +535,8 @@ def test_serve_is_ready_after_an_inference_and_finishes_accepted_requests(
         assert not answer.done()  # the file goes first, so that no one comes late
         assert answer.result(timeout=30) == [3.5]
         assert process.wait(timeout=30) == 0
-        assert [event["event"] for event in events(stderr)] == ["starting", "ready", "draining", "stopped"]
+        happened = [event["event"] for event in events(stderr)]
+        assert [event for event in happened if event != "kernels"] == ["starting", "ready", "draining", "stopped"]
     assert_nothing_left(triton_pid, f"sigmahat_{ready['pid']}_", temporary)
     assert list(tmp_path.glob("*ready*")) == []
 

@@ -79,7 +79,7 @@ def test_fewer_observations_than_assets(n_assets: int, n_obs: int, precision: ty
     assert_close_spectra(actual, np.maximum(expected, 0.0), precision)
     assert (actual[:, : n_assets - n_obs + 1] == 0).all()
     assert (actual[:, n_assets - n_obs + 1] > 0).all()
-    assert_close_spectra(actual, choose_solver(product).eigenvalues(product, factor, index), precision)
+    assert_close_spectra(actual, choose_solver(product, "lapack").eigenvalues(product, factor, index), precision)
 
 
 def matrix_of(name: str) -> np.ndarray:
@@ -180,7 +180,7 @@ def test_pair_statistics_match_the_array_form(n_assets: int) -> None:
     forward, *others = (
         kernels.pair_statistics(Emulator(order), products, index) for order in (FORWARD, REVERSE, SHUFFLED)
     )
-    expected = choose_solver(products[0]).pair_statistics(products, index)
+    expected = choose_solver(products[0], "lapack").pair_statistics(products, index)
     for name, actual in forward._asdict().items():
         scale = np.abs(getattr(expected, name)).max()
         np.testing.assert_allclose(actual / scale, getattr(expected, name) / scale, rtol=0, atol=1e-14, err_msg=name)
@@ -265,7 +265,7 @@ def test_small_eigenvalues_are_refined_in_double() -> None:
     factor[1] /= np.linalg.norm(factor[1])
     product = factor @ factor.T
     index = np.array([np.arange(20), np.arange(20, 40)])
-    expected = choose_solver(product).eigenvalues(product, factor, index)
+    expected = choose_solver(product, "lapack").eigenvalues(product, factor, index)
     assert expected[0, 0] < 1e-7
     assert expected[1, 0] > REFINE_BELOW
 
@@ -284,7 +284,7 @@ def test_a_matrix_too_large_goes_to_the_next_step() -> None:
     small, large = universes_of(60, 20, 2), universes_of(60, 50, 2)
     limit = kernels.tridiagonal_shared_bytes(20, 1, np.float64)
     solver = own_kernels(Emulator(), np.float64, np.float32, shared_limit=limit)
-    lapack = choose_solver(product)
+    lapack = choose_solver(product, "lapack")
     solver = Solver("kernels", [*solver._steps, *lapack._steps])
     for index, used in ((small, {"kernels-float64"}), (large, {"kernels-float64", "lapack"})):
         actual = solver.eigenvalues(product, factor, index)

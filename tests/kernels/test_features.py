@@ -456,7 +456,8 @@ def test_windows_side_by_side_answer_as_each_by_itself(monkeypatch, pack):
 
 def test_solver_is_named_in_the_result():
     request = read_request(simulate_returns(40, 5), np.array([[0, 1, 2], [1, 2, 4]], np.int32))
-    assert compute_features(request).solvers == compute_features(request, solver="lapack").solvers == ("lapack",)
+    assert compute_features(request).solvers == compute_features(request, solver="lanes").solvers == ("lanes",)
+    assert compute_features(request, solver="lapack").solvers == ("lapack",)
     with pytest.raises(SolverError, match="'kernels' needs the panel on a GPU"):
         compute_features(request, solver="kernels")
 

@@ -13,7 +13,7 @@ import pytest
 from sigmahat_kernels import solvers
 from sigmahat_kernels.cuda import cusolver, device
 from sigmahat_kernels.cuda.cusolver import CusolverError
-from sigmahat_kernels.solvers import SOLVERS, Solver, SolverError, choose_solver
+from sigmahat_kernels.solvers import DEVICE_SOLVERS, Solver, SolverError, choose_solver
 
 H200 = {"MaxSharedMemoryPerBlockOptin": 232_448, "SingleToDoublePrecisionPerfRatio": 2}
 RTX = {"MaxSharedMemoryPerBlockOptin": 101_376, "SingleToDoublePrecisionPerfRatio": 64}
@@ -69,7 +69,7 @@ def test_slow_double_precision_makes_float32_the_first(machine: Machine) -> None
     assert steps_of(choose_solver(DeviceArray()))[:2] == ["kernels-float32", "kernels-float64"]
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", DEVICE_SOLVERS)
 def test_a_request_is_honoured(machine: Machine, name: str) -> None:
     solver = choose_solver(DeviceArray(), name)
     assert solver.name == name
@@ -98,15 +98,28 @@ def test_a_request_that_cannot_be_met_is_an_error_with_the_reason(machine: Machi
 
 
 def test_unknown_and_impossible_requests() -> None:
-    with pytest.raises(SolverError, match="one of kernels, cusolver, cupy, lapack, got 'magma'"):
+    with pytest.raises(SolverError, match="one of kernels, cusolver, cupy, lanes, lapack, got 'magma'"):
         choose_solver(np.zeros((3, 3)), "magma")
-    for name in SOLVERS[:-1]:
+    for name in ("kernels", "cusolver", "cupy"):
         with pytest.raises(SolverError, match=f"'{name}' needs the panel on a GPU, and it is in host memory"):
             choose_solver(np.zeros((3, 3)), name)
 
 
+def test_lanes_are_for_host_memory(machine: Machine) -> None:
+    with pytest.raises(SolverError, match="'lanes' needs the panel in host memory, and it is on a GPU"):
+        choose_solver(DeviceArray(), "lanes")
+
+
+def test_lapack_is_there_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(solvers, "can_compile", lambda: False)
+    assert choose_solver(np.zeros((3, 3))).name == "lapack"
+    with pytest.raises(SolverError, match="'lanes' cannot run here: numba is not installed"):
+        choose_solver(np.zeros((3, 3)), "lanes")
+
+
+@pytest.mark.parametrize("name", ["lanes", "lapack"])
 @pytest.mark.parametrize("n_obs", [60, 12])  # more and fewer rows than assets
-def test_lapack(n_obs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_the_host(name: str, n_obs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     returns = rng.standard_normal((n_obs, 30)) + rng.standard_normal((n_obs, 1))
     index = np.array([rng.choice(30, 14, replace=False) for _ in range(5)])
@@ -115,10 +128,10 @@ def test_lapack(n_obs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = np.array([np.linalg.svd(factor[rows], compute_uv=False)[::-1] ** 2 for rows in index])
     expected = np.pad(expected, ((0, 0), (14 - expected.shape[1], 0)))
     products = (factor @ factor.T, np.eye(30), np.eye(30))
-    whole = choose_solver(returns)
+    whole = choose_solver(returns, name)
     np.testing.assert_allclose(whole.eigenvalues(products[0], factor, index), expected, rtol=0, atol=1e-13)
-    assert whole.name == "lapack"
-    assert whole.used == {"lapack"}
+    assert whole.name == name
+    assert whole.used == {name}
 
     statistics = whole.pair_statistics(products, index)
     monkeypatch.setattr(solvers, "_MAX_STACK", 2)  # three stacks of at most two

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Matrices by the compiled form against the array form; against loops and textbooks both stand in test_covariance."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernels.test_covariance import assert_close_covariance, simulate_parameters, simulate_returns
+
+from sigmahat_kernels import assemble as module
+from sigmahat_kernels.assemble import assemble, fill_matrices
+from sigmahat_kernels.parameters import LEVELS, Parameters, intensity_of
+from sigmahat_kernels.request import PADDING, read_request
+from sigmahat_kernels.scratch import Scratch
+from sigmahat_kernels.shared_window import share_window
+
+DOUBLE = 1e-12  # sums of up to 500 float64 numbers in another order
+
+
+def array_form(monkeypatch, *arguments, **options):
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "can_compile", lambda: False)
+        return assemble(*arguments, **options)
+
+
+def draw_universes(rng, n_columns, sizes):
+    rows = np.full((len(sizes), max(sizes)), PADDING, np.int32)
+    for row, size in zip(rows, sizes, strict=True):
+        row[:size] = rng.choice(n_columns, size, replace=False)
+    return rows
+
+
+SIZES = [2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64]  # whole registers, one more and one less
+
+
+@pytest.mark.parametrize("classic", [False, True])
+@pytest.mark.parametrize("missing", [0.0, 0.03])
+def test_equals_the_array_form(monkeypatch, missing, classic):
+    rng = np.random.default_rng(4)
+    returns = simulate_returns(90, 70, missing=missing)
+    universes = draw_universes(rng, 70, 3 * SIZES)
+    parameters = simulate_parameters(len(universes))
+    status = np.zeros(len(universes), np.int32)
+    status[5] = 1
+    arguments = (read_request(returns, universes), parameters, status)
+    compiled = assemble(*arguments, classic=classic)
+    expected = array_form(monkeypatch, *arguments, classic=classic)
+    np.testing.assert_array_equal(np.isnan(compiled), np.isnan(expected))
+    assert np.isnan(compiled[5]).all()
+    for i, size in enumerate((universes != PADDING).sum(axis=1)):
+        if i != 5:
+            block = np.s_[i, :size, :size]
+            assert_close_covariance(compiled[block], expected[block], rtol=2e-7)  # a float32's last bit
+    np.testing.assert_array_equal(compiled, compiled.transpose(0, 2, 1))
+
+
+def chunk(n, n_assets, *, n_columns=40, seed=0, **heads):
+    """Arguments of `fill_matrices` between `rows` and `scratch`."""
+    rng = np.random.default_rng(seed)
+    moments = share_window(simulate_returns(80, n_columns, seed=seed).astype(float)).moments
+    index = draw_universes(rng, n_columns, n * [n_assets]).astype(np.int64)
+    parameters = simulate_parameters(n, seed=seed)._replace(**heads)
+    intensity = np.broadcast_to(intensity_of(parameters)[:, None], index.shape)
+    return moments, index, parameters, intensity
+
+
+def filled(arguments, dtype=np.float64):
+    n, n_assets = arguments[1].shape
+    out = np.full((n, n_assets, n_assets), np.nan, dtype)
+    fill_matrices(out, np.arange(n), *arguments, Scratch(np))
+    return out
+
+
+@pytest.mark.parametrize("n_assets", [2, 8, 21, 40])
+def test_a_chunk_in_float64_equals_the_array_form_to_its_own_precision(monkeypatch, n_assets):
+    arguments = chunk(5, n_assets)
+    compiled = filled(arguments)
+    monkeypatch.setattr(module, "can_compile", lambda: False)
+    assert_close_covariance(compiled, filled(arguments), rtol=DOUBLE)
+    np.testing.assert_array_equal(filled(arguments, np.float32).dtype, np.float32)
+
+
+def test_rows_that_are_not_named_are_left_alone():
+    arguments = chunk(2, 9)
+    out = np.full((5, 12, 12), 7.0, np.float32)
+    fill_matrices(out, np.array([3, 1]), *arguments, Scratch(np))
+    np.testing.assert_array_equal(out[[3, 1], :9, :9], filled(arguments, np.float32))
+    assert (out[[0, 2, 4]] == 7.0).all()
+    assert (out[:, 9:] == 7.0).all()
+    assert (out[:, :, 9:] == 7.0).all()
+
+
+@pytest.mark.parametrize("case", ["all shrunk", "nothing shrunk", "no weights", "hedged", "twins"])
+def test_borders(monkeypatch, case):
+    """Intensity 1 and 0, weights of zero, a factor that does not move, and assets that are one."""
+    moments, index, parameters, intensity = chunk(3, 10, level=np.zeros((3, len(LEVELS)), np.float32))
+    if case in ("all shrunk", "nothing shrunk"):
+        intensity = np.full(index.shape, float(case == "all shrunk"))
+    if case == "no weights":
+        parameters = parameters._replace(target_intensity=np.zeros((3, 3), np.float32))
+        intensity = np.zeros(index.shape)
+    if case == "hedged":  # R 1 = 0
+        opposite = np.kron(np.eye(20), [[1.0, -1.0], [-1.0, 1.0]])
+        moments, index = moments._replace(slow=opposite, fast=opposite), np.array([np.arange(10)] * 3)
+    if case == "twins":
+        moments = moments._replace(slow=np.ones((40, 40)), fast=np.ones((40, 40)))
+    arguments = (moments, index, parameters, intensity)
+    compiled = filled(arguments)
+    assert np.isfinite(compiled).all()
+    monkeypatch.setattr(module, "can_compile", lambda: False)
+    assert_close_covariance(compiled, filled(arguments), rtol=DOUBLE)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_bits_do_not_depend_on_neighbours_order_or_threads(seed):
+    rng = np.random.default_rng(seed)
+    returns = simulate_returns(40, 30, seed=seed % 1000, missing=rng.choice([0.0, 0.02]))
+    universes = draw_universes(rng, 30, rng.integers(2, 20, 12).tolist())
+    parameters, status = simulate_parameters(12, seed=seed % 1000), np.zeros(12, np.int32)
+    together = assemble(read_request(returns, universes), parameters, status, threads=2)
+    order = rng.permutation(12)
+    shuffled = Parameters(*(head[order] for head in parameters))
+    np.testing.assert_array_equal(
+        assemble(read_request(returns, universes[order]), shuffled, status, threads=1), together[order]
+    )
+    one = rng.integers(12)
+    own = Parameters(*(head[[one]] for head in parameters))
+    alone = assemble(read_request(returns, universes[[one]]), own, status[:1])
+    np.testing.assert_array_equal(alone[0], together[one])
