@@ -135,7 +135,10 @@ def universe_table(study: Study) -> dict[str, Any]:
     return {
         "names": frame.index.tolist(),
         "columns": columns,
-        "notes": [message or warnings for message, warnings in zip(frame["message"], frame["warnings"], strict=True)],
+        "notes": [
+            message.removeprefix(f"universe {name!r}").lstrip(",: ") or warnings
+            for name, message, warnings in zip(frame.index, frame["message"], frame["warnings"], strict=True)
+        ],
         "failed": [int(status != 0) for status in frame["status"]],
     }
 
@@ -275,4 +278,5 @@ def _json(value: object) -> str:
 def _library() -> str:
     """Vega, Vega-Lite and vega-embed as one script."""
     script: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=_VEGA_LITE)
-    return script.replace("</script", "<\\/script")
+    licence = _environment().get_template("vega_licence.js.jinja").render()
+    return licence + script.replace("</script", "<\\/script")

@@ -15,6 +15,9 @@ import pandas as pd
 from sigmahat_deploy.report.errors import ReportError
 from sigmahat_deploy.report.study import AnyFloats
 from sigmahat_kernels.parameters import PUBLISHED
+from sigmahat_kernels.returns import column_status, mean_row_days
+from sigmahat_kernels.stale import without_stale
+from sigmahat_kernels.status import Status
 
 _READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
     ".csv": lambda path: pd.read_csv(path, dtype={"universe": str}, index_col="universe", keep_default_na=False),
@@ -25,7 +28,13 @@ _READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
 """Ending of a table of estimates -> its reader."""
 
 _TEXT = ("warnings", "message")
-_COLUMNS = ("n_assets", *(column for head in PUBLISHED.values() for column in head.columns), "status", *_TEXT)
+_COLUMNS = (
+    "n_assets",
+    *(column for head in PUBLISHED.values() for column in head.columns),
+    "n_dropped",
+    "status",
+    *_TEXT,
+)
 
 _LARGEST_RATIO = 5.0
 """Of the median volatility in a file of covariances to that of the returns: beyond it they are not of one panel."""
@@ -119,8 +128,17 @@ def check_fit(
             raise ReportError(
                 f"universe {name!r}: its window [{start}, {stop}) is not in {len(returns)} rows of returns"
             )
-        volatility = returns.iloc[start:stop][assets[name]].std().to_numpy()
-        ratio = float(np.nanmedian(np.sqrt(matrix.diagonal()) / np.where(volatility > 0, volatility, np.nan)))
+        window = returns.iloc[start:stop][assets[name]]
+        days = window.index.to_numpy().astype("datetime64[D]").astype(np.int64)
+        codes = column_status(
+            without_stale(window.to_numpy(np.float64))[0], mean_row_days(days if len(days) > 1 else None)
+        )
+        if codes.any():
+            asset, code = assets[name][int(codes.argmax())], Status(int(codes.max()))
+            raise ReportError(
+                f"universe {name!r}, asset {asset!r}: was not estimated of these returns: {code.explanation}"
+            )
+        ratio = float(np.median(np.sqrt(matrix.diagonal()) / window.std().to_numpy()))
         if not 1 / _LARGEST_RATIO < ratio < _LARGEST_RATIO:
             raise ReportError(
                 f"universe {name!r}: the median volatility of its matrix is {ratio:.3g} times that of the returns: "

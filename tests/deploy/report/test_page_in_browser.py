@@ -118,6 +118,7 @@ def shown(browser: Any, twelve: str) -> Iterator[Shown]:
     browser.get(twelve)
     shown.drawn()
     yield shown
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     assert [line for line in browser.get_log("browser") if line["level"] != "INFO"] == []
     assert shown.script("performance.getEntriesByType('resource').map((e) => e.name)") == []
 
@@ -137,6 +138,9 @@ def test_everything_is_drawn_and_in_the_order_of_the_page(shown: Shown):
     assert all(label and marks for label, marks in plots)
     assert shown.script("document.querySelectorAll('article:not([hidden]) .heat svg image').length") == 3
     assert shown.script("document.documentElement.scrollWidth") <= 1180
+    size = {"width": 480, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    shown.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    assert shown.script("document.documentElement.scrollWidth") <= 480
     assert "The model and its limits" in shown.one("footer").text
 
 

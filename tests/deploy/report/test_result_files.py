@@ -102,6 +102,14 @@ def fitting():
             lambda given: given["covariances"].update(all=1e4 * given["covariances"]["all"]),
             "is 100 times that of the returns",
         ),
+        (
+            lambda given: given.update(returns=given["returns"].assign(A3=0.01)),
+            "asset 'A3': was not estimated of these returns: the asset's returns do not vary in the window",
+        ),
+        (
+            lambda given: given["windows"].update(all=(0, 1)),
+            "asset 'A0': was not estimated of these returns: the asset has",
+        ),
     ],
 )
 def test_results_of_other_returns_are_refused(change, words: str):
