@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sigmahat_client import AssetsDropped, Estimates, EstimateWarning, ShrinkageClient, SigmahatError, Tls
 from sigmahat_deploy.report.backtest import Backtest, walk_forward
 from sigmahat_deploy.report.errors import ReportError
-from sigmahat_deploy.report.page import Options, page
+from sigmahat_deploy.report.page import Options, Page, page
 from sigmahat_deploy.report.release import release
 from sigmahat_deploy.report.result_files import check_fit, read_covariances, read_table, read_weights
 from sigmahat_deploy.report.study import Study, from_estimates, study_of
@@ -86,7 +86,7 @@ def report(**options: Any) -> None:
     )
 
 
-def _make(options: dict[str, Any], progress: Callable[[str, int, int], object]) -> tuple[Any, Study]:
+def _make(options: dict[str, Any], progress: Callable[[str, int, int], object]) -> tuple[Page, Study]:
     returns = read_returns(options["returns"])
     asked = Universes({"all": returns.columns.tolist()}, {})
     if options["universes"] is not None:

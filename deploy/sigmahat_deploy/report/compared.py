@@ -39,6 +39,11 @@ def filled(returns: pd.DataFrame) -> Floats:
     return mean + np.where(there, values - mean, 0.0) * stretch
 
 
+def sample_covariance(returns: pd.DataFrame) -> Floats:
+    """The sample covariance of a window of returns, which always exists; singular with more assets than rows."""
+    return sample(filled(returns))
+
+
 def closed_forms(returns: pd.DataFrame) -> dict[str, Floats | None]:
     """Each closed form of a window of returns; None where it does not exist, as QIS of assets with the same returns."""
     values = filled(returns)

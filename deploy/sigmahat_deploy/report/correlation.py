@@ -11,7 +11,7 @@ from scipy.cluster.hierarchy import dendrogram, leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from sigmahat_deploy.report.charts import Spec
-from sigmahat_deploy.report.compared import OURS, SAMPLE, filled, to_correlation
+from sigmahat_deploy.report.compared import OURS, SAMPLE, sample_covariance, to_correlation
 from sigmahat_deploy.report.study import Floats, Universe
 
 _SIDES = {True: 248, False: 300}  # of a map, with names beside it and without
@@ -52,7 +52,7 @@ def correlations(universe: Universe, most: int = 10) -> Correlations:
     Mantegna (1999), European Physical Journal B 11: the distance sqrt((1 - r) / 2), here halved so that it ends at 1;
     average linkage; leaves ordered so that neighbours are close (Bar-Joseph, Gifford, Jaakkola 2001).
     """
-    sample = to_correlation(np.cov(filled(universe.cleaned), rowvar=False))
+    sample = to_correlation(sample_covariance(universe.cleaned))
     ours = to_correlation(universe.covariance)
     distance = np.sqrt(np.clip((1 - ours) / 2, 0.0, 1.0))
     np.fill_diagonal(distance, 0.0)

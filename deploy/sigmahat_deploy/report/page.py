@@ -144,7 +144,7 @@ def universe_table(study: Study) -> dict[str, Any]:
 
 
 def _rounded(values: pd.Series, digits: int) -> list[float | None]:
-    return [None if not math.isfinite(value) else round(value, digits) for value in values.tolist()]
+    return [None if not math.isfinite(value) else round(value, digits) + 0.0 for value in values.tolist()]
 
 
 def _detail(
@@ -240,7 +240,8 @@ def _percent(value: float | None, digits: int = 1, sign: bool = False) -> str:
         return "–"
     if 0 < 100 * value < 0.5 * 10**-digits and not sign:
         return f"below {10**-digits:g} %"
-    return f"{100 * value:{'+' if sign else ''},.{digits}f} %"
+    rounded = round(100 * value, digits) + 0.0  # no minus before a zero
+    return f"{rounded:{'+' if sign else ''},.{digits}f} %"
 
 
 def _count(n: int, noun: str) -> str:

@@ -9,7 +9,7 @@ import altair as alt
 import numpy as np
 
 from sigmahat_deploy.report.charts import WIDTH, Spec, colour, plain, rows, shape, significant
-from sigmahat_deploy.report.compared import OURS, SAMPLE, filled, to_correlation
+from sigmahat_deploy.report.compared import OURS, SAMPLE, sample_covariance, to_correlation
 from sigmahat_deploy.report.study import Floats, Universe
 
 
@@ -30,7 +30,7 @@ class Spectra(NamedTuple):
 
 def spectra(universe: Universe) -> Spectra:
     """Decompose both matrices of a universe."""
-    sample = np.cov(filled(universe.cleaned), rowvar=False)
+    sample = sample_covariance(universe.cleaned)
     n_effective = len(universe.returns) - 1
     return Spectra(
         sample=_descending(to_correlation(sample)),

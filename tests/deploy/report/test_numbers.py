@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from deploy.report import studies
 from reference import covariance as reference
+from sklearn.covariance import LedoitWolf
 
 from sigmahat_client import ShrinkageClient
 from sigmahat_deploy.report import backtest, compared, correlation, data, intensity, model_says, portfolio, spectrum
@@ -111,12 +112,11 @@ def test_filling_keeps_complete_panels_and_the_variances_of_others():
 
 
 def test_closed_forms_are_those_of_their_authors_or_none():
-    sklearn = pytest.importorskip("sklearn.covariance")
     returns = studies.panel()
     found = compared.closed_forms(returns)
     np.testing.assert_allclose(found[SAMPLE], returns.cov(), rtol=1e-10)
     # scikit-learn divides by n_obs where n - 1 stands here: another intensity by a few hundredths
-    theirs = sklearn.LedoitWolf().fit(returns).covariance_ * 120 / 119
+    theirs = LedoitWolf().fit(returns).covariance_ * 120 / 119
     scale = np.abs(theirs).max()
     np.testing.assert_allclose(found[LEDOIT_WOLF] / scale, theirs / scale, atol=0.01)
     assert compared.closed_forms(returns.assign(copy=returns["A0"]))[QIS] is None

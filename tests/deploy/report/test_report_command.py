@@ -66,7 +66,16 @@ def test_a_page_from_the_model_and_one_from_files_say_the_same(folder: Path):
     assert re.findall(charts, model) == re.findall(charts, files)
     assert "of estimates.csv and covariances.npz" in files
     assert "taught on data up to <b>2012-12-31</b>" in model
+    first, _ = articles(model)
+    assert "Largest changes since the earlier result" in first
+    assert re.search(r"<td>A0</td><td>[\d.]+ %</td><td>[\d.]+ %</td><td>\+0\.0 %</td>", first)  # of the same run
     assert "the asset is not a column of the panel" in model  # in the table
+
+
+def test_an_earlier_result_of_other_universes_is_told(folder: Path):
+    done = local(folder, "--earlier", "covariances.npz", "--out", "other.html")  # which has no universe "all"
+    assert done.exit_code == 0, done.output
+    assert "The earlier result has nothing to compare this universe with." in (folder / "other.html").read_text()
 
 
 def test_the_page_is_whole_in_itself(folder: Path):
