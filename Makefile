@@ -14,7 +14,7 @@ help: ## this list
 demo: $(VENV)/serve ## start the real Triton and estimate 2,000 universes; RETURNS=my.parquet takes your own panel
 	$(BIN)/python benchmarks/demo.py $(if $(RETURNS),--returns $(RETURNS))
 
-test: check $(VENV)-deploy/done $(VENV)-numpy2/done ## checkers, then every test; then the array code once more on NumPy 2
+test: check $(VENV)-deploy/done $(VENV)-deploy/browser $(VENV)-numpy2/done ## checkers, then every test; then the array code once more on NumPy 2
 	$(BIN)/python -m sigmahat_kernels.lanes
 	$(BIN)/python -m pytest -m "not live"
 	$(VENV)-numpy2/bin/python -m pytest tests/kernels tests/client
@@ -58,6 +58,10 @@ $(VENV)-deploy/done: constraints-deploy.txt tests/cluster/install_tools.py
 	$(PYTHON) -m venv $(VENV)-deploy
 	$(VENV)-deploy/bin/pip install --quiet --no-deps --requirement constraints-deploy.txt
 	$(VENV)-deploy/bin/python tests/cluster/install_tools.py
+	touch $@
+
+$(VENV)-deploy/browser: $(VENV)-deploy/done tests/deploy/report/install_chromium.py
+	$(VENV)-deploy/bin/python tests/deploy/report/install_chromium.py
 	touch $@
 
 clean: ## remove all virtual environments and results of the demo

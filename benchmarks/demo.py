@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import time
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -20,6 +23,7 @@ from sigmahat_deploy.kernels import compile_kernels
 from sigmahat_deploy.probe import probe_shrinkage
 from sigmahat_deploy.returns_file import UnreadableFile, read_returns
 from sigmahat_deploy.server import ServerError, local_server
+from sigmahat_kernels.files import write_whole
 from sigmahat_kernels.parameters import TARGETS
 from sigmahat_kernels.status import Status
 from sigmahat_trainer.baselines.closed_form import ledoit_wolf_identity, qis_correlation, sample
@@ -44,9 +48,12 @@ console = Console()
 @click.option("--universes", "n_universes", type=click.IntRange(min=1), default=2_000, show_default=True)
 @click.option("--model-repository", type=click.Path(path_type=Path), default=HERE.parent / "model_repository")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/demo.parquet"), show_default=True)
+@click.option("--report", "page", type=click.Path(dir_okay=False, path_type=Path), help="HTML page to write, too.")
 @click.option("--seed", type=int, default=0, show_default=True)
-def main(path: Path | None, n_universes: int, model_repository: Path, out: Path, seed: int) -> None:
+def main(path: Path | None, n_universes: int, model_repository: Path, out: Path, page: Path | None, seed: int) -> None:
     """Estimate random universes of a panel at month ends, and hold their minimum-variance portfolios for a month."""
+    if page is not None and find_spec("vl_convert") is None:
+        raise click.ClickException("--report needs packages that are not installed: pip install 'sigmahat[report]'")
     path = path or HERE / "data" / "us_sp500_2016_2019.npz"
     try:
         returns = read_returns(path)
@@ -80,6 +87,30 @@ def main(path: Path | None, n_universes: int, model_repository: Path, out: Path,
     out.parent.mkdir(parents=True, exist_ok=True)
     frame.to_parquet(out)
     console.print(f"wrote {out} ({len(frame):,} rows, {len(frame.columns)} columns)")
+    if page is not None:
+        write_page(page, path, returns, estimates, windows, model_repository)
+    else:
+        console.print(
+            "as a page to look at: pip install '.[report]', then python benchmarks/demo.py --report out/demo.html",
+            markup=False,
+        )
+
+
+def write_page(
+    page: Path, path: Path, returns: pd.DataFrame, estimates: Estimates, windows: np.ndarray, model_repository: Path
+) -> None:
+    """Write the page of `sigmahat report`; needs the extra `report`."""
+    from sigmahat_deploy.report import page as report
+    from sigmahat_deploy.report.release import release
+    from sigmahat_deploy.report.study import from_estimates
+
+    rows = dict(zip(map(str, estimates.universes), map(tuple, windows.tolist()), strict=True))
+    study = from_estimates(returns, estimates, rows)
+    known = release("of the server that the demo started", model_repository)
+    made = report.page(study, report.Options(f"Covariances of {path.name}", shlex.join(["python", *sys.argv]), known))
+    page.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(page, lambda file: file.write(made.html.encode()))
+    console.print(f"wrote {page} ({len(made.html.encode()) / 1e6:.1f} MB)")
 
 
 def draw_universes(panel: np.ndarray, n_universes: int, seed: int) -> tuple[list[np.ndarray], np.ndarray]:

@@ -50,6 +50,16 @@ SUBCOMMANDS = {
             3: "files were written, but some universes failed",
         },
     ),
+    "report": Subcommand(
+        "sigmahat_deploy.report_command:report",
+        "report",
+        "Show an estimate as one HTML page.",
+        (
+            "sigmahat report returns.csv --local --out report.html",
+            "sigmahat report returns.csv --local --weights portfolio.csv --backtest --out report.html",
+            "sigmahat report returns.csv --estimates estimates.csv --covariances covariances.npz --out report.html",
+        ),
+    ),
     "serve": Subcommand(
         "sigmahat_deploy.serve_command:serve",
         "serve",

@@ -58,6 +58,7 @@ def test_estimate_command(served: str, tmp_path: Path) -> None:
 def test_demo(tmp_path: Path) -> None:
     out = tmp_path / "demo.parquet"
     command = [sys.executable, str(ROOT / "benchmarks" / "demo.py"), "--universes", "72", "--out", str(out)]
+    command += ["--report", str(tmp_path / "demo.html")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "universes a second" in done.stdout
@@ -65,6 +66,7 @@ def test_demo(tmp_path: Path) -> None:
     assert "universes hold something odd, and are estimated all the same" in " ".join(done.stdout.split())
     assert "one return makes up most of the variance" in " ".join(done.stdout.split())
     assert "EstimateWarning" not in done.stderr
+    assert "72 universes" in (tmp_path / "demo.html").read_text()
     frame = pd.read_parquet(out)
     assert len(frame) == 72
     assert (frame["status"] == Status.GOOD).all()
