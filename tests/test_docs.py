@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,9 +19,19 @@ DOCS = Path(__file__).parents[1] / "docs"
         ("command_line.md", "make_command_line.py"),
         ("features.md", "make_features.py"),
         ("metrics.md", "make_metrics.py"),
+        ("outputs.md", "make_outputs.py"),
+        ("speed.md", "make_speed.py"),
         ("what_comes_in.md", "make_what_comes_in.py"),
         ("grpc_service.proto", "make_proto.py"),
     ],
 )
 def test_pages_made_from_code_are_current(name: str, script: str) -> None:
     assert (DOCS / name).read_text() == runpy.run_path(str(DOCS / script))["page"]()
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    """Broken links and anchors, pages in no contents list, docstrings that cannot be read: each is a warning."""
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", str(DOCS), str(tmp_path)]
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    assert "ShrinkageClient" in (tmp_path / "api.html").read_text()
