@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help demo test test-deploy matrix bench check clean
+.PHONY: help demo test test-deploy matrix bench docs check clean
 
 help: ## this list
 	@sed -n 's/^\([a-z][a-z0-9.% -]*\):.*## /\1:/p' $(MAKEFILE_LIST) | awk -F: '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -30,6 +30,10 @@ test-3.%: ## the same on one Python, as in make test-3.12
 
 bench: $(VENV)/dev ## ratios to LAPACK and scikit-learn on this machine, into benchmarks/results/cpu.json
 	$(BIN)/python -m benchmarks.speed.cpu
+
+docs: $(VENV)/dev ## the documentation as a site, into out/docs
+	$(BIN)/python -m sphinx -W --keep-going -q docs out/docs
+	@echo "out/docs/index.html"
 
 check: $(VENV)/dev ## ruff and mypy alone
 	$(BIN)/ruff check .

@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,8 @@ DOCS = Path(__file__).parents[1] / "docs"
         ("features.md", "make_features.py"),
         ("metrics.md", "make_metrics.py"),
         ("capacity.md", "make_capacity.py"),
+        ("outputs.md", "make_outputs.py"),
+        ("speed.md", "make_speed.py"),
         ("what_comes_in.md", "make_what_comes_in.py"),
         ("grpc_service.proto", "make_proto.py"),
     ],
@@ -42,3 +46,11 @@ def test_capacity_is_arithmetic_on_what_was_measured() -> None:
     n_replicas, n_cores = (int(number.replace(",", "")) for number in replicas[0])
     assert n_cores == n_replicas * cores
     assert (n_replicas - 1) * 0.7 * rate * 86_400 < 10**9 <= n_replicas * 0.7 * rate * 86_400
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    """Broken links and anchors, pages in no contents list, docstrings that cannot be read: each is a warning."""
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", str(DOCS), str(tmp_path)]
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    assert "ShrinkageClient" in (tmp_path / "api.html").read_text()
