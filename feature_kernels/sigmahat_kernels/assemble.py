@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from sigmahat_kernels import heartbeat
-from sigmahat_kernels.backend import array_namespace, to_numpy
+from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.covariance import classic_parameters, estimate_covariance
 from sigmahat_kernels.groups import (
     WindowGroup,
@@ -23,6 +25,11 @@ from sigmahat_kernels.request import MAX_COVARIANCE_CELLS, PADDING, Request, blo
 from sigmahat_kernels.scratch import Scratch
 from sigmahat_kernels.shared_window import KeptMoments, WindowMoments, share_window
 from sigmahat_kernels.status import InvalidRequest, Status
+
+Consume = Callable[[np.ndarray, Array], None]
+"""Called with universes of one size, as positions in the request, and their matrices (n, N, N), where the panel is.
+
+The memory of the matrices is used again afterwards. Threads call it at the same time, for other universes."""
 
 
 def assemble(
@@ -71,22 +78,56 @@ def assemble(
         If the matrices would be larger than `request.MAX_COVARIANCE_CELLS`.
     """
     covariance = _unfilled(request)
+
+    def fill(universes: np.ndarray, matrices: Array) -> None:
+        size = matrices.shape[1]
+        covariance[universes, :size, :size] = to_numpy(matrices.astype(np.float32))
+
+    for_each_stack(
+        fill,
+        request,
+        parameters,
+        status,
+        block_intensity=block_intensity,
+        classic=classic,
+        threads=threads,
+        kept=kept,
+        pause=pause,
+    )
+    return covariance
+
+
+def for_each_stack(
+    consume: Consume,
+    request: Request,
+    parameters: Parameters,
+    status: np.ndarray,
+    *,
+    block_intensity: np.ndarray | None = None,
+    classic: bool = False,
+    threads: int | None = None,
+    kept: KeptMoments | None = None,
+    pause: Pause = go_on,
+) -> None:
+    """Hand the matrices of all good universes to `consume`, a stack of universes of one size at a time.
+
+    The arguments are those of `assemble`. No more than one stack a thread is in memory.
+    """
     intensity = _intensity_of_assets(request, parameters, block_intensity)
     if classic:
         parameters = classic_parameters(parameters)
 
-    def fill_group(group: WindowGroup, threads: int) -> None:
+    def work_on_group(group: WindowGroup, threads: int) -> None:
         pause()
         group, moments = _moments_of(request, group, classic, kept)
         for_each(
-            lambda part: _fill_part(covariance, request, part, moments, parameters, intensity, pause),
+            lambda part: _work_on_part(consume, request, part, moments, parameters, intensity, pause),
             parts_of(request, group),
             threads,
         )
 
     groups = list(group_by_window(request, np.flatnonzero(status == Status.GOOD)))
-    for_each_group(fill_group, groups, threads or available_threads())
-    return covariance
+    for_each_group(work_on_group, groups, threads or available_threads())
 
 
 def _unfilled(request: Request) -> np.ndarray:
@@ -118,8 +159,8 @@ def _moments_of(
     return found or (group, share_window(group_returns(request, group), winsor_limit=winsor_limit).moments)
 
 
-def _fill_part(
-    covariance: np.ndarray,
+def _work_on_part(
+    consume: Consume,
     request: Request,
     part: WindowGroup,
     moments: WindowMoments,
@@ -127,7 +168,7 @@ def _fill_part(
     intensity: np.ndarray,
     pause: Pause,
 ) -> None:
-    """Estimate the universes of a part of a window, in place, a stack of one size at a time."""
+    """Estimate the universes of a part of a window, a stack of one size at a time."""
     xp = array_namespace(moments.slow)
     scratch = Scratch(xp)
     incomplete = moments.incomplete.columns if moments.incomplete is not None else None
@@ -141,5 +182,5 @@ def _fill_part(
             Parameters(*(xp.asarray(head[universes], xp.float64) for head in parameters)),
             xp.asarray(intensity[universes, :size], xp.float64),
         )
-        covariance[universes, :size, :size] = to_numpy(estimate.astype(xp.float32))
+        consume(universes, estimate)
         heartbeat.beat()
