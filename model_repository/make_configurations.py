@@ -70,6 +70,22 @@ INTERNAL = (
     tensor("STATUS_INTERNAL", -1, kind="INT32"),
 )
 COVARIANCE = tensor("COVARIANCE", -1, -1, -1)
+# Positions: on each universe's assets, or on the panel's columns.
+WEIGHTS = tensor("WEIGHTS", -1, -1, -1, optional=True)
+PORTFOLIOS = tensor("PORTFOLIOS", -1, -1, optional=True)
+RISK = (
+    tensor("VARIANCE", -1, -1, kind="FP64"),
+    tensor("PORTFOLIO_COVARIANCE", -1, -1, -1, kind="FP64"),
+    tensor("MARGINAL", -1, -1, -1, kind="FP64"),
+    tensor("BETA", -1, -1, -1, kind="FP64"),
+    tensor("DIAGONAL", -1, -1),
+    tensor("MINIMUM_VARIANCE_WEIGHTS", -1, -1, -1),
+    tensor("MINIMUM_VARIANCE", -1, -1, kind="FP64"),
+    tensor("PORTFOLIO_STATUS", -1, -1, kind="INT32"),
+    tensor("PORTFOLIO_ASSET", -1, -1, kind="INT32"),
+)
+# What `assemble` and `measure` read.
+OF_MATRICES = (PANEL, UNIVERSES, WINDOWS, BLOCKS, *INTERNAL)
 
 ON_CPU = {"instance_group": [{"kind": "KIND_CPU", "count": 1}]}
 ON_GPU = {"instance_group": [{"kind": "KIND_GPU", "count": 1}]}
@@ -176,9 +192,11 @@ def combine(n_members: int) -> dict[str, dict[str, Any]]:
     return {CPU: of_members, GPU: of_members, GPU_FUSED: {**of_members, "input": (WEIGHTED, *ROWS)}}
 
 
-def assemble() -> dict[str, dict[str, Any]]:
-    """Parameters and returns to covariance matrices."""
-    model = python_model("assemble", (PANEL, UNIVERSES, WINDOWS, BLOCKS, *INTERNAL), (COVARIANCE,))
+def of_matrices(
+    name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor], **others: Any
+) -> dict[str, dict[str, Any]]:
+    """A step that builds covariance matrices from parameters and returns."""
+    model = python_model(name, (*OF_MATRICES, *inputs), outputs)
     parameters, block_intensity, status = INTERNAL
     warmup = one_universe(
         WINDOWS=from_file(WINDOWS, 1, 2),
@@ -186,9 +204,21 @@ def assemble() -> dict[str, dict[str, Any]]:
         PARAMETERS_INTERNAL=zeros(parameters, 1, N_PARAMETERS),
         BLOCK_INTENSITY_INTERNAL=zeros(block_intensity, 1, 1),
         STATUS_INTERNAL=zeros(status, 1),
+        **others,
     )
     on_gpu = {**model, **PYTHON_ON_GPU, "model_warmup": warmup}
     return {CPU: {**unqueued(model), **ON_CPU}, GPU: on_gpu, GPU_FUSED: on_gpu}
+
+
+def assemble() -> dict[str, dict[str, Any]]:
+    """Parameters and returns to covariance matrices."""
+    return of_matrices("assemble", (), (COVARIANCE,))
+
+
+def measure() -> dict[str, dict[str, Any]]:
+    """Parameters, returns and portfolios to risk."""
+    # Portfolios without a position are refused, but their arithmetic is done.
+    return of_matrices("measure", (WEIGHTS, PORTFOLIOS), RISK, PORTFOLIOS=zeros(PORTFOLIOS, 1, WARMUP_ASSETS))
 
 
 def step(model: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> dict[str, Any]:
@@ -201,15 +231,20 @@ def same(tensors: Sequence[Tensor], rename: Callable[[str], str] = str) -> dict[
     return {each["name"]: rename(each["name"]) for each in tensors}
 
 
-def ensemble(name: str, n_members: int, *, covariance: bool) -> dict[str, dict[str, Any]]:
-    """What callers name. The ensemble's own names for what passes between steps are in small letters."""
+def ensemble(
+    name: str, n_members: int, last: str | None = None, inputs: Sequence[Tensor] = (), outputs: Sequence[Tensor] = ()
+) -> dict[str, dict[str, Any]]:
+    """What callers name. The ensemble's own names for what passes between steps are in small letters.
+
+    `last` is the step that builds matrices, if there is one, with what it takes and answers beyond the others.
+    """
     first = step("features", same(REQUEST), {"FEATURES": "features", **same(ROWS, str.lower), **same(WARNINGS)})
     names = [f"member_{k}" for k in range(1, n_members + 1)]
     members = [step(name, {"FEATURES": "features"}, {"PARAMETERS": name}) for name in names]
     fused = [step("fused", {"FEATURES": "features"}, {"WEIGHTED": "weighted"})]
-    published = {**same(PUBLIC), **(same(INTERNAL, str.lower) if covariance else {})}
-    inputs = (PANEL, UNIVERSES, WINDOWS, BLOCKS)
-    last = step("assemble", {**same(inputs), **same(INTERNAL, str.lower)}, same([COVARIANCE]))
+    published = {**same(PUBLIC), **(same(INTERNAL, str.lower) if last else {})}
+    read = {**same(OF_MATRICES), **same(INTERNAL, str.lower), **same(inputs)}
+    end = [step(last, read, same(outputs))] if last else []
 
     def form(middle: list[dict[str, Any]], answers: Mapping[str, str]) -> dict[str, Any]:
         combine = step("combine", {**answers, **same(ROWS, str.lower)}, published)
@@ -217,9 +252,9 @@ def ensemble(name: str, n_members: int, *, covariance: bool) -> dict[str, dict[s
             "name": name,
             "platform": "ensemble",
             "max_batch_size": 0,
-            "input": REQUEST,
-            "output": (*PUBLIC, *WARNINGS, *([COVARIANCE] if covariance else [])),
-            "ensemble_scheduling": {"step": [first, *middle, combine, *([last] if covariance else [])]},
+            "input": (*REQUEST, *inputs),
+            "output": (*PUBLIC, *WARNINGS, *outputs),
+            "ensemble_scheduling": {"step": [first, *middle, combine, *end]},
         }
 
     of_members = form(members, {name.upper(): name for name in names})
@@ -233,8 +268,10 @@ def configurations(n_members: int) -> dict[str, str]:
         *(member(f"member_{k}") for k in range(1, n_members + 1)),
         combine(n_members),
         assemble(),
-        ensemble("shrinkage", n_members, covariance=False),
-        ensemble("covariance", n_members, covariance=True),
+        measure(),
+        ensemble("shrinkage", n_members),
+        ensemble("covariance", n_members, "assemble", outputs=(COVARIANCE,)),
+        ensemble("risk", n_members, "measure", inputs=(WEIGHTS, PORTFOLIOS), outputs=RISK),
     ]
     return {f"{form[CPU]['name']}/{path}": text(fields) for form in models for path, fields in form.items()}
 

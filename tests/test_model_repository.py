@@ -22,11 +22,16 @@ from sigmahat_kernels.manifest import ManifestError, write_manifest
 from sigmahat_kernels.members import Member, MemberError, member_folders
 from sigmahat_kernels.parameters import N_PARAMETERS, split_parameters
 from sigmahat_kernels.pipeline import Pipeline, features_and_status
+from sigmahat_kernels.portfolios import read_portfolios
 from sigmahat_kernels.request import MAX_UNIVERSES, read_request
+from sigmahat_kernels.risk import measure
 
 REPOSITORY = Path(__file__).parents[1] / "model_repository"
 MEMBERS = tuple(member_folders(REPOSITORY))
-MODELS = ("features", *MEMBERS, "combine", "assemble", "shrinkage", "covariance")
+LAST_STEPS = {"shrinkage": [], "covariance": ["assemble"], "risk": ["measure"]}
+"""Ensemble -> the steps that it has behind `combine`."""
+OF_MATRICES = ("assemble", "measure")
+MODELS = ("features", *MEMBERS, "combine", *OF_MATRICES, *LAST_STEPS)
 INPUTS = ["PANEL", "UNIVERSES", "WINDOWS", "MARKET", "DATES", "BLOCKS"]
 
 
@@ -77,14 +82,14 @@ def with_fused(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_one_engine_for_all_members_keeps_the_signature(with_fused: Path) -> None:
     """Ensembles answer alike; what has no form of its own for the one engine is not part of them."""
-    for model in ("features", "assemble"):
+    for model in ("features", *OF_MATRICES):
         assert read(model, "configs/gpu_fused.pbtxt") == read(model, "configs/gpu.pbtxt")
-    for ensemble in ("shrinkage", "covariance"):
+    for ensemble, last in LAST_STEPS.items():
         three, one = read(ensemble, "configs/gpu.pbtxt"), read(ensemble, "configs/gpu_fused.pbtxt")
         assert signature(three.input) == signature(one.input)
         assert signature(three.output) == signature(one.output)
         steps = [step.model_name for step in one.ensemble_scheduling.step]
-        assert steps == ["features", "fused", "combine", "assemble"][: len(steps)]
+        assert steps == ["features", "fused", "combine", *last]
     three, one = read("combine", "configs/gpu.pbtxt"), read("combine", "configs/gpu_fused.pbtxt")
     assert signature(three.output) == signature(one.output)
     assert [t.name for t in one.input] == ["WEIGHTED", "ROW_STATUS", "ROW_ASSET"]
@@ -97,14 +102,14 @@ def test_one_engine_for_all_members_keeps_the_signature(with_fused: Path) -> Non
 
 
 @pytest.mark.parametrize("form", ["config.pbtxt", "configs/gpu.pbtxt", "configs/gpu_fused.pbtxt"])
-@pytest.mark.parametrize("ensemble", ["shrinkage", "covariance"])
+@pytest.mark.parametrize("ensemble", LAST_STEPS)
 def test_ensemble_maps_every_tensor_of_its_steps(ensemble: str, form: str, with_fused: Path) -> None:
     def read(model: str) -> model_config_pb2.ModelConfig:
         path = with_fused / model / (form if (with_fused / model / form).exists() else "config.pbtxt")  # as Triton does
         return text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
 
     config = read(ensemble)
-    assert [tensor.name for tensor in config.input] == INPUTS
+    assert [tensor.name for tensor in config.input] == INPUTS + ["WEIGHTS", "PORTFOLIOS"] * (ensemble == "risk")
     assert [t.name for t in config.input if not t.optional] == ["PANEL", "UNIVERSES"]
     types = {t.name: (t.data_type, tuple(t.dims)) for t in config.input}
     for step in config.ensemble_scheduling.step:
@@ -200,9 +205,9 @@ def test_a_repository_takes_any_number_of_members(tmp_path: Path) -> None:
             assert [t.name for t in configs["combine"].input if t.name.startswith("MEMBER_")] == [
                 name.upper() for name in members
             ]
-            for ensemble in ("shrinkage", "covariance"):
+            for ensemble, last in LAST_STEPS.items():
                 steps = [step.model_name for step in configs[ensemble].ensemble_scheduling.step]
-                assert steps == ["features", *members, "combine", "assemble"][: len(steps)]
+                assert steps == ["features", *members, "combine", *last]
         programs = {(repository / name / "1" / "model.py").read_bytes() for name in members}
         assert programs == {(REPOSITORY / "member_1" / "1" / "model.py").read_bytes()}
     assert {name: content for name, content in before.items() if ".onnx" not in name} == {
@@ -258,22 +263,30 @@ def test_warm_up_runs_what_requests_run() -> None:
     table, status, _ = features_and_status(read_request(**tensors))
     assert status.tolist() == [[0]]
     assert np.isfinite(table.features).all()
-    (assembly,) = read("assemble", "configs/gpu.pbtxt").model_warmup
-    tensors = warm_up_tensors("assemble", assembly)
-    given = {t.name: tuple(t.dims) for t in read("assemble", "configs/gpu.pbtxt").input}
-    assert tensors.keys() == given.keys()
-    for name, values in tensors.items():
-        assert len(values.shape) == len(given[name])
-        assert all(wanted in (-1, got) for got, wanted in zip(values.shape, given[name], strict=True)), name
-    internal = ("PARAMETERS_INTERNAL", "BLOCK_INTENSITY_INTERNAL", "STATUS_INTERNAL")
-    parameters, blocks, status = (tensors.pop(name) for name in internal)
-    request = read_request(**{name.lower(): values for name, values in tensors.items()})
-    covariance = assemble(request, split_parameters(parameters), status, block_intensity=blocks)
-    assert np.isfinite(covariance).all()
-    assert covariance.any()
+    for model in OF_MATRICES:
+        (warm_up,) = read(model, "configs/gpu.pbtxt").model_warmup
+        tensors = warm_up_tensors(model, warm_up)
+        given = {t.name: tuple(t.dims) for t in read(model, "configs/gpu.pbtxt").input}
+        assert tensors.keys() == given.keys() - {"WEIGHTS"}
+        for name, values in tensors.items():
+            assert len(values.shape) == len(given[name])
+            assert all(wanted in (-1, got) for got, wanted in zip(values.shape, given[name], strict=True)), name
+        internal = ("PARAMETERS_INTERNAL", "BLOCK_INTENSITY_INTERNAL", "STATUS_INTERNAL")
+        parameters, blocks, status = (tensors.pop(name) for name in internal)
+        books = tensors.pop("PORTFOLIOS", None)
+        request = read_request(**{name.lower(): values for name, values in tensors.items()})
+        heads = split_parameters(parameters)
+        if model == "assemble":
+            covariance = assemble(request, heads, status, block_intensity=blocks)
+            assert np.isfinite(covariance).all()
+            assert covariance.any()
+        else:
+            risk = measure(request, heads, status, read_portfolios(request, portfolios=books), block_intensity=blocks)
+            assert risk.portfolio_status.shape == (1, 1)
+            assert (risk.diagonal > 0).all()
 
 
-@pytest.mark.parametrize("model", ["features", "assemble"])
+@pytest.mark.parametrize("model", ["features", *OF_MATRICES])
 def test_tensors_on_the_device_may_stay_there(model: str) -> None:
     gpu = read(model, "configs/gpu.pbtxt")
     assert gpu.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value == "no"
@@ -284,7 +297,7 @@ def test_tensors_on_the_device_may_stay_there(model: str) -> None:
 def test_both_forms_queue_alike(model: str) -> None:
     """Except that what takes turns on a CPU has a queue of its own there."""
     cpu, gpu = read(model), read(model, "configs/gpu.pbtxt")
-    if model in ("features", "assemble"):
+    if model in ("features", *OF_MATRICES):
         assert not cpu.HasField("dynamic_batching")
         assert gpu.HasField("dynamic_batching")
     else:

@@ -16,7 +16,9 @@ from sigmahat_kernels.members import MEMBER_FILES, Member, member_folders
 from sigmahat_kernels.oddities import Warnings
 from sigmahat_kernels.parallel import Pause, go_on
 from sigmahat_kernels.parameters import split_parameters
+from sigmahat_kernels.portfolios import Portfolios
 from sigmahat_kernels.request import Request, with_blocks
+from sigmahat_kernels.risk import Risk, measure
 from sigmahat_kernels.shared_window import KeptMoments
 
 Answer = Callable[[np.ndarray], np.ndarray]
@@ -24,13 +26,14 @@ Answer = Callable[[np.ndarray], np.ndarray]
 
 
 class Outputs(NamedTuple):
-    """What the `shrinkage` and `covariance` ensembles answer, for `n` universes."""
+    """What the ensembles answer, for `n` universes."""
 
     combined: Combined
     status: np.ndarray  # (n,) int32
     status_asset: np.ndarray  # (n,) int32
     warnings: Warnings
-    covariance: np.ndarray | None  # (n, N, N) float32
+    covariance: np.ndarray | None = None  # (n, N, N) float32
+    risk: Risk | None = None
 
 
 class Pipeline:
@@ -56,20 +59,41 @@ class Pipeline:
     def estimate(self, request: Request, *, covariance: bool = True, classic: bool = False) -> Outputs:
         """Answer one request; see `assemble.assemble` for `classic`."""
         kept = KeptMoments() if covariance and not classic else None
+        outputs = self._parameters(request, kept)
+        if not covariance:
+            return outputs
+        matrices = assemble(
+            request,
+            split_parameters(outputs.combined.parameters),
+            outputs.status,
+            block_intensity=outputs.combined.block_intensity,
+            classic=classic,
+            kept=kept,
+        )
+        return outputs._replace(covariance=matrices)
+
+    def risk(
+        self, request: Request, portfolios: Portfolios, *, minimum_variance: bool = False, classic: bool = False
+    ) -> Outputs:
+        """Answer one request for the risk of portfolios; see `risk.measure`."""
+        kept = None if classic else KeptMoments()
+        outputs = self._parameters(request, kept)
+        risk = measure(
+            request,
+            split_parameters(outputs.combined.parameters),
+            outputs.status,
+            portfolios,
+            minimum_variance=minimum_variance,
+            block_intensity=outputs.combined.block_intensity,
+            classic=classic,
+            kept=kept,
+        )
+        return outputs._replace(risk=risk)
+
+    def _parameters(self, request: Request, kept: KeptMoments | None) -> Outputs:
         table, row_status, row_asset = features_and_status(request, kept)
         combined = combine([member(table.features) for member in self.members], row_status)
-        status = row_status[:, 0]
-        matrices = None
-        if covariance:
-            matrices = assemble(
-                request,
-                split_parameters(combined.parameters),
-                status,
-                block_intensity=combined.block_intensity,
-                classic=classic,
-                kept=kept,
-            )
-        return Outputs(combined, status, row_asset[:, 0], table.warnings, matrices)
+        return Outputs(combined, row_status[:, 0], row_asset[:, 0], table.warnings)
 
 
 def features_and_status(

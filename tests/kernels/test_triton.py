@@ -188,7 +188,11 @@ def test_what_one_request_asks_for_stays_with_it(triton_module: ModuleType, max_
     responses = doubler.execute([request(1, parameters=text) for text in parameters])
     assert [r.tensors and r.tensors[0].values.tolist() for r in responses] == [[3], [2], None, [2], None]
     assert [(r.error.code, r.error.message) for r in responses if r.error] == [
-        ("invalid", "the request has the parameters ['b', 'clasic'], which are none; there is caller, classic"),
+        (
+            "invalid",
+            "the request has the parameters ['b', 'clasic'], which are none; "
+            "there is caller, classic, minimum_variance",
+        ),
         ("invalid", "the parameter classic must be a bool, got 1"),
     ]
 

@@ -21,7 +21,7 @@ _TIMEOUT_S = 10.0
 _RELEASE = re.compile(r"-r\d+$")
 """What `sigmahat serve` puts behind the name of a step, so that two releases can be loaded at once."""
 
-ENSEMBLES = ("shrinkage", "covariance")
+ENSEMBLES = ("shrinkage", "covariance", "risk")
 
 _COUNTS_UNIVERSES = "member_1"
 """A step whose batch is a request's universes."""

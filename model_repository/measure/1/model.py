@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters, returns and portfolios to risk: the covariance matrices stay here."""
+
+from sigmahat_kernels.cost import check_cost, risk_cost
+from sigmahat_kernels.parameters import split_parameters
+from sigmahat_kernels.portfolios import read_portfolios
+from sigmahat_kernels.request import read_request
+from sigmahat_kernels.risk import measure, published_risk
+from sigmahat_kernels.sliced import SlicedModel, Work
+
+
+class TritonPythonModel(SlicedModel):
+    def plan(self, tensors, parameters):
+        heads = split_parameters(tensors.pop("PARAMETERS_INTERNAL"))
+        block_intensity = tensors.pop("BLOCK_INTENSITY_INTERNAL")
+        status = tensors.pop("STATUS_INTERNAL")
+        weights, books = tensors.pop("WEIGHTS", None), tensors.pop("PORTFOLIOS", None)
+        classic = parameters.get("classic", False)
+        minimum_variance = parameters.get("minimum_variance", False)
+        request = read_request(**{name.lower(): self.to_device(name, tensor) for name, tensor in tensors.items()})
+        portfolios = read_portfolios(request, weights, books)
+
+        def answer(pause):
+            risk = measure(
+                request,
+                heads,
+                status,
+                portfolios,
+                minimum_variance=minimum_variance,
+                block_intensity=block_intensity,
+                classic=classic,
+                pause=pause,
+            )
+            return published_risk(risk)
+
+        n_universes = len(request.universes)
+        cost = risk_cost(request, portfolios.number, minimum_variance=minimum_variance)
+        return Work(check_cost(cost, n_universes), n_universes, answer)
