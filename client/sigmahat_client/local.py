@@ -13,7 +13,9 @@ from sigmahat_client.errors import DeadlineExceeded
 from sigmahat_kernels.combine import published_tensors
 from sigmahat_kernels.oddities import published_warnings
 from sigmahat_kernels.pipeline import Pipeline
+from sigmahat_kernels.portfolios import read_portfolios
 from sigmahat_kernels.request import read_request
+from sigmahat_kernels.risk import published_risk
 
 
 class InProcess:
@@ -44,15 +46,23 @@ class InProcess:
         def answer(tensors: Tensors) -> Tensors:
             if time.monotonic() >= deadline:
                 raise DeadlineExceeded
-            request = read_request(**{name.lower(): tensor for name, tensor in {**shared, **tensors}.items()})
-            outputs = self._pipeline.estimate(request, covariance=model == "covariance", **parameters)
+            given = {name.lower(): tensor for name, tensor in {**shared, **tensors}.items()}
+            if model == "risk":
+                positions = given.pop("weights", None), given.pop("portfolios", None)
+                request = read_request(**given)
+                outputs = self._pipeline.risk(request, read_portfolios(request, *positions), **parameters)
+            else:
+                request = read_request(**given)
+                outputs = self._pipeline.estimate(request, covariance=model == "covariance", **parameters)
             found = {
                 **published_tensors(outputs.combined),
                 "STATUS": outputs.status,
                 "STATUS_ASSET": outputs.status_asset,
                 **published_warnings(outputs.warnings, request.universes),
             }
-            return found if outputs.covariance is None else {**found, "COVARIANCE": outputs.covariance}
+            if outputs.covariance is not None:
+                found["COVARIANCE"] = outputs.covariance
+            return found if outputs.risk is None else {**found, **published_risk(outputs.risk)}
 
         def work(tensors: Tensors, read: Read, deliver: Deliver) -> None:
             deliver(outcome_of(lambda: read(answer(tensors))))

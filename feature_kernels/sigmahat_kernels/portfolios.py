@@ -8,12 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from sigmahat_kernels.backend import to_numpy
-from sigmahat_kernels.request import PADDING, Request
+from sigmahat_kernels.request import MAX_PORTFOLIOS, MAX_RISK_CELLS, PADDING, Request
 from sigmahat_kernels.status import InvalidRequest, PortfolioStatus, Status
-
-MAX_PORTFOLIOS = 1_000
-MAX_RISK_CELLS = 100_000_000
-"""Limits of one request: portfolios, and universes x portfolios x the larger of assets and portfolios."""
 
 
 class Portfolios(NamedTuple):
@@ -29,8 +25,11 @@ class Portfolios(NamedTuple):
     def of(self, request: Request, universes: np.ndarray, size: int) -> np.ndarray:
         """Weights of good universes of one size, float64 (n, n_portfolios, size)."""
         if self.weights.ndim == 3:
-            return self.weights[universes, :, :size].astype(np.float64)
-        return np.moveaxis(self.weights[:, request.universes[universes, :size]], 0, 1).astype(np.float64)
+            found = self.weights[universes, :, :size]
+        else:
+            found = np.moveaxis(self.weights[:, request.universes[universes, :size]], 0, 1)
+        # In one order however they came: BLAS rounds differently in another.
+        return found.astype(np.float64, order="C")
 
     def judge(self, request: Request, status: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What is wrong with each portfolio in each universe.

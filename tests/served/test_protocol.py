@@ -17,7 +17,7 @@ import pytest
 from google.protobuf import text_format
 from google.protobuf.json_format import ParseDict
 
-from sigmahat_kernels import cost, portfolios, request, status
+from sigmahat_kernels import cost, request, status
 
 service_pb2 = pytest.importorskip("tritonclient.grpc.service_pb2")
 model_config_pb2 = pytest.importorskip("tritonclient.grpc.model_config_pb2")
@@ -71,9 +71,7 @@ def test_limits_and_statuses_are_those_of_the_kernels() -> None:
     limits = re.findall(r"^\| .* \| (?:at least )?([\d,]+) \| ([A-Z_]+) \|$", PAGE, flags=re.MULTILINE)
     assert len(limits) == 8
     for value, name in limits:
-        constant = next(
-            getattr(module, name) for module in (request, status, cost, portfolios) if hasattr(module, name)
-        )
+        constant = next(getattr(module, name) for module in (request, status, cost) if hasattr(module, name))
         assert int(value.replace(",", "")) == constant, name
     for heading, published in (
         ("Status of a universe", status.Status),

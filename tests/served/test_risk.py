@@ -11,9 +11,10 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from sigmahat_client import Risks, ShrinkageClient
 from sigmahat_kernels.pipeline import Pipeline
-from sigmahat_kernels.portfolios import MAX_PORTFOLIOS, read_portfolios
-from sigmahat_kernels.request import PADDING, read_request
+from sigmahat_kernels.portfolios import read_portfolios
+from sigmahat_kernels.request import MAX_PORTFOLIOS, PADDING, read_request
 from sigmahat_kernels.risk import published_risk
 from sigmahat_kernels.status import PortfolioStatus, Status
 
@@ -86,3 +87,25 @@ def test_what_cannot_be_read_is_refused_in_words(served: str, panel: np.ndarray)
             infer(served, "risk", {**tensors, **positions}, ["VARIANCE"])
         assert error.value.status() == "StatusCode.INVALID_ARGUMENT"
         assert words in str(error.value)
+
+
+def test_the_client_gets_the_same_from_a_server_and_in_process(served: str, panel: np.ndarray) -> None:
+    tensors = draw(panel)
+    books = np.random.default_rng(1).standard_normal((3, 80))
+    with ShrinkageClient(served) as near, ShrinkageClient.local(REPOSITORY) as local:
+        found, expected = (
+            client.risk(panel, tensors["UNIVERSES"], books, annualise=252, minimum_variance=True)
+            for client in (near, local)
+        )
+        by_universe = near.risk(panel, tensors["UNIVERSES"], np.stack(expected_weights(expected)), annualise=252)
+    np.testing.assert_array_equal(found.variance, expected.variance)
+    np.testing.assert_array_equal(by_universe.variance, expected.variance)
+    for name in ("marginal", "diagonal", "minimum_variance_weights"):
+        for ours, theirs in zip(getattr(found, name), getattr(expected, name), strict=True):
+            np.testing.assert_array_equal(ours, theirs, err_msg=name)
+    assert list(map(str, found.failures)) == list(map(str, expected.failures))
+
+
+def expected_weights(risks: Risks) -> list[np.ndarray]:
+    """Weights of each universe, padded."""
+    return [np.pad(weights, ((0, 0), (0, 30 - weights.shape[1]))) for weights in risks.weights]

@@ -51,9 +51,9 @@ class Job(NamedTuple):
         return tuple(self.labels[c] if c < n_columns else self.unknown[u, i] for i, c in enumerate(columns))
 
 
-def chunks(job: Job, cells: int = CHUNK_CELLS) -> Iterator[slice]:
+def chunks(job: Job, cells: int = CHUNK_CELLS, *, n_portfolios: int = 0) -> Iterator[slice]:
     """Cut the universes, in order, into requests of at most `MAX_UNIVERSES` rows, `CHUNK_COST`, and about `cells`
-    covariance cells.
+    covariance cells, or as many of portfolios with assets and with each other.
 
     A request may always ask for as many cells as its panel has, so that a wide panel is not sent for a small answer.
     """
@@ -66,8 +66,9 @@ def chunks(job: Job, cells: int = CHUNK_CELLS) -> Iterator[slice]:
     start = widest = 0
     for u, size in enumerate(job.sizes.tolist()):
         wider = max(widest, size)
+        largest = max(wider, n_portfolios) ** 2
         cost = running.add(size, bounds[u])
-        if u > start and (u - start == most or (u - start + 1) * wider**2 > cells or cost > CHUNK_COST):
+        if u > start and (u - start == most or (u - start + 1) * largest > cells or cost > CHUNK_COST):
             yield slice(start, u)
             start, wider = u, size
             running = RunningCost(n_columns, len(job.block_names))
