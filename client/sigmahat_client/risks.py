@@ -300,8 +300,9 @@ class Risks:
                     (universe, portfolio, assets[i], weights[p, i], weights[p, i] * slope[i], slope[i], beta[i])
                     for i in np.flatnonzero(weights[p]).tolist()
                 ]
-        names = ["universe", "portfolio", "asset", "weight", "contribution", "marginal", "beta"]
-        return pd.DataFrame(rows, columns=names)
+        names = ["universe", "portfolio", "asset"]
+        columns = [*names, "weight", "contribution", "marginal", "beta"]
+        return pd.DataFrame(rows, columns=columns).set_index(names)
 
     def _marginal(self) -> tuple[Floats, ...]:
         if self.marginal is None:

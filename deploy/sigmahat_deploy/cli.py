@@ -24,6 +24,7 @@ SUBCOMMANDS = {
     "serve": Subcommand("sigmahat_deploy.serve_command:serve", "serve", "Serve the models with Triton, locally."),
     "probe": Subcommand("sigmahat_deploy.probe_command:probe", "cli", "Ask the server here whether it is well."),
     "estimate": Subcommand("sigmahat_deploy.estimate_command:estimate", "cli", "Estimate covariances from a file."),
+    "risk": Subcommand("sigmahat_deploy.risk_command:risk", "cli", "Measure portfolios from files."),
     "engines": Subcommand(
         "sigmahat_deploy.engines.command:engines", "engines", "Build TensorRT engines on a GPU node."
     ),

@@ -167,11 +167,7 @@ def test_failures_name_universe_portfolio_and_asset(local: ShrinkageClient, retu
     assert frame.loc[("one", "good"), "message"] == ""
     assert (frame.loc["bad", "status"] == Status.UNKNOWN_ASSET).all()
     held = risks.contributions_frame()
-    assert held[["universe", "portfolio", "asset"]].to_numpy().tolist() == [
-        ["one", "good", "A1"],
-        ["two", "good", "A3"],
-        ["two", "huge", "A4"],
-    ]
+    assert held.index.tolist() == [("one", "good", "A1"), ("two", "good", "A3"), ("two", "huge", "A4")]
     np.testing.assert_allclose(held["contribution"], risks.volatility[[0, 2, 2], [0, 0, 2]], rtol=1e-12)
 
 
