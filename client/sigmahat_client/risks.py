@@ -155,6 +155,12 @@ class Risks:
         u = self._place(universe)
         return self._table(u, self._marginal()[u] / self.variance[u][:, None])
 
+    def portfolio_covariance_of(self, universe: Hashable) -> pd.DataFrame | Floats:
+        """Covariances of the portfolios with each other in one universe, w_a'Sw_b, (P, P); see `contributions_of`."""
+        u = self._place(universe)
+        found = self.weights[u] @ self._marginal()[u].T
+        return self._labelled(found, self.portfolios, self.portfolios)
+
     def minimum_variance_of(self, universe: Hashable) -> pd.DataFrame | Floats:
         """Weights of the universe's two portfolios of least variance; see `contributions_of`."""
         if self.minimum_variance_weights is None:
@@ -328,14 +334,16 @@ class Risks:
 
     def _table(self, u: int, values: Floats, columns: Sequence[Hashable] | None = None) -> pd.DataFrame | Floats:
         """Values (P, N) of one universe as a table with assets in rows."""
+        return self._labelled(values.T, self.estimates.assets[u], columns or self.portfolios)
+
+    def _labelled(self, values: Floats, rows: Sequence[Hashable], columns: Sequence[Hashable]) -> pd.DataFrame | Floats:
         if not self.estimates.labelled:
-            return values.T
+            return values
         try:
             import pandas as pd
         except ModuleNotFoundError:
-            return values.T
-        index = _index(self.estimates.assets[u])
-        return pd.DataFrame(values.T, index=index, columns=_index(columns or self.portfolios))
+            return values
+        return pd.DataFrame(values, index=_index(rows), columns=_index(columns))
 
     def _series(self, values: Floats, names: Sequence[Hashable], labelled: bool = True) -> pd.Series[Any] | Floats:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ pytest.importorskip("onnxruntime", reason="needs sigmahat[serve]")
 from sigmahat_kernels.risk import MINIMUM_VARIANCE_RULES
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 UNIVERSES = {"one": ["A1", "A2", "A5"], "bad": ["A1", "XX"], "two": ["A3", "A4"]}
 
 
@@ -92,6 +94,7 @@ def test_every_number_is_that_of_the_matrix(risks: Risks, matrix: pd.DataFrame, 
     active = weights["long"] - weights["hedged"]
     np.testing.assert_allclose(risks.tracking_error("long", "hedged")[0], np.sqrt(active @ matrix @ active), rtol=1e-6)
     assert risks.tracking_error("long", "long")[0] == 0
+    pd.testing.assert_frame_equal(risks.portfolio_covariance_of("one"), weights.T @ matrix @ weights, rtol=1e-5)
     least = risks.minimum_variance_of("one")
     inverse = np.linalg.inv(matrix).sum(axis=1)
     np.testing.assert_allclose(least["long_short"], inverse / inverse.sum(), rtol=1e-4)
@@ -318,3 +321,32 @@ def test_arrays_come_back_as_arrays(local: ShrinkageClient, returns: pd.DataFram
     np.testing.assert_allclose(risks.contributions_of(0).sum(axis=0), risks.volatility[0], rtol=1e-12)
     assert risks.contributions_of(1).shape == (2, 2)
     assert isinstance(risks.stress(1, {0: 1.0}).assets, np.ndarray)
+
+
+# ----------------------------------------------------------------------------------------------------- examples
+
+
+def example(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_desks_make_the_book(local: ShrinkageClient, capsys: pytest.CaptureFixture[str]) -> None:
+    table = example("book_of_desks").main(local, n_assets=60, n_desks=8, n_positions=160)
+    np.testing.assert_allclose(table["contribution"].sum(), table["book"].iloc[0], rtol=1e-12)
+    assert (table["contribution"] <= table["alone"]).all()
+    np.testing.assert_allclose(table["contribution"], table["alone"] * table["correlation"], rtol=1e-9)
+    assert "book: " in capsys.readouterr().out
+
+
+def test_the_hedge_takes_the_market_out(local: ShrinkageClient, capsys: pytest.CaptureFixture[str]) -> None:
+    table = example("hedging").main(local, n_stocks=20)
+    assert table.loc["hedged", "volatility"] < 0.7 * table.loc["book", "volatility"]
+    left = table.loc["hedged", ["correlation", "market -10 %"]].astype(float) / [1.0, 20e6]
+    np.testing.assert_allclose(left, 0.0, atol=1e-6)
+    assert table.loc["book", "market -10 %"] < -1e6
+    assert "MARKET" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +110,14 @@ def test_the_client_gets_the_same_from_a_server_and_in_process(served: str, pane
 def expected_weights(risks: Risks) -> list[np.ndarray]:
     """Weights of each universe, padded."""
     return [np.pad(weights, ((0, 0), (0, 30 - weights.shape[1]))) for weights in risks.weights]
+
+
+def test_the_page_runs(served: str) -> None:
+    page = (REPOSITORY.parent / "docs" / "risk.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert "127.0.0.1:8001" in block
+    names: dict[str, Any] = {}
+    exec(compile(block.replace("127.0.0.1:8001", served), "risk.md", "exec"), names)
+    risks = names["risks"]
+    assert (risks.portfolio_status == PortfolioStatus.GOOD).all()
+    np.testing.assert_allclose(risks.contributions_of("half").sum(), risks.volatility[1], rtol=1e-12)
