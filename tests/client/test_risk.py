@@ -24,7 +24,7 @@ from sigmahat_client import (
     ShrinkageClient,
     UniverseError,
 )
-from sigmahat_client.intake import job
+from sigmahat_client.intake import chunks, encode, job
 from sigmahat_client.risks import MINIMUM_VARIANCE_RULES as CLIENTS_RULES
 from sigmahat_client.risks import REGIME_RATIOS
 from sigmahat_kernels.status import PortfolioStatus, Status
@@ -235,6 +235,24 @@ def test_what_cannot_be_read_is_refused(
         local.risk(returns, UNIVERSES, portfolios)
 
 
+def test_textbook_shrinkage_is_measured_too(local: ShrinkageClient, returns: pd.DataFrame, book: pd.DataFrame) -> None:
+    jumped = returns.copy()
+    jumped.iloc[50, 1] = 0.1  # so that winsorising would show
+    matrix = local.estimate(jumped, {"one": ["A1", "A2", "A5"]}, covariance=True, classic=True).covariance_of("one")
+    weights = book[["A1", "A2", "A5"]].to_numpy()
+    variance = np.einsum("pi,ij,pj->p", weights, np.asarray(matrix, float), weights)
+    found = local.risk(jumped, {"one": ["A1", "A2", "A5"]}, book, classic=True).variance[0]
+    np.testing.assert_allclose(found, variance, rtol=1e-6)
+
+
+def test_many_portfolios_make_small_requests(returns: pd.DataFrame) -> None:
+    """A request has about so many cells, of matrices or of what portfolios have with assets and each other."""
+    asked = encode(returns, [["A1", "A2", "A5"]] * 30)
+    cells = returns.size
+    assert [c.stop - c.start for c in chunks(asked, cells, n_portfolios=12)] == [10, 10, 10]
+    assert [c.stop - c.start for c in chunks(asked, cells, n_portfolios=2)] == [30]
+
+
 def test_horizon_and_year(local: ShrinkageClient, returns: pd.DataFrame) -> None:
     portfolio = {"A1": 0.5, "A2": 0.5}
     day = local.risk(returns, None, portfolio).volatility
@@ -277,6 +295,11 @@ def test_a_year_of_daily_risk_in_one_call_and_many_requests(
     assert seen == [16, 32, 48, 60]
     joined = Risks.joined(parts)
     np.testing.assert_array_equal(joined.variance, whole.variance)
+    own = {
+        day: {name: {asset: k * w for asset, w in book[name].items()} for name in book} for k, day in enumerate(days, 1)
+    }
+    scaled = local.risk(returns, universes, own, windows=days).volatility
+    np.testing.assert_allclose(scaled, whole.volatility * np.arange(1, 61)[:, None], rtol=1e-12)
     assert joined.estimates.universes == tuple(days)
 
     async def ask() -> tuple[Risks, list[Risks]]:

@@ -108,8 +108,8 @@ def test_nothing_of_a_refused_universe_and_nothing_that_was_not_asked_for() -> N
 
 
 def test_nested_books_give_each_universe_its_own_positions() -> None:
-    request, parameters, status = draw()
-    book = np.random.default_rng(3).standard_normal((2, N_COLUMNS)).astype(np.float32)
+    request, parameters, status = draw(30)
+    book = np.random.default_rng(3).standard_normal((7, N_COLUMNS)).astype(np.float32)
     own = np.where(request.universes[:, None] == PADDING, 0.0, np.moveaxis(book[:, request.universes], 0, 1))
     nested = measure(request, parameters, status, read_portfolios(request, portfolios=book))
     for name, value in ask(request, parameters, status, own.astype(np.float32))._asdict().items():
