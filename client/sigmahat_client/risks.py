@@ -120,6 +120,11 @@ class Risks:
             found.append(size.sum(axis=1) ** 2 / _positive((size**2).sum(axis=1)))
         return np.stack(found)
 
+    def asset_volatility_of(self, universe: Hashable) -> pd.Series[Any] | Floats:
+        """Volatility of each asset of one universe, sqrt(S_ii), as a Series or array (N,); see `contributions_of`."""
+        u = self._place(universe)
+        return self._series(np.sqrt(self.diagonal[u]), self.estimates.assets[u], self.estimates.labelled)
+
     def weights_of(self, universe: Hashable) -> pd.DataFrame | Floats:
         """Weights of one universe, assets in rows and portfolios in columns."""
         u = self._place(universe)

@@ -83,6 +83,8 @@ def test_every_number_is_that_of_the_matrix(risks: Risks, matrix: pd.DataFrame, 
     pd.testing.assert_frame_equal(contributions, weights * marginal, rtol=1e-5)
     np.testing.assert_allclose(contributions.sum(), risks.volatility[0], rtol=1e-12)
     pd.testing.assert_frame_equal(risks.beta_of("one"), marginal / volatility, rtol=1e-5)
+    own = pd.Series(np.sqrt(np.diag(matrix)), matrix.index)
+    pd.testing.assert_series_equal(risks.asset_volatility_of("one"), own, rtol=1e-6)
     ratio = (weights.abs().T @ np.sqrt(np.diag(matrix))) / volatility
     np.testing.assert_allclose(risks.diversification_ratio[0], ratio, rtol=1e-6)
     shares = (weights * marginal).abs() / (weights * marginal).abs().sum()
@@ -245,12 +247,14 @@ def test_textbook_shrinkage_is_measured_too(local: ShrinkageClient, returns: pd.
     np.testing.assert_allclose(found, variance, rtol=1e-6)
 
 
-def test_many_portfolios_make_small_requests(returns: pd.DataFrame) -> None:
+def test_many_portfolios_make_small_requests(returns: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request has about so many cells, of matrices or of what portfolios have with assets and each other."""
     asked = encode(returns, [["A1", "A2", "A5"]] * 30)
     cells = returns.size
     assert [c.stop - c.start for c in chunks(asked, cells, n_portfolios=12)] == [10, 10, 10]
     assert [c.stop - c.start for c in chunks(asked, cells, n_portfolios=2)] == [30]
+    monkeypatch.setattr(job, "MAX_RISK_CELLS", 5 * 12**2)  # a limit of the server's, however large the panel
+    assert [c.stop - c.start for c in chunks(asked, cells, n_portfolios=12)] == [5] * 6
 
 
 def test_horizon_and_year(local: ShrinkageClient, returns: pd.DataFrame) -> None:
@@ -284,7 +288,7 @@ def test_a_year_of_daily_risk_in_one_call_and_many_requests(
 ) -> None:
     days = {str(day.date()): (row - 59, row + 1) for row, day in enumerate(returns.index) if row >= 60}
     universes = {day: list(returns) for day in days}
-    book = {"book": dict.fromkeys(returns, 1.0), "hedge": {"A1": -1.0}}
+    book: dict[str, dict[str, float]] = {"book": dict.fromkeys(returns, 1.0), "hedge": {"A1": -1.0}}
     whole = local.risk(returns, universes, book, windows=days)
     assert whole.variance.shape == (60, 2)
     assert len(set(whole.volatility[:, 0])) == 60

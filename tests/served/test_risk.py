@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import tritonclient.grpc as triton
+from click.testing import CliRunner
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from sigmahat_client import Risks, ShrinkageClient
+from sigmahat_deploy.cli import main
 from sigmahat_kernels.pipeline import Pipeline
 from sigmahat_kernels.portfolios import read_portfolios
 from sigmahat_kernels.request import MAX_PORTFOLIOS, PADDING, read_request
@@ -110,6 +113,22 @@ def test_the_client_gets_the_same_from_a_server_and_in_process(served: str, pane
 def expected_weights(risks: Risks) -> list[np.ndarray]:
     """Weights of each universe, padded."""
     return [np.pad(weights, ((0, 0), (0, 30 - weights.shape[1]))) for weights in risks.weights]
+
+
+def test_the_command_asks_a_server(served: str, panel: np.ndarray, tmp_path: Path) -> None:
+    dates = np.arange("2020-01-01", "2020-10-27", dtype="datetime64[D]")
+    tickers = [f"A{i}" for i in range(80)]
+    np.savez(tmp_path / "returns.npz", dates=dates, tickers=np.array(tickers), ret=panel)
+    (tmp_path / "p.csv").write_text("portfolio,asset,weight\nbook,A3,1\nbook,A7,-2\n")
+    names = ["returns.npz", "--portfolios", "p.csv", "--out", "out.csv"]
+    arguments = [str(tmp_path / name) if "." in name else name for name in names]
+    result = CliRunner().invoke(main, ["risk", *arguments, "--url", served, "--horizon", "21"])
+    assert result.exit_code == 0, result.stderr
+    table = pd.read_csv(tmp_path / "out.csv")
+    with ShrinkageClient(served) as client:
+        returns = pd.DataFrame(panel, pd.DatetimeIndex(dates), tickers)
+        expected = client.risk(returns, None, {"A3": 1, "A7": -2}, horizon=21)
+    np.testing.assert_allclose(table["volatility"], expected.volatility[0], rtol=1e-12)
 
 
 def test_the_page_runs(served: str) -> None:

@@ -12,7 +12,7 @@ from sigmahat_client.errors import RefusedAsset
 from sigmahat_client.intake.rows import Rows
 from sigmahat_client.intake.universes import Names, Unknown
 from sigmahat_kernels.cost import RunningCost
-from sigmahat_kernels.request import MAX_UNIVERSES
+from sigmahat_kernels.request import MAX_RISK_CELLS, MAX_UNIVERSES
 
 CHUNK_CELLS = 8_000_000
 """Covariance cells that one request asks for: 32 MB, whether the matrices are sent or only computed with."""
@@ -58,6 +58,8 @@ def chunks(job: Job, cells: int = CHUNK_CELLS, *, n_portfolios: int = 0) -> Iter
     A request may always ask for as many cells as its panel has, so that a wide panel is not sent for a small answer.
     """
     cells = max(cells, job.panel.size)
+    if n_portfolios:
+        cells = min(cells, MAX_RISK_CELLS)
     most = max(1, MAX_UNIVERSES // (1 + len(job.block_names)))
     n_rows, n_columns = job.panel.shape
     windows = np.array([[0, n_rows]]).repeat(len(job.sizes), axis=0) if job.windows is None else job.windows
