@@ -21,7 +21,10 @@ _TIMEOUT_S = 10.0
 _RELEASE = re.compile(r"-r\d+$")
 """What `sigmahat serve` puts behind the name of a step, so that two releases can be loaded at once."""
 
-ENSEMBLES = ("shrinkage", "covariance", "risk")
+ASKED = ("shrinkage", "covariance")
+"""Models that a load test may ask: one request does for both."""
+
+ENSEMBLES = (*ASKED, "risk")
 
 _COUNTS_UNIVERSES = "member_1"
 """A step whose batch is a request's universes."""
