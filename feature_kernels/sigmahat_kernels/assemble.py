@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,10 +27,25 @@ from sigmahat_kernels.scratch import Scratch
 from sigmahat_kernels.shared_window import KeptMoments, WindowMoments, share_window
 from sigmahat_kernels.status import InvalidRequest, Status
 
-Consume = Callable[[np.ndarray, Array], None]
-"""Called with universes of one size, as positions in the request, and their matrices (n, N, N), where the panel is.
 
-The memory of the matrices is used again afterwards. Threads call it at the same time, for other universes."""
+class Chunk(NamedTuple):
+    """A few universes of one window and one size, and what their matrices are built from."""
+
+    universes: np.ndarray  # (n,) positions in the request
+    moments: WindowMoments
+    places: np.ndarray  # (n, N) where their assets stand among the columns of the moments
+    parameters: Parameters  # one row a universe
+    intensity: np.ndarray  # (n, N) what each asset's intensity is tilted from
+    scratch: Scratch
+
+    def matrices(self) -> Array:
+        """Estimate the covariance matrices, float64 (n, N, N), where the panel is, in memory that is used again."""
+        xp = array_namespace(self.moments.slow)
+        return estimate_covariance(
+            self.moments.gather(self.places, self.scratch),
+            Parameters(*(xp.asarray(head, xp.float64) for head in self.parameters)),
+            xp.asarray(self.intensity, xp.float64),
+        )
 
 
 def assemble(
@@ -79,11 +95,11 @@ def assemble(
     """
     covariance = _unfilled(request)
 
-    def fill(universes: np.ndarray, matrices: Array) -> None:
-        size = matrices.shape[1]
-        covariance[universes, :size, :size] = to_numpy(matrices.astype(np.float32))
+    def fill(chunk: Chunk) -> None:
+        size = chunk.places.shape[1]
+        covariance[chunk.universes, :size, :size] = to_numpy(chunk.matrices().astype(np.float32))
 
-    for_each_stack(
+    for_each_chunk(
         fill,
         request,
         parameters,
@@ -97,8 +113,8 @@ def assemble(
     return covariance
 
 
-def for_each_stack(
-    consume: Consume,
+def for_each_chunk(
+    work: Callable[[Chunk], None],
     request: Request,
     parameters: Parameters,
     status: np.ndarray,
@@ -109,9 +125,9 @@ def for_each_stack(
     kept: KeptMoments | None = None,
     pause: Pause = go_on,
 ) -> None:
-    """Hand the matrices of all good universes to `consume`, a stack of universes of one size at a time.
+    """Call `work` with all good universes, a chunk at a time; threads call it at the same time, for other universes.
 
-    The arguments are those of `assemble`. No more than one stack a thread is in memory.
+    The arguments are those of `assemble`. No more than one chunk a thread need be in memory.
     """
     intensity = _intensity_of_assets(request, parameters, block_intensity)
     if classic:
@@ -121,7 +137,7 @@ def for_each_stack(
         pause()
         group, moments = _moments_of(request, group, classic, kept)
         for_each(
-            lambda part: _work_on_part(consume, request, part, moments, parameters, intensity, pause),
+            lambda part: _work_on_part(work, request, part, moments, parameters, intensity, pause),
             parts_of(request, group),
             threads,
         )
@@ -160,7 +176,7 @@ def _moments_of(
 
 
 def _work_on_part(
-    consume: Consume,
+    work: Callable[[Chunk], None],
     request: Request,
     part: WindowGroup,
     moments: WindowMoments,
@@ -168,19 +184,13 @@ def _work_on_part(
     intensity: np.ndarray,
     pause: Pause,
 ) -> None:
-    """Estimate the universes of a part of a window, a stack of one size at a time."""
-    xp = array_namespace(moments.slow)
-    scratch = Scratch(xp)
+    """Work on the universes of a part of a window, those of one size together."""
+    scratch = Scratch(array_namespace(moments.slow))
     incomplete = moments.incomplete.columns if moments.incomplete is not None else None
     for chunk in chunks_by_size(request, part, incomplete):
         pause()
         universes = part.universes[chunk]
-        index = gather_index(request, part, chunk)
-        size = index.shape[1]
-        estimate = estimate_covariance(
-            moments.gather(index, scratch),
-            Parameters(*(xp.asarray(head[universes], xp.float64) for head in parameters)),
-            xp.asarray(intensity[universes, :size], xp.float64),
-        )
-        consume(universes, estimate)
+        places = gather_index(request, part, chunk)
+        heads = Parameters(*(head[universes] for head in parameters))
+        work(Chunk(universes, moments, places, heads, intensity[universes, : places.shape[1]], scratch))
         heartbeat.beat()

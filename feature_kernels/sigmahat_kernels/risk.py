@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sigmahat_kernels.assemble import for_each_stack
+from sigmahat_kernels.assemble import Chunk, for_each_chunk
 from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.minimum_variance import long_only, long_short
 from sigmahat_kernels.parallel import Pause, go_on
@@ -104,10 +104,10 @@ def measure(
         portfolio_asset=portfolio_asset,
     )
 
-    def consume(universes: np.ndarray, matrices: Array) -> None:
+    def measure_chunk(chunk: Chunk) -> None:
+        universes, size = chunk.universes, chunk.places.shape[1]
+        matrices = chunk.matrices()
         xp = array_namespace(matrices)
-        matrices = matrices.astype(xp.float64, copy=False)
-        size = matrices.shape[1]
         usable = good[universes]
         weights = np.where(usable[:, :, None], portfolios.of(request, universes, size), 0.0)
         marginal, covariance = map(to_numpy, products(matrices, xp.asarray(weights)))
@@ -124,8 +124,8 @@ def measure(
             _, least_covariance = products(matrices, least)
             risk.minimum_variance[universes] = to_numpy(xp.einsum("npp->np", least_covariance))
 
-    for_each_stack(
-        consume,
+    for_each_chunk(
+        measure_chunk,
         request,
         parameters,
         status,
