@@ -12,7 +12,7 @@ class SigmahatError(Exception):
 
     Attributes
     ----------
-    estimates : sigmahat_client.Estimates or None
+    estimates : sigmahat_client.Estimates, sigmahat_client.Risks or None
         What a client's call had when it gave up; the universes without an answer have a status of their own.
     """
 
