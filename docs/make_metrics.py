@@ -21,9 +21,9 @@ In Triton's metrics a step is called `estimate`, not `estimate-r2`. It and the e
 """
 OF_STEPS = """\
 They are custom metrics of Triton's Python backend, sent once a second; `step` is a model without its release, so a swap
-changes no label. On a CPU there is one model, `estimate`; what it spends on `features`, `members` and `assemble` is
-counted under these names too. A histogram is written as its counters (`_bucket` with `le`, `_sum`, `_count`): that of
-Triton takes one value a call.
+changes no label. On a CPU there is one model, `estimate`; what it spends on `features`, `members`, `assemble` and
+`measure` is counted under these names too. A histogram is written as its counters (`_bucket` with `le`, `_sum`,
+`_count`): that of Triton takes one value a call.
 """
 
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from sigmahat_client.columns import COLUMNS
+from sigmahat_client.columns import COLUMNS, RISK_COLUMNS
 from sigmahat_kernels.parameters import LAYOUT, PUBLISHED
-from sigmahat_kernels.status import Status, WarningFlag
+from sigmahat_kernels.status import PortfolioStatus, Status, WarningFlag
 
 PAGE = Path(__file__).with_name("outputs.md")
 INTRODUCTION = """\
@@ -37,6 +37,12 @@ expectation; `numpy.linalg.cond` of the matrix is exact.
 
 **Regime** is about the market's volatility in the month ahead, against that of the window.
 """
+OF_PORTFOLIOS = """\
+## Of portfolios
+
+`Risks.to_frame()` and the files of `sigmahat risk` have one row a universe and portfolio, `contributions_frame()` and
+`--contributions` one a universe, portfolio and asset that is held. Formulas, and how far off each is: [risk](risk.md).
+"""
 
 
 def page() -> str:
@@ -55,8 +61,17 @@ def page() -> str:
             for name, head in PUBLISHED.items()
         ],
     )
-    lines += [READING, "## STATUS", ""]
+    lines += [READING, OF_PORTFOLIOS]
+    lines += table(
+        ("column", "unit", "what it is"),
+        [(f"`{name}`", column.unit, column.meaning) for name, column in RISK_COLUMNS.items()],
+    )
+    lines += ["## STATUS", ""]
     lines += table(("code", "name", "what was wanted"), [(str(s.value), s.name, s.explanation) for s in Status])
+    lines += ["## PORTFOLIO_STATUS", ""]
+    lines += table(
+        ("code", "name", "what was wanted"), [(str(s.value), s.name, s.explanation) for s in PortfolioStatus]
+    )
     lines += ["## WARNINGS", ""]
     lines += table(("bit", "name", "what is odd"), [(str(f.value), f.name, f.explanation) for f in WarningFlag])
     return "\n".join(lines)

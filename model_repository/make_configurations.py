@@ -63,14 +63,30 @@ PUBLIC = (
     tensor("STATUS", -1, kind="INT32"),
     tensor("STATUS_ASSET", -1, kind="INT32"),
 )
-# The same values under second names for `assemble`: an ensemble's output must not feed a later step, else requests for
-# some of the outputs deadlock.
+# The same values under second names for `assemble` and `measure`: an ensemble's output must not feed a later step, else
+# requests for some of the outputs deadlock.
 INTERNAL = (
     tensor("PARAMETERS_INTERNAL", -1, N_PARAMETERS),
     tensor("BLOCK_INTENSITY_INTERNAL", -1, -1),
     tensor("STATUS_INTERNAL", -1, kind="INT32"),
 )
 COVARIANCE = tensor("COVARIANCE", -1, -1, -1)
+# Positions: on each universe's assets, or on the panel's columns.
+WEIGHTS = tensor("WEIGHTS", -1, -1, -1, optional=True)
+PORTFOLIOS = tensor("PORTFOLIOS", -1, -1, optional=True)
+RISK = (
+    tensor("VARIANCE", -1, -1, kind="FP64"),
+    tensor("PORTFOLIO_COVARIANCE", -1, -1, -1, kind="FP64"),
+    tensor("MARGINAL", -1, -1, -1, kind="FP64"),
+    tensor("BETA", -1, -1, -1, kind="FP64"),
+    tensor("DIAGONAL", -1, -1),
+    tensor("MINIMUM_VARIANCE_WEIGHTS", -1, -1, -1),
+    tensor("MINIMUM_VARIANCE", -1, -1, kind="FP64"),
+    tensor("PORTFOLIO_STATUS", -1, -1, kind="INT32"),
+    tensor("PORTFOLIO_ASSET", -1, -1, kind="INT32"),
+)
+# What `assemble` and `measure` read.
+OF_MATRICES = (PANEL, UNIVERSES, WINDOWS, BLOCKS, *INTERNAL)
 
 ON_CPU = {"instance_group": [{"kind": "KIND_CPU", "count": 1}]}
 ON_GPU = {"instance_group": [{"kind": "KIND_GPU", "count": 1}]}
@@ -137,8 +153,9 @@ def one_universe(**others: Any) -> list[dict[str, Any]]:
 
 
 def estimate() -> dict[str, dict[str, Any]]:
-    """Returns to everything that is answered; COVARIANCE only where it is asked for."""
-    model = python_model("estimate", REQUEST, (*PUBLIC, *WARNINGS, COVARIANCE), **ON_CPU)
+    """Returns and portfolios to everything that is answered; COVARIANCE and the risk only where they are asked for."""
+    answers = (*PUBLIC, *WARNINGS, COVARIANCE, *RISK)
+    model = python_model("estimate", (*REQUEST, WEIGHTS, PORTFOLIOS), answers, **ON_CPU)
     return {CPU: unqueued(model)}
 
 
@@ -183,9 +200,11 @@ def combine(n_members: int) -> dict[str, dict[str, Any]]:
     return {GPU: of_members, GPU_FUSED: {**of_members, "input": (WEIGHTED, *ROWS)}}
 
 
-def assemble() -> dict[str, dict[str, Any]]:
-    """Parameters and returns to covariance matrices."""
-    model = python_model("assemble", (PANEL, UNIVERSES, WINDOWS, BLOCKS, *INTERNAL), (COVARIANCE,))
+def of_matrices(
+    name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor], **others: Any
+) -> dict[str, dict[str, Any]]:
+    """A step that builds covariance matrices from parameters and returns."""
+    model = python_model(name, (*OF_MATRICES, *inputs), outputs)
     parameters, block_intensity, status = INTERNAL
     warmup = one_universe(
         WINDOWS=from_file(WINDOWS, 1, 2),
@@ -193,9 +212,21 @@ def assemble() -> dict[str, dict[str, Any]]:
         PARAMETERS_INTERNAL=zeros(parameters, 1, N_PARAMETERS),
         BLOCK_INTENSITY_INTERNAL=zeros(block_intensity, 1, 1),
         STATUS_INTERNAL=zeros(status, 1),
+        **others,
     )
     on_gpu = {**model, **PYTHON_ON_GPU, "model_warmup": warmup}
     return {GPU: on_gpu, GPU_FUSED: on_gpu}
+
+
+def assemble() -> dict[str, dict[str, Any]]:
+    """Parameters and returns to covariance matrices."""
+    return of_matrices("assemble", (), (COVARIANCE,))
+
+
+def measure() -> dict[str, dict[str, Any]]:
+    """Parameters, returns and portfolios to risk."""
+    # Portfolios without a position are refused, but their arithmetic is done.
+    return of_matrices("measure", (WEIGHTS, PORTFOLIOS), RISK, PORTFOLIOS=zeros(PORTFOLIOS, 1, WARMUP_ASSETS))
 
 
 def step(model: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> dict[str, Any]:
@@ -208,33 +239,38 @@ def same(tensors: Sequence[Tensor], rename: Callable[[str], str] = str) -> dict[
     return {each["name"]: rename(each["name"]) for each in tensors}
 
 
-def ensemble(name: str, n_members: int, *, covariance: bool) -> dict[str, dict[str, Any]]:
-    """What callers name. The ensemble's own names for what passes between steps are in small letters."""
+def ensemble(
+    name: str, n_members: int, last: str | None = None, inputs: Sequence[Tensor] = (), outputs: Sequence[Tensor] = ()
+) -> dict[str, dict[str, Any]]:
+    """What callers name. The ensemble's own names for what passes between steps are in small letters.
+
+    `last` is the step that builds matrices, if there is one, with what it takes and answers beyond the others.
+    """
     first = step("features", same(REQUEST), {"FEATURES": "features", **same(ROWS, str.lower), **same(WARNINGS)})
     names = [f"member_{k}" for k in range(1, n_members + 1)]
     members = [step(name, {"FEATURES": "features"}, {"PARAMETERS": name}) for name in names]
     fused = [step("fused", {"FEATURES": "features"}, {"WEIGHTED": "weighted"})]
-    published = {**same(PUBLIC), **(same(INTERNAL, str.lower) if covariance else {})}
-    inputs = (PANEL, UNIVERSES, WINDOWS, BLOCKS)
-    last = step("assemble", {**same(inputs), **same(INTERNAL, str.lower)}, same([COVARIANCE]))
-    outputs = (*PUBLIC, *WARNINGS, *([COVARIANCE] if covariance else []))
+    published = {**same(PUBLIC), **(same(INTERNAL, str.lower) if last else {})}
+    read = {**same(OF_MATRICES), **same(INTERNAL, str.lower), **same(inputs)}
+    end = [step(last, read, same(outputs))] if last else []
+    taken, answered = (*REQUEST, *inputs), (*PUBLIC, *WARNINGS, *outputs)
 
     def form(steps: Sequence[dict[str, Any]]) -> dict[str, Any]:
         return {
             "name": name,
             "platform": "ensemble",
             "max_batch_size": 0,
-            "input": REQUEST,
-            "output": outputs,
+            "input": taken,
+            "output": answered,
             "ensemble_scheduling": {"step": steps},
         }
 
     def chain(middle: list[dict[str, Any]], answers: Mapping[str, str]) -> dict[str, Any]:
         combine = step("combine", {**answers, **same(ROWS, str.lower)}, published)
-        return form([first, *middle, combine, *([last] if covariance else [])])
+        return form([first, *middle, combine, *end])
 
     return {
-        CPU: form([step("estimate", same(REQUEST), same(outputs))]),
+        CPU: form([step("estimate", same(taken), same(answered))]),
         GPU: chain(members, {name.upper(): name for name in names}),
         GPU_FUSED: chain(fused, {"WEIGHTED": "weighted"}),
     }
@@ -248,8 +284,10 @@ def configurations(n_members: int) -> dict[str, str]:
         *(member(f"member_{k}") for k in range(1, n_members + 1)),
         combine(n_members),
         assemble(),
-        ensemble("shrinkage", n_members, covariance=False),
-        ensemble("covariance", n_members, covariance=True),
+        measure(),
+        ensemble("shrinkage", n_members),
+        ensemble("covariance", n_members, "assemble", outputs=(COVARIANCE,)),
+        ensemble("risk", n_members, "measure", inputs=(WEIGHTS, PORTFOLIOS), outputs=RISK),
     ]
     return {f"{fields['name']}/{path}": text(fields) for model in models for path, fields in model.items()}
 

@@ -54,3 +54,23 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     built = subprocess.run(command, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     assert "ShrinkageClient" in (tmp_path / "api.html").read_text()
+
+
+def test_the_risk_page_repeats_the_bias_of_the_accuracy_page() -> None:
+    accuracy, risk = (DOCS / "accuracy.md").read_text(), (DOCS / "risk.md").read_text()
+    bias = re.findall(
+        r"^\| (\w+) \|(?:.*\|){3} ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|.*\|.*\|$", accuracy, flags=re.MULTILINE
+    )
+    assert bias == re.findall(r"^\| (\w+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", risk, flags=re.MULTILINE)
+    assert len(bias) == 6
+    levels = re.search(
+        r"([\d.]+) on the S&P 500\s+and ([\d.]+) on UK stocks.*?([\d.]+)\s+on the broad.*?([\d.]+) on the ETFs",
+        accuracy,
+        re.DOTALL,
+    )
+    assert levels is not None
+    optimised = risk.split("*Optimised portfolios*")[1]
+    assert [number for number in levels.groups() if number not in optimised] == []
+    for number in ("Spearman 0.32", "too low by 0.06"):
+        assert number in accuracy
+        assert number in optimised

@@ -22,13 +22,19 @@ from sigmahat_kernels.manifest import ManifestError, write_manifest
 from sigmahat_kernels.members import Member, MemberError, member_folders
 from sigmahat_kernels.parameters import N_PARAMETERS, split_parameters
 from sigmahat_kernels.pipeline import Pipeline, features_and_status
+from sigmahat_kernels.portfolios import read_portfolios
 from sigmahat_kernels.request import MAX_UNIVERSES, read_request
+from sigmahat_kernels.risk import measure_portfolios
 
 REPOSITORY = Path(__file__).parents[1] / "model_repository"
 MEMBERS = tuple(member_folders(REPOSITORY))
-ENSEMBLES = ("shrinkage", "covariance")
-CHAIN = ("features", *MEMBERS, "combine", "assemble")
+LAST_STEPS = {"shrinkage": [], "covariance": ["assemble"], "risk": ["measure"]}
+"""Ensemble -> the steps that its chain has behind `combine`."""
+ENSEMBLES = tuple(LAST_STEPS)
+OF_MATRICES = ("assemble", "measure")
+CHAIN = ("features", *MEMBERS, "combine", *OF_MATRICES)
 INPUTS = ["PANEL", "UNIVERSES", "WINDOWS", "MARKET", "DATES", "BLOCKS"]
+POSITIONS = ["WEIGHTS", "PORTFOLIOS"]
 
 
 def read(model: str, form: str = "config.pbtxt") -> model_config_pb2.ModelConfig:
@@ -71,9 +77,8 @@ def test_both_kinds_of_hardware_have_one_signature(model: str) -> None:
     assert signature(cpu.input) == signature(gpu.input)
     assert signature(cpu.output) == signature(gpu.output)
     assert [step.model_name for step in cpu.ensemble_scheduling.step] == ["estimate"]
-    assert [step.model_name for step in gpu.ensemble_scheduling.step] == [
-        *CHAIN[: -1 if model == "shrinkage" else None]
-    ]
+    chain = ["features", *MEMBERS, "combine", *LAST_STEPS[model]]
+    assert [step.model_name for step in gpu.ensemble_scheduling.step] == chain
 
 
 def test_the_one_step_takes_and_gives_what_the_chain_does() -> None:
@@ -82,9 +87,10 @@ def test_the_one_step_takes_and_gives_what_the_chain_does() -> None:
     read_by_chain = {row for model in chain for row in signature(model.input)}
     given_by_chain = {row for model in chain for row in signature(model.output)}
     assert set(signature(step.input)) <= read_by_chain
-    assert [tensor.name for tensor in step.input] == INPUTS
+    assert [tensor.name for tensor in step.input] == [*INPUTS, *POSITIONS]
     assert set(signature(step.output)) <= given_by_chain
-    assert signature(step.output) == signature(read("covariance").output)
+    of_ensembles = [row for model in ("covariance", "risk") for row in signature(read(model).output)]
+    assert signature(step.output) == list(dict.fromkeys(of_ensembles))
 
 
 @pytest.fixture(scope="module")
@@ -98,14 +104,14 @@ def with_fused(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_one_engine_for_all_members_keeps_the_signature(with_fused: Path) -> None:
     """Ensembles answer alike; what has no form of its own for the one engine is not part of them."""
-    for model in ("features", "assemble"):
+    for model in ("features", *OF_MATRICES):
         assert read(model, "configs/gpu_fused.pbtxt") == read(model, "configs/gpu.pbtxt")
-    for ensemble in ENSEMBLES:
+    for ensemble, last in LAST_STEPS.items():
         three, one = read(ensemble, "configs/gpu.pbtxt"), read(ensemble, "configs/gpu_fused.pbtxt")
         assert signature(three.input) == signature(one.input)
         assert signature(three.output) == signature(one.output)
         steps = [step.model_name for step in one.ensemble_scheduling.step]
-        assert steps == ["features", "fused", "combine", "assemble"][: len(steps)]
+        assert steps == ["features", "fused", "combine", *last]
     three, one = read("combine", "configs/gpu.pbtxt"), read("combine", "configs/gpu_fused.pbtxt")
     assert signature(three.output) == signature(one.output)
     assert [t.name for t in one.input] == ["WEIGHTED", "ROW_STATUS", "ROW_ASSET"]
@@ -125,14 +131,16 @@ def test_ensemble_maps_every_tensor_of_its_steps(ensemble: str, form: str, with_
         return text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
 
     config = read(ensemble)
-    assert [tensor.name for tensor in config.input] == INPUTS
+    assert [tensor.name for tensor in config.input] == INPUTS + POSITIONS * (ensemble == "risk")
     assert [t.name for t in config.input if not t.optional] == ["PANEL", "UNIVERSES"]
     types = {t.name: (t.data_type, tuple(t.dims)) for t in config.input}
     for step in config.ensemble_scheduling.step:
         model = read(step.model_name)
         batch = () if model.max_batch_size == 0 else (-1,)
-        assert set(step.input_map) == {t.name for t in model.input}
-        for tensor in model.input:
+        # The one step answers all ensembles, and is given only what each of them takes.
+        beyond = set(POSITIONS) if step.model_name == "estimate" and ensemble != "risk" else set()
+        assert set(step.input_map) == {t.name for t in model.input} - beyond
+        for tensor in (t for t in model.input if t.name not in beyond):
             assert types[step.input_map[tensor.name]] == (tensor.data_type, batch + tuple(tensor.dims))
         produced = {t.name: (t.data_type, batch + tuple(t.dims)) for t in model.output}
         for name, mapped in step.output_map.items():
@@ -219,9 +227,9 @@ def test_a_repository_takes_any_number_of_members(tmp_path: Path) -> None:
         assert [t.name for t in configs["combine"].input if t.name.startswith("MEMBER_")] == [
             name.upper() for name in members
         ]
-        for ensemble in ENSEMBLES:
+        for ensemble, last in LAST_STEPS.items():
             steps = [step.model_name for step in configs[ensemble].ensemble_scheduling.step]
-            assert steps == ["features", *members, "combine", "assemble"][: len(steps)]
+            assert steps == ["features", *members, "combine", *last]
     assert {name: content for name, content in before.items() if ".onnx" not in name} == {
         name: content for name, content in contents(repository).items() if ".onnx" not in name
     }
@@ -275,22 +283,32 @@ def test_warm_up_runs_what_requests_run() -> None:
     table, status, _ = features_and_status(read_request(**tensors))
     assert status.tolist() == [[0]]
     assert np.isfinite(table.features).all()
-    (assembly,) = read("assemble", "configs/gpu.pbtxt").model_warmup
-    tensors = warm_up_tensors("assemble", assembly)
-    given = {t.name: tuple(t.dims) for t in read("assemble", "configs/gpu.pbtxt").input}
-    assert tensors.keys() == given.keys()
-    for name, values in tensors.items():
-        assert len(values.shape) == len(given[name])
-        assert all(wanted in (-1, got) for got, wanted in zip(values.shape, given[name], strict=True)), name
-    internal = ("PARAMETERS_INTERNAL", "BLOCK_INTENSITY_INTERNAL", "STATUS_INTERNAL")
-    parameters, blocks, status = (tensors.pop(name) for name in internal)
-    request = read_request(**{name.lower(): values for name, values in tensors.items()})
-    covariance = assemble(request, split_parameters(parameters), status, block_intensity=blocks)
-    assert np.isfinite(covariance).all()
-    assert covariance.any()
+    for model in OF_MATRICES:
+        (warm_up,) = read(model, "configs/gpu.pbtxt").model_warmup
+        tensors = warm_up_tensors(model, warm_up)
+        given = {t.name: tuple(t.dims) for t in read(model, "configs/gpu.pbtxt").input}
+        assert tensors.keys() == given.keys() - {"WEIGHTS"}
+        for name, values in tensors.items():
+            assert len(values.shape) == len(given[name])
+            assert all(wanted in (-1, got) for got, wanted in zip(values.shape, given[name], strict=True)), name
+        internal = ("PARAMETERS_INTERNAL", "BLOCK_INTENSITY_INTERNAL", "STATUS_INTERNAL")
+        parameters, blocks, status = (tensors.pop(name) for name in internal)
+        books = tensors.pop("PORTFOLIOS", None)
+        request = read_request(**{name.lower(): values for name, values in tensors.items()})
+        heads = split_parameters(parameters)
+        if model == "assemble":
+            covariance = assemble(request, heads, status, block_intensity=blocks)
+            assert np.isfinite(covariance).all()
+            assert covariance.any()
+        else:
+            risk = measure_portfolios(
+                request, heads, status, read_portfolios(request, portfolios=books), block_intensity=blocks
+            )
+            assert risk.portfolio_status.shape == (1, 1)
+            assert (risk.diagonal > 0).all()
 
 
-@pytest.mark.parametrize("model", ["features", "assemble"])
+@pytest.mark.parametrize("model", ["features", *OF_MATRICES])
 def test_tensors_on_the_device_may_stay_there(model: str) -> None:
     gpu = read(model, "configs/gpu.pbtxt")
     assert gpu.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value == "no"

@@ -12,6 +12,7 @@ from sigmahat_client.errors import (
     EstimateWarning,
     InvalidRequest,
     NoServer,
+    PortfolioError,
     RefusedAsset,
     RequestTooLarge,
     ServerError,
@@ -20,6 +21,7 @@ from sigmahat_client.errors import (
     UniverseError,
 )
 from sigmahat_client.estimates import Estimates
+from sigmahat_client.risks import Risks
 
 if TYPE_CHECKING:
     from sigmahat_client.aio import AsyncShrinkageClient
@@ -34,8 +36,10 @@ __all__ = [
     "Estimates",
     "InvalidRequest",
     "NoServer",
+    "PortfolioError",
     "RefusedAsset",
     "RequestTooLarge",
+    "Risks",
     "ServerError",
     "ServerUnavailable",
     "ShrinkageClient",

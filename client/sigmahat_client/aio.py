@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 from sigmahat_client.call import Post, Steps, resume
-from sigmahat_client.client import Arguments, BaseClient
+from sigmahat_client.client import Arguments, BaseClient, RiskArguments
 from sigmahat_client.dispatch import Arrival, Wait
 from sigmahat_client.estimates import Estimates
+from sigmahat_client.questions import Question, Result, estimate_question, risk_question
+from sigmahat_client.risks import Risks
 
 
 class AsyncShrinkageClient(BaseClient):
@@ -28,21 +30,37 @@ class AsyncShrinkageClient(BaseClient):
 
     async def estimate(self, returns: Any, universes: Any = None, **arguments: Unpack[Arguments]) -> Estimates:
         """See `ShrinkageClient.estimate`."""
-        arrivals: asyncio.Queue[Arrival[Estimates]] = asyncio.Queue()
-        call = self._call(_from_threads(arrivals), returns, universes, keep=True, **arguments)
+        return await self._result(estimate_question, returns, universes, **arguments)
+
+    def stream(self, returns: Any, universes: Any = None, **arguments: Unpack[Arguments]) -> AsyncIterator[Estimates]:
+        """See `ShrinkageClient.stream`."""
+        return self._parts(estimate_question, returns, universes, **arguments)
+
+    async def risk(self, returns: Any, universes: Any, portfolios: Any, **arguments: Unpack[RiskArguments]) -> Risks:
+        """See `ShrinkageClient.risk`."""
+        return await self._result(risk_question, returns, universes, portfolios, **arguments)
+
+    def stream_risk(
+        self, returns: Any, universes: Any, portfolios: Any, **arguments: Unpack[RiskArguments]
+    ) -> AsyncIterator[Risks]:
+        """See `ShrinkageClient.stream_risk`."""
+        return self._parts(risk_question, returns, universes, portfolios, **arguments)
+
+    async def _result(self, make: Callable[..., Question[Result]], *given: Any, **arguments: Any) -> Result:
+        arrivals: asyncio.Queue[Arrival[Result]] = asyncio.Queue()
+        call = self._call(_from_threads(arrivals), make, *given, keep=True, **arguments)
         with call.giving_what_there_is():
             async for _ in _awaiting(call.steps(), arrivals):
                 pass
-        estimates = call.estimates()
-        estimates.warn()
-        return estimates
+        result = call.result()
+        result.warn()
+        return result
 
-    async def stream(
-        self, returns: Any, universes: Any = None, **arguments: Unpack[Arguments]
-    ) -> AsyncIterator[Estimates]:
-        """See `ShrinkageClient.stream`."""
-        arrivals: asyncio.Queue[Arrival[Estimates]] = asyncio.Queue()
-        call = self._call(_from_threads(arrivals), returns, universes, keep=False, **arguments)
+    async def _parts(
+        self, make: Callable[..., Question[Result]], *given: Any, **arguments: Any
+    ) -> AsyncIterator[Result]:
+        arrivals: asyncio.Queue[Arrival[Result]] = asyncio.Queue()
+        call = self._call(_from_threads(arrivals), make, *given, keep=False, **arguments)
         async for part in _awaiting(call.steps(), arrivals):
             yield part
 
@@ -65,7 +83,7 @@ class AsyncShrinkageClient(BaseClient):
                 yield found
 
 
-async def _awaiting(steps: Steps, arrivals: asyncio.Queue[Arrival[Estimates]]) -> AsyncIterator[Estimates]:
+async def _awaiting(steps: Steps[Result], arrivals: asyncio.Queue[Arrival[Result]]) -> AsyncIterator[Result]:
     step = next(steps, None)
     while step is not None:
         arrival = None
@@ -77,10 +95,10 @@ async def _awaiting(steps: Steps, arrivals: asyncio.Queue[Arrival[Estimates]]) -
         step = resume(steps, arrival)
 
 
-def _from_threads(arrivals: asyncio.Queue[Arrival[Estimates]]) -> Post:
+def _from_threads(arrivals: asyncio.Queue[Arrival[Result]]) -> Post[Result]:
     loop = asyncio.get_running_loop()
 
-    def post(arrival: Arrival[Estimates]) -> None:
+    def post(arrival: Arrival[Result]) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(arrivals.put_nowait, arrival)
 

@@ -8,13 +8,13 @@ from typing import Any, Protocol, TypeVar
 
 import numpy.typing as npt
 
-from sigmahat_client.estimates import Estimates
-
 T = TypeVar("T")
 
 Tensors = Mapping[str, npt.NDArray[Any]]
-Read = Callable[[Tensors], Estimates]
-Outcome = Estimates | Exception
+Read = Callable[[Tensors], Any]
+"""Makes a result of an answer's tensors: `Estimates`, `Risks`."""
+Outcome = Any
+"""A result, or an exception."""
 Deliver = Callable[[Outcome], object]
 Send = Callable[[Tensors, Read, Deliver], None]
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Generic, NamedTuple
 
 from sigmahat_client.backend import Backend, Send
-from sigmahat_client.decoding import decode, output_names, unanswered
 from sigmahat_client.dispatch import Arrival, Dispatch, Wait
 from sigmahat_client.errors import DeadlineExceeded, SigmahatError
-from sigmahat_client.estimates import Estimates
-from sigmahat_client.intake import Job, chunk_tensors, chunks, shared_tensors
+from sigmahat_client.questions import Question, Result
 from sigmahat_client.telemetry import traced
 
-Steps = Generator[Wait | Estimates, Arrival[Estimates] | None, None]
-Post = Callable[[Arrival[Estimates]], object]
+Steps = Generator[Wait | Result, Arrival[Result] | None, None]
+Post = Callable[[Arrival[Result]], object]
 
 
 class Limits(NamedTuple):
@@ -28,8 +26,8 @@ class Limits(NamedTuple):
     deadline: float  # the same, in seconds of `time.monotonic`
 
 
-class Call:
-    """One job, sent to a backend.
+class Call(Generic[Result]):
+    """One job, sent to a backend with a question.
 
     Parameters
     ----------
@@ -42,41 +40,37 @@ class Call:
     def __init__(
         self,
         backend: Backend,
-        job: Job,
+        question: Question[Result],
         limits: Limits,
-        post: Post,
+        post: Post[Result],
         *,
-        covariance: bool,
-        classic: bool,
         keep: bool,
         progress: Callable[[int, int], object] | None,
     ) -> None:
         self._backend = backend
-        self._job = job
+        self._question = question
         self._limits = limits
         self._post = post
-        self._covariance = covariance
-        self._parameters = {"classic": True} if classic else {}
         self._keep = keep
         self._progress = progress
-        self._found: dict[int, Estimates] = {}  # by the place of the first universe
+        self._found: dict[int, Result] = {}  # by the place of the first universe
         self._n_requests = self._n_answered = 0
 
-    def steps(self) -> Steps:
+    def steps(self) -> Steps[Result]:
         """Yield what `Dispatch.steps` does. Once a call; not kept here, so that a caller who leaves ends it."""
-        job, limits = self._job, self._limits
-        model = "covariance" if self._covariance else "shrinkage"
-        with traced(model, universes=len(job.names), widest=job.universes.shape[1]) as trace:
+        question, limits = self._question, self._limits
+        job = question.job
+        with traced(question.model, universes=len(job.names), widest=job.universes.shape[1]) as trace:
             send = self._backend.sender(
-                model,
-                shared_tensors(job),
-                outputs=output_names(job, covariance=self._covariance),
-                parameters=self._parameters,
+                question.model,
+                question.shared_tensors(),
+                outputs=question.outputs,
+                parameters=question.parameters,
                 headers=trace.headers,
                 deadline=limits.deadline,
             )
             dispatch = Dispatch(
-                chunks(job),
+                question.chunks(),
                 lambda chunk: self._request(send, chunk),
                 self._accept,
                 in_flight=limits.in_flight,
@@ -97,17 +91,17 @@ class Call:
     def _request(self, send: Send, chunk: slice) -> None:
         self._n_requests += 1
         send(
-            chunk_tensors(self._job, chunk),
-            lambda answer: decode(self._job, chunk, answer),
+            self._question.chunk_tensors(chunk),
+            lambda answer: self._question.decode(chunk, answer),
             lambda outcome: self._post(Arrival(chunk, outcome)),
         )
 
-    def _accept(self, chunk: slice, estimates: Estimates) -> None:
-        self._n_answered += len(estimates)
+    def _accept(self, chunk: slice, result: Result) -> None:
+        self._n_answered += len(result)
         if self._keep:
-            self._found[chunk.start] = estimates
+            self._found[chunk.start] = result
         if self._progress is not None:
-            self._progress(self._n_answered, len(self._job.names))
+            self._progress(self._n_answered, len(self._question.job.names))
 
     @contextmanager
     def giving_what_there_is(self) -> Iterator[None]:
@@ -115,22 +109,22 @@ class Call:
         try:
             yield
         except SigmahatError as error:
-            error.estimates = self.estimates()
+            error.estimates = self.result()
             raise
 
-    def estimates(self) -> Estimates:
-        """Join what was found, with `unanswered` in the gaps."""
-        parts, begin, end = [], 0, len(self._job.names)
+    def result(self) -> Result:
+        """Join what was found, with what stands for no answer in the gaps."""
+        parts, begin, end = [], 0, len(self._question.job.names)
         for start in [*sorted(self._found), end]:
             if begin < start:
-                parts.append(unanswered(self._job, slice(begin, start), covariance=self._covariance))
+                parts.append(self._question.unanswered(slice(begin, start)))
             if start < end:
                 parts.append(self._found[start])
                 begin = start + len(self._found[start])
-        return Estimates.joined(parts)
+        return self._question.joined(parts)
 
 
-def resume(steps: Steps, arrival: Arrival[Estimates] | None) -> Wait | Estimates | None:
+def resume(steps: Steps[Result], arrival: Arrival[Result] | None) -> Wait | Result | None:
     """Go on; None at the end."""
     try:
         return steps.send(arrival)

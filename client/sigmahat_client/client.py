@@ -18,22 +18,35 @@ from sigmahat_client.dispatch import Arrival, Wait
 from sigmahat_client.endpoints import Tls
 from sigmahat_client.errors import InvalidRequest
 from sigmahat_client.estimates import Estimates
-from sigmahat_client.intake import encode
+from sigmahat_client.questions import Question, Result, estimate_question, risk_question
+from sigmahat_client.risks import Risks
 
 
-class Arguments(TypedDict, total=False):
-    """Keyword arguments of every way to ask; `ShrinkageClient.estimate` describes them."""
-
+class _CommonArguments(TypedDict, total=False):
     assets: Iterable[Hashable] | None
     windows: Any
     market: Any
     dates: Any
     blocks: Any
-    covariance: bool
     classic: bool
     on_bad_asset: Literal["raise", "drop"]
     deadline_s: float | None
     progress: Callable[[int, int], object] | None
+
+
+class Arguments(_CommonArguments, total=False):
+    """Keyword arguments of every way to ask for estimates; `ShrinkageClient.estimate` describes them."""
+
+    covariance: bool
+
+
+class RiskArguments(_CommonArguments, total=False):
+    """Keyword arguments of every way to ask for risk; `ShrinkageClient.risk` describes them."""
+
+    horizon: float
+    annualise: bool | float
+    contributions: bool
+    minimum_variance: bool
 
 
 class BaseClient:
@@ -102,23 +115,18 @@ class BaseClient:
 
     def _call(
         self,
-        post: Post,
-        returns: Any,
-        universes: Any,
-        *,
+        post: Post[Result],
+        make: Callable[..., Question[Result]],
+        *given: Any,
         keep: bool,
-        covariance: bool = False,
-        classic: bool = False,
         deadline_s: float | None = None,
         progress: Callable[[int, int], object] | None = None,
         **arguments: Any,
-    ) -> Call:
+    ) -> Call[Result]:
+        """Begin a call with the question that `make` makes of the other arguments."""
         deadline_s = self._deadline_s if deadline_s is None else _seconds(deadline_s)
         limits = Limits(self._in_flight, self._retry_s, deadline_s, time.monotonic() + deadline_s)
-        job = encode(returns, universes, **arguments)
-        return Call(
-            self._backend, job, limits, post, covariance=covariance, classic=classic, keep=keep, progress=progress
-        )
+        return Call(self._backend, make(*given, **arguments), limits, post, keep=keep, progress=progress)
 
 
 class ShrinkageClient(BaseClient):
@@ -234,12 +242,10 @@ class ShrinkageClient(BaseClient):
             If there is no answer; what there is, is in the error's `estimates`. Requests that are under way are left to
             finish, and their answers dropped.
         """
-        arrivals: SimpleQueue[Arrival[Estimates]] = SimpleQueue()
-        call = self._call(
-            arrivals.put,
+        return self._result(
+            estimate_question,
             returns,
             universes,
-            keep=True,
             assets=assets,
             windows=windows,
             market=market,
@@ -251,12 +257,6 @@ class ShrinkageClient(BaseClient):
             deadline_s=deadline_s,
             progress=progress,
         )
-        with call.giving_what_there_is():
-            for _ in _blocking(call.steps(), arrivals):
-                pass
-        estimates = call.estimates()
-        estimates.warn()
-        return estimates
 
     def stream(self, returns: Any, universes: Any = None, **arguments: Unpack[Arguments]) -> Iterator[Estimates]:
         """Estimate as `estimate` does, but yield the estimates as they come: of a few hundred universes at a time.
@@ -264,8 +264,100 @@ class ShrinkageClient(BaseClient):
         They come in the order of `universes`. Only as many wait in memory as `in_flight` requests ask for, so that a
         job may be larger than the memory; a caller who takes his time holds up the next requests.
         """
-        arrivals: SimpleQueue[Arrival[Estimates]] = SimpleQueue()
-        return _blocking(self._call(arrivals.put, returns, universes, keep=False, **arguments).steps(), arrivals)
+        return self._parts(estimate_question, returns, universes, **arguments)
+
+    def risk(
+        self,
+        returns: Any,
+        universes: Any,
+        portfolios: Any,
+        *,
+        horizon: float = 1,
+        annualise: bool | float = False,
+        contributions: bool = True,
+        minimum_variance: bool = False,
+        **arguments: Unpack[_CommonArguments],
+    ) -> Risks:
+        """Measure portfolios in many universes of one panel, by the matrices of `estimate`, which are not sent.
+
+        Parameters
+        ----------
+        returns, universes
+            As `estimate` takes them; universes may be None: one of all columns.
+        portfolios : DataFrame, mapping, Series or array
+            Weights or positions in any unit, long or short. A DataFrame with a row a portfolio and a column an asset, a
+            mapping of names to {asset: weight}, one {asset: weight}, or an array (portfolios, columns of returns): of
+            these each universe takes the positions in its own assets. Or a mapping of universes to such frames or
+            mappings, or an array (n_universes, portfolios, widest universe): each universe's own.
+        horizon : float
+            Periods of the returns over which risk is told: volatility grows with their root.
+        annualise : bool or float
+            Tell it as of a year instead, of so many periods; True: as many as the dates say.
+        contributions : bool
+            Ask for what each asset contributes, from which come marginals, betas, effective bets, correlations,
+            tracking errors and stresses too; without, volatilities and diversification alone are sent.
+        minimum_variance : bool
+            Ask for each universe's portfolios of least variance, with short positions and without.
+        **arguments
+            As `estimate` takes them.
+
+        Returns
+        -------
+        Risks
+            In the order of `universes`. A universe that cannot be estimated, or a portfolio that cannot be measured in
+            one (a weight that is not finite, nothing held there), has a status and NaN; `Risks.failures` says why.
+
+        Warns
+        -----
+        EstimateWarning
+            As `estimate`.
+
+        Raises
+        ------
+        InvalidRequest
+            If the arguments cannot be read, or a portfolio holds an asset that is not in `returns`, or not in the
+            universe that it is given for.
+        NoServer, ServerUnavailable, DeadlineExceeded, ServerError
+            As `estimate`.
+
+        Examples
+        --------
+        ::
+
+            risks = client.risk(returns, None, {"book": {"AAPL": 0.6, "MSFT": 0.4}}, annualise=252)
+            risks.contributions_of("all")  # adds up to risks.volatility
+        """
+        return self._result(
+            risk_question,
+            returns,
+            universes,
+            portfolios,
+            horizon=horizon,
+            annualise=annualise,
+            contributions=contributions,
+            minimum_variance=minimum_variance,
+            **arguments,
+        )
+
+    def stream_risk(
+        self, returns: Any, universes: Any, portfolios: Any, **arguments: Unpack[RiskArguments]
+    ) -> Iterator[Risks]:
+        """Measure as `risk` does, but yield the risks as they come; see `stream`."""
+        return self._parts(risk_question, returns, universes, portfolios, **arguments)
+
+    def _result(self, make: Callable[..., Question[Result]], *given: Any, **arguments: Any) -> Result:
+        arrivals: SimpleQueue[Arrival[Result]] = SimpleQueue()
+        call = self._call(arrivals.put, make, *given, keep=True, **arguments)
+        with call.giving_what_there_is():
+            for _ in _blocking(call.steps(), arrivals):
+                pass
+        result = call.result()
+        result.warn()
+        return result
+
+    def _parts(self, make: Callable[..., Question[Result]], *given: Any, **arguments: Any) -> Iterator[Result]:
+        arrivals: SimpleQueue[Arrival[Result]] = SimpleQueue()
+        return _blocking(self._call(arrivals.put, make, *given, keep=False, **arguments).steps(), arrivals)
 
     def rolling(
         self,
@@ -317,7 +409,7 @@ class ShrinkageClient(BaseClient):
         return (found for part in parts for found in by_date.add(part))
 
 
-def _blocking(steps: Steps, arrivals: SimpleQueue[Arrival[Estimates]]) -> Iterator[Estimates]:
+def _blocking(steps: Steps[Result], arrivals: SimpleQueue[Arrival[Result]]) -> Iterator[Result]:
     step = next(steps, None)
     while step is not None:
         arrival = None

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The answer to one request -> `Estimates` of its universes."""
+"""The answer to one request -> `Estimates` of its universes, or `Risks`."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,13 @@ import numpy.typing as npt
 
 from sigmahat_client.errors import UNANSWERED, ServerError
 from sigmahat_client.estimates import Estimates
+from sigmahat_client.intake import Positions
 from sigmahat_client.intake.job import Job, chunk_tensors, window_bounds
 from sigmahat_client.intake.returns import refused_assets
+from sigmahat_client.risks import Risks
 from sigmahat_kernels.parameters import PUBLISHED
 from sigmahat_kernels.request import PADDING, block_ids
-from sigmahat_kernels.status import Status, WarningFlag
+from sigmahat_kernels.status import PortfolioStatus, Status, WarningFlag
 
 _SHAPES: dict[str, tuple[int, ...]] = {
     **{name.upper(): head.shape for name, head in PUBLISHED.items()},
@@ -70,6 +72,96 @@ def unanswered(job: Job, chunk: slice, *, covariance: bool) -> Estimates:
     sizes = job.sizes[chunk].tolist()
     matrices = tuple(np.broadcast_to(np.float32(np.nan), (size, size)) for size in sizes) if covariance else None
     return _estimates(job, chunk, fields, [], _no_blocks(job, n), matrices)
+
+
+def risk_output_names(job: Job, *, contributions: bool, minimum_variance: bool) -> list[str]:
+    """What to ask `risk` for."""
+    return [
+        *output_names(job, covariance=False),
+        *("VARIANCE", "DIAGONAL", "PORTFOLIO_STATUS", "PORTFOLIO_ASSET"),
+        *["MARGINAL"] * contributions,
+        *["MINIMUM_VARIANCE_WEIGHTS", "MINIMUM_VARIANCE"] * minimum_variance,
+    ]
+
+
+def decode_risk(
+    job: Job, positions: Positions, chunk: slice, answer: Mapping[str, npt.NDArray[Any] | None], periods: float
+) -> Risks:
+    """Turn the tensors that answer one request of `risk` into the caller's words, over so many periods.
+
+    Raises
+    ------
+    ServerError
+        As `decode`.
+    """
+    n, width = chunk_tensors(job, chunk)["UNIVERSES"].shape
+    n_portfolios = len(positions.names)
+    shapes = {
+        "VARIANCE": (n, n_portfolios),
+        "DIAGONAL": (n, width),
+        "PORTFOLIO_STATUS": (n, n_portfolios),
+        "PORTFOLIO_ASSET": (n, n_portfolios),
+        "MARGINAL": (n, n_portfolios, width),
+        "MINIMUM_VARIANCE_WEIGHTS": (n, 2, width),
+        "MINIMUM_VARIANCE": (n, 2),
+    }
+    tensors = {name: _received(answer, name, shape) for name, shape in shapes.items() if answer.get(name) is not None}
+    return _risks(job, positions, chunk, decode(job, chunk, answer), tensors, periods)
+
+
+def no_risk(job: Job, positions: Positions, chunk: slice, outputs: Sequence[str], periods: float) -> Risks:
+    """Stand in for universes to which no answer came."""
+    n, width = chunk_tensors(job, chunk)["UNIVERSES"].shape
+    n_portfolios = len(positions.names)
+    tensors = {
+        "VARIANCE": np.full((n, n_portfolios), np.nan),
+        "DIAGONAL": np.full((n, width), np.nan),
+        "PORTFOLIO_STATUS": np.full((n, n_portfolios), int(PortfolioStatus.UNIVERSE_REFUSED), np.int32),
+        "PORTFOLIO_ASSET": np.full((n, n_portfolios), PADDING, np.int32),
+        "MARGINAL": np.full((n, n_portfolios, width), np.nan),
+        "MINIMUM_VARIANCE_WEIGHTS": np.full((n, 2, width), np.nan),
+        "MINIMUM_VARIANCE": np.full((n, 2), np.nan),
+    }
+    asked = {name: tensor for name, tensor in tensors.items() if name in outputs}
+    return _risks(job, positions, chunk, unanswered(job, chunk, covariance=False), asked, periods)
+
+
+def _risks(
+    job: Job,
+    positions: Positions,
+    chunk: slice,
+    estimates: Estimates,
+    tensors: Mapping[str, npt.NDArray[Any]],
+    periods: float,
+) -> Risks:
+    sizes = job.sizes[chunk].tolist()
+
+    def own(name: str, scale: float) -> tuple[npt.NDArray[np.float64], ...] | None:
+        """Each universe's part of a tensor, without padding, as an array of its own."""
+        if name not in tensors:
+            return None
+        return tuple(
+            scale * part[..., :size].astype(np.float64) for part, size in zip(tensors[name], sizes, strict=True)
+        )
+
+    places = range(chunk.start, chunk.stop)
+    least = tensors.get("MINIMUM_VARIANCE")
+    return Risks(
+        estimates=estimates,
+        portfolios=positions.names,
+        periods=periods,
+        weights=tuple(positions.of(job, u) for u in places),
+        portfolio_status=np.array(tensors["PORTFOLIO_STATUS"]),
+        portfolio_asset=tuple(
+            tuple(_asset(job, u, code) for code in codes)
+            for u, codes in zip(places, tensors["PORTFOLIO_ASSET"].tolist(), strict=True)
+        ),
+        variance=periods * tensors["VARIANCE"],
+        diagonal=own("DIAGONAL", periods) or (),
+        marginal=own("MARGINAL", periods),
+        minimum_variance_weights=own("MINIMUM_VARIANCE_WEIGHTS", 1.0),
+        minimum_variance=None if least is None else periods * least,
+    )
 
 
 def _no_blocks(job: Job, n: int) -> npt.NDArray[Any]:

@@ -5,7 +5,7 @@ The caller
     mends the request (`InvalidRequest`), starts a server or names another (`NoServer`), or asks for less or allows more
     time (`DeadlineExceeded`);
 whoever supplies the data
-    mends one universe (`UniverseError`);
+    mends one universe (`UniverseError`) or one portfolio in it (`PortfolioError`);
 nobody
     if it passes: calls later (`ServerUnavailable`);
 the server's operator
@@ -19,7 +19,7 @@ import re
 from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple
 
-from sigmahat_kernels.status import InvalidRequest, SigmahatError, Status, WarningFlag
+from sigmahat_kernels.status import InvalidRequest, PortfolioStatus, SigmahatError, Status, WarningFlag
 
 __all__ = [
     "UNANSWERED",
@@ -28,6 +28,7 @@ __all__ = [
     "EstimateWarning",
     "InvalidRequest",
     "NoServer",
+    "PortfolioError",
     "RefusedAsset",
     "RequestTooLarge",
     "ServerError",
@@ -110,6 +111,30 @@ class UniverseError(SigmahatError):
         first, *others = self.refused
         also = f"; {len(others)} more: {listed(others)}" if others else ""
         return f"universe {self.universe!r}, asset {first.asset!r}: {first.reason}{also}"
+
+
+class PortfolioError(SigmahatError):
+    """One portfolio could not be measured in one universe; the others there were. Its weights are to be mended.
+
+    Attributes
+    ----------
+    universe, portfolio : Hashable
+        Their names.
+    status : int
+        A `sigmahat_kernels.status.PortfolioStatus`, or the bare number of one that this version does not know.
+    asset : Hashable or None
+        The offending asset, where the status names one.
+    """
+
+    def __init__(self, universe: Hashable, portfolio: Hashable, status: int, asset: Hashable | None = None) -> None:
+        super().__init__(universe, portfolio, status, asset)  # these are the args that pickle needs
+        self.universe, self.portfolio, self.status, self.asset = universe, portfolio, status, asset
+
+    def __str__(self) -> str:
+        culprit = "" if self.asset is None else f", asset {self.asset!r}"
+        known = self.status in list(PortfolioStatus)
+        wanted = PortfolioStatus(self.status).explanation if known else f"status {self.status}, which is not known here"
+        return f"universe {self.universe!r}, portfolio {self.portfolio!r}{culprit}: {wanted}"
 
 
 class EstimateWarning(UserWarning):

@@ -11,6 +11,7 @@ from pathlib import Path
 from sigmahat_client.backend import Deliver, Read, Send, Tensors, outcome_of
 from sigmahat_client.errors import DeadlineExceeded
 from sigmahat_kernels.pipeline import Pipeline, published_outputs
+from sigmahat_kernels.portfolios import read_portfolios
 from sigmahat_kernels.released import released_repository
 from sigmahat_kernels.request import read_request
 
@@ -47,9 +48,17 @@ class InProcess:
         def answer(tensors: Tensors) -> Tensors:
             if time.monotonic() >= deadline:
                 raise DeadlineExceeded
-            request = read_request(**{name.lower(): tensor for name, tensor in {**shared, **tensors}.items()})
-            classic = parameters.get("classic", False)
-            outputs = self._pipeline.estimate(request, covariance=model == "covariance", classic=classic)
+            given = {name.lower(): tensor for name, tensor in {**shared, **tensors}.items()}
+            positions = given.pop("weights", None), given.pop("portfolios", None)
+            request = read_request(**given)
+            portfolios = read_portfolios(request, *positions) if model == "risk" else None
+            outputs = self._pipeline.estimate(
+                request,
+                covariance=model == "covariance",
+                portfolios=portfolios,
+                minimum_variance=parameters.get("minimum_variance", False),
+                classic=parameters.get("classic", False),
+            )
             return published_outputs(outputs, request.universes)
 
         def work(tensors: Tensors, read: Read, deliver: Deliver) -> None:

@@ -11,7 +11,7 @@ DASHBOARD = Path(__file__).parents[1] / "helm" / "sigmahat" / "monitoring" / "da
 
 _OF = '{job="sigmahat", namespace=~"$namespace", %s}'
 _UPSTREAM = '{job="sigmahat-envoy", envoy_cluster_name="servers"}'
-_ENSEMBLES, _STEPS = 'model=~"shrinkage|covariance"', 'model!~"shrinkage|covariance"'
+_ENSEMBLES, _STEPS = 'model=~"shrinkage|covariance|risk"', 'model!~"shrinkage|covariance|risk"'
 _QUANTILES = f'{_ENSEMBLES}, quantile=~"0.5|0.95|0.99"'
 
 

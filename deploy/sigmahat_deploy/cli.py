@@ -50,6 +50,21 @@ SUBCOMMANDS = {
             3: "files were written, but some universes failed",
         },
     ),
+    "risk": Subcommand(
+        "sigmahat_deploy.risk_command:risk",
+        "cli",
+        "Measure portfolios from files.",
+        (
+            "sigmahat risk returns.csv --portfolios book.csv --annualise 252 --local --out risk.csv",
+            "sigmahat risk returns.csv --portfolios book.csv --out risk.parquet --contributions contributions.parquet",
+            "sigmahat risk returns.csv --portfolios book.csv --window 252 --days 252 --out risk.parquet",
+        ),
+        {
+            0: "all portfolios were measured in all universes",
+            1: "nothing was written; the last line says why",
+            3: "files were written, but some universes or portfolios failed",
+        },
+    ),
     "report": Subcommand(
         "sigmahat_deploy.report_command:report",
         "report",

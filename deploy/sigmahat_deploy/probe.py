@@ -19,6 +19,8 @@ _DIRECT = [("grpc.enable_http_proxy", 0)]
 """gRPC would send even loopback through the proxy in ``http_proxy``."""
 
 _OUTPUTS = ("STATUS", "INTENSITY")
+_OF_LAST_STEP = {"covariance": ("COVARIANCE",), "risk": ("DIAGONAL",)}
+"""Model -> what makes its last step work: Triton leaves out a step of which nothing is asked."""
 
 
 BUSY = re.compile(r"maximum queue size|timeout expired", re.IGNORECASE)
@@ -40,7 +42,7 @@ def probe_shrinkage(server: LocalServer | str, timeout_s: float = 10.0, model: s
     timeout_s : float
         Seconds that the answer may take.
     model : str
-        `shrinkage`, or `covariance`, which has every step.
+        `shrinkage`, or `covariance` or `risk`, which have one step more.
 
     Raises
     ------
@@ -81,8 +83,7 @@ def _infer(
     ]
     for tensor, values in zip(inputs, (panel, universes), strict=True):
         tensor.set_data_from_numpy(values)
-    names = (*_OUTPUTS, "COVARIANCE") if model == "covariance" else _OUTPUTS
-    outputs = [protocol.InferRequestedOutput(name) for name in names]
+    outputs = [protocol.InferRequestedOutput(name) for name in (*_OUTPUTS, *_OF_LAST_STEP.get(model, ()))]
     try:
         with client:
             answer = client.infer(model, inputs, outputs=outputs, **options)

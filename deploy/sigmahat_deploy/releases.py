@@ -66,7 +66,7 @@ class Releases:
 
     def probed(self) -> list[str]:
         """Models to ask for a sign of life: together they have every step."""
-        return [model for model in ("shrinkage", "covariance") if model in self._configs]
+        return [model for model in ("shrinkage", "covariance", "risk") if model in self._configs]
 
     def settle(self, timeout_s: float = 30.0) -> None:
         """Wait for the end of a swap in another thread: until then the folder may hold halves of a release.

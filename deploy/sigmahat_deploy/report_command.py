@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,9 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from sigmahat_client import AssetsDropped, Estimates, EstimateWarning, ShrinkageClient, SigmahatError, Tls
+from sigmahat_client import Estimates, ShrinkageClient, SigmahatError
+from sigmahat_deploy.command_files import INPUT
+from sigmahat_deploy.connection import Connection, connection_options
 from sigmahat_deploy.report.backtest import Backtest, walk_forward
 from sigmahat_deploy.report.errors import ReportError
 from sigmahat_deploy.report.page import Options, Page, page
@@ -28,20 +29,15 @@ from sigmahat_kernels.files import write_whole
 from sigmahat_kernels.members import MemberError
 from sigmahat_kernels.released import released_repository
 
-_DEFAULT_URL = "127.0.0.1:8001"
-_DEADLINE_S = 3600.0
-_INPUT = click.Path(exists=True, dir_okay=False, path_type=Path)
-_FOLDER = click.Path(file_okay=False, path_type=Path)
-
 
 @click.command()
-@click.argument("returns", type=_INPUT)
+@click.argument("returns", type=INPUT)
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="HTML file to write.")
-@click.option("--universes", type=_INPUT, help="JSON, as for `sigmahat estimate`. Default: all assets.")
-@click.option("--estimates", type=_INPUT, help="What `sigmahat estimate --out` wrote: nothing is estimated anew.")
-@click.option("--covariances", type=_INPUT, help="What `sigmahat estimate --covariances` wrote in the same run.")
-@click.option("--weights", type=_INPUT, help="My portfolio: .csv of asset and weight, or .json.")
-@click.option("--earlier", type=_INPUT, help="Covariances of an earlier run, to show what changed.")
+@click.option("--universes", type=INPUT, help="JSON, as for `sigmahat estimate`. Default: all assets.")
+@click.option("--estimates", type=INPUT, help="What `sigmahat estimate --out` wrote: nothing is estimated anew.")
+@click.option("--covariances", type=INPUT, help="What `sigmahat estimate --covariances` wrote in the same run.")
+@click.option("--weights", type=INPUT, help="My portfolio: .csv of asset and weight, or .json.")
+@click.option("--earlier", type=INPUT, help="Covariances of an earlier run, to show what changed.")
 @click.option("--backtest", is_flag=True, help="Walk forward over RETURNS with the first universe that is shown.")
 @click.option(
     "--backtest-window", default=252, show_default=True, type=click.IntRange(min=20), help="Rows before each date."
@@ -51,24 +47,16 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
     "--periods-per-year", type=click.FloatRange(min=1), help="To annualise. Default: by the dates, 252 if daily."
 )
 @click.option("--title", help="Of the page. Default: the name of RETURNS.")
-@click.option("--url", "urls", multiple=True, help=f"host:port of a server's gRPC.  [default: {_DEFAULT_URL}]")
-@click.option("--local", is_flag=True, help="Compute in this process, without a server.")
-@click.option(
-    "--model-repository", default=released_repository, type=_FOLDER,
-    help="Folder of the members for --local, and of the model card.  [default: those that come with this package]",
-)  # fmt: skip
-@click.option("--root-certificates", type=_INPUT, help="PEM file: use TLS, and trust servers that these vouch for.")
-@click.option("--certificate-chain", type=_INPUT, help="PEM file: the client's own certificate, for mutual TLS.")
-@click.option("--private-key", type=_INPUT, help="PEM file: the key of --certificate-chain.")
+@connection_options(deadline_s=3600.0)
 @click.option("--drop-bad-assets", is_flag=True, help="Estimate universes without the assets that cannot be used.")
-def report(**options: Any) -> None:
+def report(connection: Connection, **options: Any) -> None:
     """Show what is estimated of RETURNS, a file as `sigmahat estimate` reads it, as one HTML page."""
     _check_options(options)
     try:
         with _progress() as progress:
-            made, study = _make(options, progress)
+            made, study = _make(options, connection, progress)
         write_whole(options["out"], lambda file: file.write(made.html.encode()))
-    except (UnreadableFile, ReportError, SigmahatError, MemberError, OSError) as error:
+    except (UnreadableFile, ReportError, SigmahatError, MemberError, ModuleNotFoundError, OSError) as error:
         raise click.ClickException(str(error)) from error
     failed = int((study.table["status"] != 0).sum())
     detail = f"{len(made.detailed)} of {len(study.table):,} universes whole"
@@ -78,7 +66,9 @@ def report(**options: Any) -> None:
     )
 
 
-def _make(options: dict[str, Any], progress: Callable[[str, int, int], object]) -> tuple[Page, Study]:
+def _make(
+    options: dict[str, Any], connection: Connection, progress: Callable[[str, int, int], object]
+) -> tuple[Page, Study]:
     returns = read_returns(options["returns"])
     asked = Universes({"all": returns.columns.tolist()}, {})
     if options["universes"] is not None:
@@ -91,10 +81,10 @@ def _make(options: dict[str, Any], progress: Callable[[str, int, int], object]) 
         study = _from_files(returns, asked, options)
         source = f"of {options['estimates'].name} and {options['covariances'].name}"
     else:
-        with _client(options) as client:
+        with connection.client() as client:
             estimates = _estimate(client, returns, asked, options["drop_bad_assets"], progress)
         study = from_estimates(returns, estimates, asked.windows, options["periods_per_year"])
-        source = "computed in the process that wrote this page" if options["local"] else f"of {_server(options)}"
+        source = "computed in the process that wrote this page" if connection.local else f"of {connection.servers}"
     unknown = [name for name in options["detail"] if name not in study.covariances]
     if unknown:
         raise ReportError(f"--detail {unknown[0]}: there is no such universe, or it was not estimated")
@@ -107,14 +97,14 @@ def _make(options: dict[str, Any], progress: Callable[[str, int, int], object]) 
     tested = None
     if options["backtest"]:
         name = detail[0] if detail else study.estimated[0]
-        with _client(options) as client:
+        with connection.client() as client:
             tested = _backtest(client, study, name, weights if name in holders else None, options["backtest_window"])
     made = page(
         study,
         Options(
             title=options["title"] or f"Covariances of {options['returns'].name}",
             command=shlex.join(["sigmahat", *sys.argv[1:]]),
-            release=release(source, options["model_repository"]),
+            release=release(source, connection.model_repository or released_repository()),
             weights=weights,
             earlier=earlier,
             backtest=tested,
@@ -134,9 +124,6 @@ def _check_options(options: dict[str, Any]) -> None:
         raise click.BadParameter(f"{out.parent} is not a folder: create it first", param_hint="--out")
     if (options["estimates"] is None) != (options["covariances"] is None):
         raise click.UsageError("--estimates and --covariances belong together: give both of one run, or neither")
-    certificates = options["root_certificates"] or options["certificate_chain"] or options["private_key"]
-    if options["local"] and (options["urls"] or certificates):
-        raise click.UsageError("--local computes in this process: leave --url and certificates out")
 
 
 def _from_files(returns: pd.DataFrame, asked: Universes, options: dict[str, Any]) -> Study:
@@ -147,23 +134,6 @@ def _from_files(returns: pd.DataFrame, asked: Universes, options: dict[str, Any]
     return study_of(returns, table, assets, covariances, windows, options["periods_per_year"])
 
 
-def _client(options: dict[str, Any]) -> ShrinkageClient:
-    if options["local"]:
-        try:
-            return ShrinkageClient.local(options["model_repository"], deadline_s=_DEADLINE_S)
-        except ModuleNotFoundError as error:
-            raise click.ClickException(f"--local needs {error.name}: pip install {error.name}") from error
-        except MemberError as error:
-            raise click.ClickException(f"{error}, or name their folder with --model-repository") from error
-    certificates = options["root_certificates"], options["certificate_chain"], options["private_key"]
-    tls = Tls(*certificates) if any(certificates) else None
-    return ShrinkageClient(options["urls"] or _DEFAULT_URL, deadline_s=_DEADLINE_S, tls=tls)
-
-
-def _server(options: dict[str, Any]) -> str:
-    return ", ".join(options["urls"]) or _DEFAULT_URL
-
-
 def _estimate(
     client: ShrinkageClient,
     returns: pd.DataFrame,
@@ -171,15 +141,14 @@ def _estimate(
     drop_bad_assets: bool,
     progress: Callable[[str, int, int], object],
 ) -> Estimates:
-    with _quiet():
-        return client.estimate(
-            returns,
-            asked.assets,
-            windows=asked.windows,
-            covariance=True,
-            on_bad_asset="drop" if drop_bad_assets else "raise",
-            progress=lambda done, total: progress("estimating", done, total),
-        )
+    return client.estimate(
+        returns,
+        asked.assets,
+        windows=asked.windows,
+        covariance=True,
+        on_bad_asset="drop" if drop_bad_assets else "raise",
+        progress=lambda done, total: progress("estimating", done, total),
+    )
 
 
 def _backtest(client: ShrinkageClient, study: Study, name: str, weights: pd.Series | None, window: int) -> Backtest:
@@ -187,22 +156,10 @@ def _backtest(client: ShrinkageClient, study: Study, name: str, weights: pd.Seri
 
     def estimate(panel: pd.DataFrame, windows: list[tuple[int, int]]) -> Estimates:
         universes = {f"{start}": panel.columns.tolist() for start, _ in windows}
-        with _quiet():
-            return client.estimate(
-                panel, universes, windows=dict(zip(universes, windows, strict=True)), covariance=True
-            )
+        return client.estimate(panel, universes, windows=dict(zip(universes, windows, strict=True)), covariance=True)
 
     panel = study.returns.iloc[: study.window(name)[1]][study.assets[name]]
     return walk_forward(name, panel, weights, estimate, window=window, periods_per_year=study.periods_per_year)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Leave warnings to the page, which shows them."""
-    with warnings.catch_warnings():
-        for shown in (AssetsDropped, EstimateWarning):
-            warnings.simplefilter("ignore", shown)
-        yield
 
 
 @contextmanager

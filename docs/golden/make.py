@@ -62,25 +62,27 @@ def requests() -> dict[str, Any]:
         "DATES": np.arange(18262, 18322, dtype=np.int32),
         "BLOCKS": np.array([[0, 0, 3, 3], [0, 3, 3, -1]], np.int32),
     }
+    books = np.array([[1, 1, 1, 1, 1, 1, 1, 1], [2, -1, 0, 0, 0, 0, 0, 0.5], [np.nan, *[0] * 7]], np.float32)
     some_bad = np.array([[0, 1, 2], [0, 1, 99], [3, 3, -1], [0, 7, -1], [5, -1, -1]], np.int32)
     return {
         "shrinkage": infer("shrinkage", {"PANEL": panel, "UNIVERSES": universes}),
         "covariance": infer("covariance", everything),
         "classic": infer("covariance", {"PANEL": panel, "UNIVERSES": universes}, classic=True),
+        "risk": infer("risk", {**everything, "PORTFOLIOS": books}, minimum_variance=True),
         "some_bad": infer("covariance", {"PANEL": panel, "UNIVERSES": some_bad}),
         "refused": infer("covariance", {"PANEL": panel, "UNIVERSES": universes, "DATES": np.arange(5, dtype=np.int32)}),
     }
 
 
-def infer(model: str, tensors: dict[str, np.ndarray], classic: bool = False) -> Any:
+def infer(model: str, tensors: dict[str, np.ndarray], **parameters: bool) -> Any:
     """Build a request."""
     request = service_pb2.ModelInferRequest(model_name=model)
     for name, tensor in tensors.items():
         datatype = {"float32": "FP32", "int32": "INT32"}[tensor.dtype.name]
         request.inputs.add(name=name, datatype=datatype, shape=tensor.shape)
         request.raw_input_contents.append(tensor.astype(tensor.dtype.newbyteorder("<")).tobytes())
-    if classic:
-        request.parameters["classic"].bool_param = True
+    for name, value in parameters.items():
+        request.parameters[name].bool_param = value
     return request
 
 

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 
 from sigmahat_kernels import heartbeat
-from sigmahat_kernels.backend import array_namespace, to_numpy
+from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.covariance import classic_parameters, estimate_covariance
 from sigmahat_kernels.groups import (
     WindowGroup,
@@ -24,6 +27,34 @@ from sigmahat_kernels.request import MAX_COVARIANCE_CELLS, PADDING, Request, blo
 from sigmahat_kernels.scratch import Scratch
 from sigmahat_kernels.shared_window import KeptMoments, WindowMoments, share_window
 from sigmahat_kernels.status import InvalidRequest, Status
+
+
+class Chunk(NamedTuple):
+    """A few universes of one window and one size, and what their matrices are built from."""
+
+    universes: np.ndarray  # (n,) positions in the request
+    moments: WindowMoments
+    places: np.ndarray  # (n, N) where their assets stand among the columns of the moments
+    parameters: Parameters  # one row a universe
+    intensity: np.ndarray  # (n, N) what each asset's intensity is tilted from
+    scratch: Scratch
+
+    def matrices(self) -> Array:
+        """Estimate the covariance matrices, float64 (n, N, N), where the panel is, in memory that is used again."""
+        xp = array_namespace(self.moments.slow)
+        if xp is np and can_compile():
+            stack = self.scratch.array("stack", (*self.places.shape, self.places.shape[1]))
+            self.fill(stack, np.arange(len(stack)))
+            return stack
+        return estimate_covariance(
+            self.moments.gather(self.places, self.scratch),
+            Parameters(*(xp.asarray(head, xp.float64) for head in self.parameters)),
+            xp.asarray(self.intensity, xp.float64),
+        )
+
+    def fill(self, out: np.ndarray, rows: np.ndarray) -> None:
+        """See `fill_matrices`."""
+        fill_matrices(out, rows, self.moments, self.places, self.parameters, self.intensity, self.scratch)
 
 
 def assemble(
@@ -72,22 +103,58 @@ def assemble(
         If the matrices would be larger than `request.MAX_COVARIANCE_CELLS`.
     """
     covariance = _unfilled(request, status)
+
+    def fill(chunk: Chunk) -> None:
+        size = chunk.places.shape[1]
+        covariance[chunk.universes, size:] = np.nan
+        covariance[chunk.universes, :size, size:] = np.nan
+        chunk.fill(covariance, chunk.universes)
+
+    for_each_chunk(
+        fill,
+        request,
+        parameters,
+        status,
+        block_intensity=block_intensity,
+        classic=classic,
+        threads=threads,
+        kept=kept,
+        pause=pause,
+    )
+    return covariance
+
+
+def for_each_chunk(
+    work: Callable[[Chunk], None],
+    request: Request,
+    parameters: Parameters,
+    status: np.ndarray,
+    *,
+    block_intensity: np.ndarray | None = None,
+    classic: bool = False,
+    threads: int | None = None,
+    kept: KeptMoments | None = None,
+    pause: Pause = go_on,
+) -> None:
+    """Call `work` with all good universes, a chunk at a time; threads call it at the same time, for other universes.
+
+    The arguments are those of `assemble`. No more than one chunk a thread need be in memory.
+    """
     intensity = _intensity_of_assets(request, parameters, block_intensity)
     if classic:
         parameters = classic_parameters(parameters)
 
-    def fill_group(group: WindowGroup, threads: int) -> None:
+    def work_on_group(group: WindowGroup, threads: int) -> None:
         pause()
         group, moments = _moments_of(request, group, classic, kept)
         for_each(
-            lambda part: _fill_part(covariance, request, part, moments, parameters, intensity, pause),
+            lambda part: _work_on_part(work, request, part, moments, parameters, intensity, pause),
             parts_of(request, group),
             threads,
         )
 
     groups = list(group_by_window(request, np.flatnonzero(status == Status.GOOD)))
-    for_each_group(fill_group, groups, threads or available_threads())
-    return covariance
+    for_each_group(work_on_group, groups, threads or available_threads())
 
 
 def _unfilled(request: Request, status: np.ndarray) -> np.ndarray:
@@ -122,8 +189,8 @@ def _moments_of(
     return found or (group, share_window(group_returns(request, group), winsor_limit=winsor_limit).moments)
 
 
-def _fill_part(
-    covariance: np.ndarray,
+def _work_on_part(
+    work: Callable[[Chunk], None],
     request: Request,
     part: WindowGroup,
     moments: WindowMoments,
@@ -131,25 +198,15 @@ def _fill_part(
     intensity: np.ndarray,
     pause: Pause,
 ) -> None:
-    """Estimate the universes of a part of a window, in place, a stack of one size at a time."""
+    """Work on the universes of a part of a window, those of one size together."""
     scratch = Scratch(array_namespace(moments.slow))
     incomplete = moments.incomplete.columns if moments.incomplete is not None else None
     for chunk in chunks_by_size(request, part, incomplete):
         pause()
         universes = part.universes[chunk]
-        index = gather_index(request, part, chunk)
-        size = index.shape[1]
-        covariance[universes, size:] = np.nan
-        covariance[universes, :size, size:] = np.nan
-        fill_matrices(
-            covariance,
-            universes,
-            moments,
-            index,
-            Parameters(*(head[universes] for head in parameters)),
-            intensity[universes, :size],
-            scratch,
-        )
+        places = gather_index(request, part, chunk)
+        heads = Parameters(*(head[universes] for head in parameters))
+        work(Chunk(universes, moments, places, heads, intensity[universes, : places.shape[1]], scratch))
         heartbeat.beat()
 
 

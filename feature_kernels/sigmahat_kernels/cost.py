@@ -15,7 +15,8 @@ import numpy as np
 from sigmahat_kernels.request import PADDING, Request, block_ids
 
 MAX_COST = 120_000.0
-"""Limit of one request, of which the estimate of the features alone counts: a minute of two cores."""
+"""Limit of one request, a minute of two cores: of its features, and of its risk. That of its matrices is limited by
+their cells."""
 
 
 class UniverseTerms(NamedTuple):
@@ -39,6 +40,17 @@ UNIVERSE = UniverseTerms()
 WINDOW = WindowTerms()
 MATRIX_PAIRS = 2e-5
 """Milliseconds a cell of a covariance matrix, x N^2."""
+
+
+class RiskTerms(NamedTuple):
+    """Milliseconds that a universe of N assets and P portfolios takes beyond its matrix."""
+
+    products: float = 1.2e-7  # x P N^2
+    minimum_variance_pairs: float = 5e-5  # x N^2
+    minimum_variance_steps: float = 3e-7  # x N^3
+
+
+RISK = RiskTerms()
 
 
 class CostTooHigh(ValueError):
@@ -105,6 +117,15 @@ def matrices_cost(request: Request) -> float:
     lengths = np.maximum(windows[:, 1] - windows[:, 0], 0)
     shared = sum(map(_window_cost, lengths.tolist(), columns.tolist()))
     return float(shared + UNIVERSE.one * len(sizes) + MATRIX_PAIRS * (sizes.astype(float) ** 2).sum())
+
+
+def risk_cost(request: Request, n_portfolios: int, *, minimum_variance: bool) -> float:
+    """Milliseconds of one core that the risk of portfolios takes, with the matrices that it is computed from."""
+    sizes = _sizes(request).astype(float)
+    own = RISK.products * n_portfolios * sizes**2
+    if minimum_variance:
+        own += RISK.minimum_variance_pairs * sizes**2 + RISK.minimum_variance_steps * sizes**3
+    return matrices_cost(request) + float(own.sum())
 
 
 def check_cost(cost: float, n_universes: int) -> float:

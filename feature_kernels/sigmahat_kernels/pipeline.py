@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole pipeline in one process: features, members, combination, assembly. What Triton serves, without Triton."""
+"""The whole pipeline in one process, features to matrices and risk. What Triton serves, without Triton."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,24 +17,28 @@ from sigmahat_kernels.members import MEMBER_FILES, Member, member_folders
 from sigmahat_kernels.oddities import Warnings, published_warnings
 from sigmahat_kernels.parallel import Pause, go_on
 from sigmahat_kernels.parameters import split_parameters
+from sigmahat_kernels.portfolios import Portfolios
 from sigmahat_kernels.request import Request, with_blocks
+from sigmahat_kernels.risk import Risk, measure_portfolios, published_risk
 from sigmahat_kernels.shared_window import KeptMoments
 
 Answer = Callable[[np.ndarray], np.ndarray]
 """Features of shape (n, N_FEATURES) to parameters of shape (n, N_PARAMETERS), as `members.Member`."""
 
 Measure = Callable[[str], AbstractContextManager[object]]
-"""Given the name of a stage: "features", "members" or "assemble". What it returns is entered for as long as it runs."""
+"""Given the name of a stage ("features", "members", "assemble" or "measure"). What it returns is entered for as long as
+it runs."""
 
 
 class Outputs(NamedTuple):
-    """What the `shrinkage` and `covariance` ensembles answer, for `n` universes."""
+    """What the ensembles answer, for `n` universes."""
 
     combined: Combined
     status: np.ndarray  # (n,) int32
     status_asset: np.ndarray  # (n,) int32
     warnings: Warnings
-    covariance: np.ndarray | None  # (n, N, N) float32
+    covariance: np.ndarray | None = None  # (n, N, N) float32
+    risk: Risk | None = None
 
 
 class Pipeline:
@@ -62,30 +66,40 @@ class Pipeline:
         request: Request,
         *,
         covariance: bool = True,
+        portfolios: Portfolios | None = None,
+        minimum_variance: bool = False,
         classic: bool = False,
         pause: Pause = go_on,
         measure: Measure = nullcontext,
     ) -> Outputs:
-        """Answer one request; see `assemble.assemble` for `classic` and `pause`."""
-        kept = KeptMoments() if covariance and not classic else None
+        """Answer one request; see `assemble.assemble` for `classic` and `pause`, `risk.measure_portfolios` for others.
+
+        Without `covariance` there are no matrices, without `portfolios` there is no risk.
+        """
+        needs_matrices = covariance or portfolios is not None
+        kept = KeptMoments() if needs_matrices and not classic else None
         with measure("features"):
             table, row_status, row_asset = features_and_status(request, kept, pause=pause)
         with measure("members"):
             combined = combine([member(table.features) for member in self.members], row_status)
-        status = row_status[:, 0]
-        matrices = None
+        outputs = Outputs(combined, row_status[:, 0], row_asset[:, 0], table.warnings)
+        heads = split_parameters(combined.parameters)
+        of_matrices: dict[str, Any] = {
+            "block_intensity": combined.block_intensity,
+            "classic": classic,
+            "kept": kept,
+            "pause": pause,
+        }
         if covariance:
             with measure("assemble"):
-                matrices = assemble(
-                    request,
-                    split_parameters(combined.parameters),
-                    status,
-                    block_intensity=combined.block_intensity,
-                    classic=classic,
-                    kept=kept,
-                    pause=pause,
+                outputs = outputs._replace(covariance=assemble(request, heads, outputs.status, **of_matrices))
+        if portfolios is not None:
+            with measure("measure"):
+                risk = measure_portfolios(
+                    request, heads, outputs.status, portfolios, minimum_variance=minimum_variance, **of_matrices
                 )
-        return Outputs(combined, status, row_asset[:, 0], table.warnings, matrices)
+                outputs = outputs._replace(risk=risk)
+        return outputs
 
 
 def published_outputs(outputs: Outputs, universes: np.ndarray) -> dict[str, np.ndarray]:
@@ -96,6 +110,7 @@ def published_outputs(outputs: Outputs, universes: np.ndarray) -> dict[str, np.n
         "STATUS_ASSET": outputs.status_asset,
         **published_warnings(outputs.warnings, universes),
         **({} if outputs.covariance is None else {"COVARIANCE": outputs.covariance}),
+        **({} if outputs.risk is None else published_risk(outputs.risk)),
     }
 
 

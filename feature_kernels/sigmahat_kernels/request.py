@@ -21,8 +21,11 @@ MAX_PANEL_CELLS = 50_000_000
 MAX_ASSETS = 1_000
 MAX_UNIVERSES = 4_096
 MAX_COVARIANCE_CELLS = 250_000_000
+MAX_PORTFOLIOS = 1_000
+MAX_RISK_CELLS = 40_000_000
 """Limits of one request. MAX_UNIVERSES counts a universe once more for each of its blocks: it is the members' batch.
-COVARIANCE is dense, universes x widest^2 cells, and must stay below gRPC's 2 GiB."""
+COVARIANCE is dense, universes x widest^2 cells, and must stay below gRPC's 2 GiB; so must the three large tensors of
+`risk`, in double precision: MAX_RISK_CELLS counts universes x portfolios x the larger of assets and portfolios."""
 
 
 class Request(NamedTuple):

@@ -12,7 +12,7 @@ class SigmahatError(Exception):
 
     Attributes
     ----------
-    estimates : sigmahat_client.Estimates or None
+    estimates : sigmahat_client.Estimates, sigmahat_client.Risks or None
         What a client's call had when it gave up; the universes without an answer have a status of their own.
     """
 
@@ -46,6 +46,24 @@ class Status(IntEnum):
     def explanation(self) -> str:
         """What was wanted, for error messages."""
         return _EXPLANATIONS[self]
+
+
+class PortfolioStatus(IntEnum):
+    """Outcome for one portfolio in one universe of `risk`. All but `GOOD` are NaN; the universe's others are untouched.
+
+    The codes are part of the protocol: they are never renumbered.
+    """
+
+    GOOD = 0
+    UNIVERSE_REFUSED = 1
+    NON_FINITE_WEIGHT = 2
+    OUTSIDE_UNIVERSE = 3
+    NO_POSITIONS = 4
+
+    @property
+    def explanation(self) -> str:
+        """What was wanted, for error messages."""
+        return _PORTFOLIO_EXPLANATIONS[self]
 
 
 MIN_OBSERVATIONS = 20
@@ -90,6 +108,15 @@ _EXPLANATIONS = {
     Status.CONSTANT_ASSET: "the asset's returns do not vary in the window",
     Status.IMPOSSIBLE_RETURN: "the asset has a return below -1, and no simple return is: missing code, log return?",
     Status.LEVELS: "the asset's values keep their sign and size from row to row: levels (prices, rates), not returns",
+}
+
+
+_PORTFOLIO_EXPLANATIONS = {
+    PortfolioStatus.GOOD: "measured",
+    PortfolioStatus.UNIVERSE_REFUSED: "the universe could not be estimated, see its STATUS",
+    PortfolioStatus.NON_FINITE_WEIGHT: "the weight of the asset is missing, infinite, or above 3.4e38",
+    PortfolioStatus.OUTSIDE_UNIVERSE: "there is a weight in the padding, which is no asset of the universe",
+    PortfolioStatus.NO_POSITIONS: "all weights of the universe's assets are zero",
 }
 
 

@@ -22,7 +22,7 @@ from sigmahat_kernels.metrics import REFUSED, REQUESTS, SECONDS, Meters, triton_
 from sigmahat_kernels.scratch import keep_freed_memory
 from sigmahat_kernels.status import InvalidRequest
 
-PARAMETERS: dict[str, type] = {"caller": str, "classic": bool}
+PARAMETERS: dict[str, type] = {"caller": str, "classic": bool, "minimum_variance": bool}
 """What a request may ask for beside its tensors, name to type. Every model of an ensemble gets them all; those that
 Triton takes for itself (timeout, priority, sequence_*, binary data of HTTP) arrive at none."""
 

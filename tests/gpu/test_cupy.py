@@ -11,7 +11,9 @@ import pytest
 from sigmahat_kernels.assemble import assemble
 from sigmahat_kernels.features import FEATURE_NAMES, FeatureTable, compute_features
 from sigmahat_kernels.parameters import Parameters
+from sigmahat_kernels.portfolios import read_portfolios
 from sigmahat_kernels.request import PADDING, Request, read_request
+from sigmahat_kernels.risk import measure_portfolios
 from sigmahat_kernels.status import Status
 
 pytestmark = pytest.mark.gpu
@@ -108,13 +110,31 @@ def test_features_repeat_to_the_last_bit(cupy: ModuleType, panel: np.ndarray) ->
     np.testing.assert_array_equal(first.features, second.features)
 
 
-def test_covariance(cupy: ModuleType, panel: np.ndarray) -> None:
-    universes = universes_of(80, 60)
-    n = len(universes)
+def some_parameters(n: int) -> Parameters:
+    """The same answer for n universes."""
     rows = {"target_intensity": [0.5, 0.3, 0.6], "target_weights": [0.4, 0.1, 0.5], "volatility": [0.3, 0.4, 0.3, 0.1]}
     answers = {name: np.tile(values, (n, 1)) for name, values in rows.items()}
     rest = {name: np.full((n, 1), 0.4) for name in Parameters._fields if name not in answers}
-    parameters = Parameters(**answers, **rest)
+    return Parameters(**answers, **rest)
+
+
+def test_risk(cupy: ModuleType, panel: np.ndarray) -> None:
+    request = read_request(panel, universes_of(80, 60))
+    status = compute_features(request).status
+    books = read_portfolios(request, portfolios=np.random.default_rng(5).standard_normal((3, 80)))
+    there = request._replace(panel=cupy.asarray(panel))
+    on_host, on_device = (
+        measure_portfolios(asked, some_parameters(len(status)), status, books, minimum_variance=True)._asdict()
+        for asked in (request, there)
+    )
+    for name, value in on_host.items():
+        scale = np.nanmax(np.abs(value))
+        np.testing.assert_allclose(on_device[name], value, rtol=1e-5, atol=1e-5 * scale, err_msg=name)
+
+
+def test_covariance(cupy: ModuleType, panel: np.ndarray) -> None:
+    universes = universes_of(80, 60)
+    parameters = some_parameters(len(universes))
     request = read_request(panel, universes)
     status = compute_features(request).status
     on_host = assemble(request, parameters, status)

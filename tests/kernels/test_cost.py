@@ -11,12 +11,14 @@ import pytest
 from sigmahat_kernels.cost import (
     MATRIX_PAIRS,
     MAX_COST,
+    RISK,
     UNIVERSE,
     WINDOW,
     CostTooHigh,
     check_cost,
     features_cost,
     matrices_cost,
+    risk_cost,
 )
 from sigmahat_kernels.request import MAX_ASSETS, Request, read_request
 
@@ -52,6 +54,16 @@ def test_the_sum_is_that_of_the_formula() -> None:
     features, matrices = by_hand([30, 20, 30, 30], windows, 50)
     assert math.isclose(features_cost(request), features)
     assert math.isclose(matrices_cost(request), matrices)
+
+
+def test_risk_costs_its_matrices_and_its_own() -> None:
+    request = draw(2, 30, 120, 50)
+    request.universes[1, 20:] = -1
+    products = RISK.products * 4 * (30**2 + 20**2)
+    pairs, steps = RISK.minimum_variance_pairs * (30**2 + 20**2), RISK.minimum_variance_steps * (30**3 + 20**3)
+    alone = risk_cost(request, 4, minimum_variance=False)
+    assert math.isclose(alone, matrices_cost(request) + products)
+    assert math.isclose(risk_cost(request, 4, minimum_variance=True), alone + pairs + steps)
 
 
 def test_windows_out_of_range_cost_no_more_than_the_panel() -> None:

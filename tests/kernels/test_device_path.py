@@ -19,7 +19,9 @@ from sigmahat_kernels.backend import to_numpy
 from sigmahat_kernels.cuda import cusolver, device
 from sigmahat_kernels.features import FEATURE_NAMES, compute_features
 from sigmahat_kernels.parameters import N_PARAMETERS, split_parameters
+from sigmahat_kernels.portfolios import read_portfolios
 from sigmahat_kernels.request import PADDING, Request, read_request
+from sigmahat_kernels.risk import measure_portfolios
 from sigmahat_kernels.shared_window import KeptMoments
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="the emulator needs g++")
@@ -97,6 +99,25 @@ def test_matrices_from_kept_moments(cupy: Any) -> None:
     assert type(actual) is np.ndarray
     np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected))
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6 * np.nanmax(expected))
+
+
+def test_risk(cupy: Any) -> None:
+    """The portfolios go there, numbers come back; matrices do neither."""
+    request = draw_request(120, 6)
+    rng = np.random.default_rng(4)
+    parameters = split_parameters(rng.uniform(size=(6, N_PARAMETERS)))
+    status = np.zeros(6, np.int32)
+    portfolios = read_portfolios(request, portfolios=rng.standard_normal((3, 40)))
+    expected = measure_portfolios(request, parameters, status, portfolios, minimum_variance=True)
+    on_device = request._replace(panel=cupy.asarray(request.panel))
+    waits.clear()
+    actual = measure_portfolios(on_device, parameters, status, portfolios, minimum_variance=True, threads=1)
+    for name, value in expected._asdict().items():
+        found = getattr(actual, name)
+        assert type(found) is np.ndarray, name
+        np.testing.assert_allclose(found, value, rtol=1e-5, atol=1e-6 * np.nanmax(np.abs(value)), err_msg=name)
+    steps = 6  # of the long-only solver, at most, in each of up to six stacks of one size, with gaps and without
+    assert sum(waits.values()) <= 6 * (5 + steps) + 6
 
 
 @pytest.mark.parametrize("name", ["kernels", "cupy", "lapack"])

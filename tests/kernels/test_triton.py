@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sigmahat_kernels.combine import published_tensors
 from sigmahat_kernels.cost import CostTooHigh
 from sigmahat_kernels.members import Member, member_folders
 from sigmahat_kernels.parallel import go_on
 from sigmahat_kernels.parameters import N_PARAMETERS
-from sigmahat_kernels.pipeline import Pipeline
+from sigmahat_kernels.pipeline import Pipeline, published_outputs
+from sigmahat_kernels.portfolios import read_portfolios
 from sigmahat_kernels.request import read_request
 from sigmahat_kernels.status import InvalidRequest, Status
 
@@ -199,7 +199,11 @@ def test_what_one_request_asks_for_stays_with_it(triton_module: ModuleType, max_
     responses = doubler.execute([request(1, parameters=text) for text in parameters])
     assert [r.tensors and r.tensors[0].values.tolist() for r in responses] == [[3], [2], None, [2], None]
     assert [(r.error.code, r.error.message) for r in responses if r.error] == [
-        ("invalid", "the request has the parameters ['b', 'clasic'], which are none; there is caller, classic"),
+        (
+            "invalid",
+            "the request has the parameters ['b', 'clasic'], which are none; "
+            "there is caller, classic, minimum_variance",
+        ),
         ("invalid", "the parameter classic must be a bool, got 1"),
     ]
 
@@ -390,7 +394,11 @@ def step(name: str) -> Any:
 
 @pytest.mark.parametrize("classic", [False, True])
 def test_the_one_step_for_a_cpu_answers_what_the_chain_for_a_gpu_does(triton_module: ModuleType, classic: bool) -> None:
-    """To the bit, both as they stand in the repository; and what the pipeline answers without Triton."""
+    """To the bit, both as they stand in the repository; and what the pipeline answers without Triton.
+
+    What is answered in double precision is the same but for its last bits: the one step has products of a window's
+    columns from its features, the chain multiplies out again those of good universes.
+    """
     pytest.importorskip("onnxruntime")
     rng = np.random.default_rng(0)
     panel = rng.standard_t(4, (200, 40)).astype(np.float32) / 100
@@ -409,28 +417,40 @@ def test_the_one_step_for_a_cpu_answers_what_the_chain_for_a_gpu_does(triton_mod
     combined = step("combine").answer({**parameters, **rows}, {})
     internal = {name: values for name, values in combined.items() if name.endswith("_INTERNAL")}
     matrices = step("assemble").answer({**tensors, **internal}, {"classic": classic})
-    chain = {**{k: v for k, v in of_features.items() if k.endswith("WARNINGS")}, **combined, **matrices}
+    asked = {"classic": classic, "minimum_variance": True}
+    books = {"PORTFOLIOS": rng.normal(0, 1, (3, 40)).astype(np.float32)}
+    books["PORTFOLIOS"][1] = 0.0
+    risk = step("measure").answer({**tensors, **internal, **books}, dict(asked))
+    chain = {**{k: v for k, v in of_features.items() if k.endswith("WARNINGS")}, **combined, **matrices, **risk}
 
     estimate = step("estimate")
     estimate.load(REPOSITORY / "estimate" / "1")
-    work = estimate.plan(dict(tensors), {"classic": classic}, ["INTENSITY", "COVARIANCE"])
+    work = estimate.plan({**tensors, **books}, dict(asked), ["INTENSITY", "COVARIANCE", "VARIANCE"])
     answer = work.answer(go_on)
     assert answer.keys() == {
         name for name in chain if not name.startswith(("ROW_", "FEATURES")) and name not in internal
     }
-    outputs = Pipeline(REPOSITORY).estimate(
-        read_request(**{name.lower(): values for name, values in tensors.items()}), classic=classic
-    )
-    alone = {**published_tensors(outputs.combined), "STATUS": outputs.status, "COVARIANCE": outputs.covariance}
+    request = read_request(**{name.lower(): values for name, values in tensors.items()})
+    portfolios = read_portfolios(request, portfolios=books["PORTFOLIOS"])
+    alone = published_outputs(Pipeline(REPOSITORY).estimate(request, portfolios=portfolios, **asked), universes)
+    assert alone.keys() == answer.keys()
     for name, values in answer.items():
-        np.testing.assert_array_equal(values, chain[name], err_msg=name)
-    for name, values in alone.items():
-        np.testing.assert_array_equal(answer[name], values, err_msg=name)
+        np.testing.assert_array_equal(values, alone[name], err_msg=name)
+        if values.dtype == np.float64:
+            scale = np.abs(np.nan_to_num(values)).max()
+            np.testing.assert_allclose(values, chain[name], rtol=1e-12, atol=1e-12 * scale, err_msg=name)
+        else:
+            np.testing.assert_array_equal(values, chain[name], err_msg=name)
     assert Status.GOOD in answer["STATUS"]
     assert len(set(answer["STATUS"].tolist())) > 1
-    without = estimate.plan(dict(tensors), {}, ["INTENSITY"])
-    assert without.cost < work.cost
-    assert "COVARIANCE" not in without.answer(go_on)
+    assert len(set(answer["PORTFOLIO_STATUS"].ravel().tolist())) > 2
+    # Of what is dear, no more is computed than was asked for, whatever was sent.
+    without = estimate.plan({**tensors, **books}, dict(asked), ["INTENSITY"])
+    assert without.answer(go_on).keys() == answer.keys() - {"COVARIANCE", *risk}
+    for dear in (["COVARIANCE"], list(risk)):
+        part = estimate.plan({**tensors, **books}, dict(asked), dear)
+        assert without.cost < part.cost < work.cost
+        assert part.answer(go_on).keys() == answer.keys() - {"COVARIANCE", *risk} | set(dear)
 
 
 def test_a_caller_must_be_a_name(sliced: Any) -> None:
@@ -458,6 +478,9 @@ INTERNAL = {
         ("assemble", {"UNIVERSES": np.full((2, 3), 9_999, np.int32)}, "a universe names an unknown asset"),
         ("assemble", {"UNIVERSES": np.full((2, 3), -7, np.int32)}, "a universe names an unknown asset"),
         ("assemble", {"UNIVERSES": np.full((2, 3), -1, np.int32)}, "an unknown asset, or too few"),
+        ("measure", {"PARAMETERS_INTERNAL": MEMBERS["MEMBER_1"][:1]}, "parameters must have 2 rows, got 1"),
+        ("measure", {"UNIVERSES": np.full((2, 3), 9_999, np.int32)}, "a universe names an unknown asset"),
+        ("measure", {"PORTFOLIOS": np.zeros((1, 7), np.float32)}, r"PORTFOLIOS must have shape \(portfolios, 8\)"),
         ("combine", {"MEMBER_2": MEMBERS["MEMBER_2"][:1]}, r"each member must have 2 rows, got \[2, 1, 2\]"),
         ("combine", {"ROW_STATUS": np.zeros((2, 3), np.int32)}, r"must have one shape, .* got \(2, 3\) and \(2, 1\)"),
         ("combine", {"ROW_STATUS": np.zeros((2, 0), np.int32)}, r"must have one shape"),
@@ -469,7 +492,8 @@ def test_a_later_step_refuses_what_no_step_has_made(
 ) -> None:
     """A stranger may ask one directly: Triton has no access by model."""
     panel = np.random.default_rng(0).normal(0, 0.01, (60, 8)).astype(np.float32)
-    good = {"assemble": {"PANEL": panel, **INTERNAL}, "combine": {**MEMBERS, **ROWS}}[name]
+    of_matrices = {"PANEL": panel, **INTERNAL}
+    good = {"assemble": of_matrices, "measure": of_matrices, "combine": {**MEMBERS, **ROWS}}[name]
     step(name).answer(dict(good), {})
     with pytest.raises(InvalidRequest, match=words):
         step(name).answer({**good, **change}, {})

@@ -51,7 +51,7 @@ def in_process() -> Iterator[ShrinkageClient]:
 @pytest.fixture
 def many_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests of about 100 universes."""
-    monkeypatch.setattr("sigmahat_client.call.chunks", small_chunks)
+    monkeypatch.setattr("sigmahat_client.questions.chunks", small_chunks)
 
 
 def small_chunks(job: Any) -> list[slice]:

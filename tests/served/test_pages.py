@@ -42,6 +42,8 @@ def test_pages_that_run_are_those_with_python() -> None:
         "training",
         "nightly",
         "rolling",
+        "desks",
+        "risk",
         "skfolio",
         "blocks",
         "market",

@@ -41,7 +41,11 @@ def configured(model: str, kind: str) -> dict[str, tuple[str, int, bool]]:
     """Name to (type, rank, optional) of a model's inputs or outputs."""
     text = (ROOT / "model_repository" / model / "config.pbtxt").read_text()
     tensors = getattr(text_format.Parse(text, model_config_pb2.ModelConfig()), kind)
-    types = {model_config_pb2.TYPE_FP32: "FP32", model_config_pb2.TYPE_INT32: "INT32"}
+    types = {
+        model_config_pb2.TYPE_FP32: "FP32",
+        model_config_pb2.TYPE_FP64: "FP64",
+        model_config_pb2.TYPE_INT32: "INT32",
+    }
     return {t.name: (types[t.data_type], len(t.dims), getattr(t, "optional", False)) for t in tensors}
 
 
@@ -59,15 +63,21 @@ def test_tensors_are_those_of_the_models() -> None:
     assert documented("output") == configured("covariance", "output")
     without = {name: tensor for name, tensor in documented("output").items() if name != "COVARIANCE"}
     assert configured("shrinkage", "output") == without
+    assert configured("risk", "input") == documented("input") | documented("input of risk")
+    assert configured("risk", "output") == without | documented("output of risk")
 
 
 def test_limits_and_statuses_are_those_of_the_kernels() -> None:
     limits = re.findall(r"^\| .* \| (?:at least )?([\d,]+) \| ([A-Z_]+) \|$", PAGE, flags=re.MULTILINE)
-    assert len(limits) == 6
+    assert len(limits) == 8
     for value, name in limits:
         constant = next(getattr(module, name) for module in (request, status, cost) if hasattr(module, name))
         assert int(value.replace(",", "")) == constant, name
-    for heading, published in (("Status of a universe", status.Status), ("Warnings", status.WarningFlag)):
+    for heading, published in (
+        ("Status of a universe", status.Status),
+        ("Status of a portfolio", status.PortfolioStatus),
+        ("Warnings", status.WarningFlag),
+    ):
         section = PAGE.split(f"## {heading}\n")[1].split("\n## ")[0]
         rows = re.findall(r"^\| (\d+) \| ([A-Z_]+) \| (.*) \|$", section, flags=re.MULTILINE)
         assert rows == [(str(int(code)), code.name, code.explanation) for code in published]
@@ -126,7 +136,11 @@ def post(running_server: Any, model: str = "covariance", method: str = "POST", *
             '"data":[0,0]',
         ),
         ({"outputs": [{"name": "COVARIANCE"}]}, 200, "NaN"),
-        ({"parameters": {"clasic": True}}, 400, "the parameters ['clasic'], which are none; there is caller, classic"),
+        (
+            {"parameters": {"clasic": True}},
+            400,
+            "the parameters ['clasic'], which are none; there is caller, classic, minimum_variance",
+        ),
         ({"model": "shrinkage", "parameters": {"clasic": True}}, 400, "['clasic']"),
         ({"parameters": {"classic": 1}}, 400, "classic must be a bool, got 1"),
         ({"outputs": [{"name": "X"}]}, 400, "unexpected inference output 'X'"),
@@ -152,7 +166,7 @@ def tensors(answer: dict[str, Any]) -> dict[str, np.ndarray]:
     """Decode the JSON form by hand, as a client of another language would."""
     found = {}
     for output, raw in zip(answer["outputs"], answer.get("rawOutputContents", []), strict=True):
-        dtype = {"FP32": "<f4", "INT32": "<i4"}[output["datatype"]]
+        dtype = {"FP32": "<f4", "FP64": "<f8", "INT32": "<i4"}[output["datatype"]]
         found[output["name"]] = np.frombuffer(base64.b64decode(raw), dtype).reshape(list(map(int, output["shape"])))
     return found
 

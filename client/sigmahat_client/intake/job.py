@@ -12,7 +12,7 @@ from sigmahat_client.errors import RefusedAsset
 from sigmahat_client.intake.rows import Rows
 from sigmahat_client.intake.universes import Names, Unknown
 from sigmahat_kernels.cost import RunningCost
-from sigmahat_kernels.request import MAX_UNIVERSES
+from sigmahat_kernels.request import MAX_RISK_CELLS, MAX_UNIVERSES
 
 CHUNK_CELLS = 8_000_000
 """Covariance cells that one request asks for: 32 MB, whether the matrices are sent or only computed with."""
@@ -51,13 +51,15 @@ class Job(NamedTuple):
         return tuple(self.labels[c] if c < n_columns else self.unknown[u, i] for i, c in enumerate(columns))
 
 
-def chunks(job: Job, cells: int = CHUNK_CELLS) -> Iterator[slice]:
+def chunks(job: Job, cells: int = CHUNK_CELLS, *, n_portfolios: int = 0) -> Iterator[slice]:
     """Cut the universes, in order, into requests of at most `MAX_UNIVERSES` rows, `CHUNK_COST`, and about `cells`
-    covariance cells.
+    covariance cells, or as many of portfolios with assets and with each other.
 
     A request may always ask for as many cells as its panel has, so that a wide panel is not sent for a small answer.
     """
     cells = max(cells, job.panel.size)
+    if n_portfolios:
+        cells = min(cells, MAX_RISK_CELLS)
     most = max(1, MAX_UNIVERSES // (1 + len(job.block_names)))
     n_columns = job.panel.shape[1]
     bounds = list(map(tuple, window_bounds(job).tolist()))
@@ -65,8 +67,9 @@ def chunks(job: Job, cells: int = CHUNK_CELLS) -> Iterator[slice]:
     start = widest = 0
     for u, size in enumerate(job.sizes.tolist()):
         wider = max(widest, size)
+        largest = max(wider, n_portfolios) ** 2
         cost = running.add(size, bounds[u])
-        if u > start and (u - start == most or (u - start + 1) * wider**2 > cells or cost > CHUNK_COST):
+        if u > start and (u - start == most or (u - start + 1) * largest > cells or cost > CHUNK_COST):
             yield slice(start, u)
             start, wider = u, size
             running = RunningCost(n_columns, len(job.block_names))

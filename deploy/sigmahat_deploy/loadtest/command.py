@@ -18,7 +18,7 @@ from sigmahat_deploy.loadtest import binary, report
 from sigmahat_deploy.loadtest.errors import LoadTestError
 from sigmahat_deploy.loadtest.levels import capacity
 from sigmahat_deploy.loadtest.run import Settings, run
-from sigmahat_deploy.loadtest.steps import ENSEMBLES
+from sigmahat_deploy.loadtest.steps import ASKED
 from sigmahat_deploy.returns_file import UnreadableFile
 from sigmahat_kernels.status import InvalidRequest
 
@@ -68,7 +68,7 @@ def _option(name: str, *flags: str, **settings: Any) -> Callable[..., Any]:
     "metrics", "--metrics", multiple=True, help="host:port of each server's metrics.  [default: port 8002 beside it]"
 )
 @_option("returns", "--returns", type=_FILE, help="Where requests are drawn from, as `sigmahat estimate` reads it.")
-@_option("models", "--model", multiple=True, type=click.Choice(ENSEMBLES), help="Asked at the same time.")
+@_option("models", "--model", multiple=True, type=click.Choice(ASKED), help="Asked at the same time.")
 @_option("requests", "--requests", type=click.IntRange(min=1), help="Different ones, sent in turn.")
 @_option("assets", "--assets", type=_RANGE, help="Of a universe: least and most.")
 @_option("universes", "--universes", type=_RANGE, help="Of a request: least and most.")

@@ -22,7 +22,7 @@ from sigmahat_deploy.loadtest.levels import Level
 from sigmahat_deploy.loadtest.mix import Sizes, Tensors, draw_mix, perf_analyzer_data
 from sigmahat_deploy.loadtest.report import LoadTest
 from sigmahat_deploy.loadtest.servers import Servers
-from sigmahat_deploy.loadtest.steps import ENSEMBLES
+from sigmahat_deploy.loadtest.steps import ASKED
 from sigmahat_deploy.returns_file import read_returns
 from sigmahat_kernels.files import write_whole
 from sigmahat_kernels.status import Status
@@ -36,7 +36,7 @@ class Settings:
     returns: Path = Path("benchmarks/data/us_sp500_2016_2019.npz")
     urls: tuple[str, ...] = ("127.0.0.1:8001",)
     metrics: tuple[str, ...] = ()  # host:port of each server's; default: port 8002 of the same hosts
-    models: tuple[str, ...] = ENSEMBLES  # asked at the same time, each as often as the other
+    models: tuple[str, ...] = ASKED  # asked at the same time, each as often as the other
     requests: int = Sizes().n_requests
     assets: tuple[int, int] = Sizes().assets  # of a universe
     universes: tuple[int, int] = Sizes().universes  # of a request

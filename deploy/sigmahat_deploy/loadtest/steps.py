@@ -24,7 +24,10 @@ _TIMEOUT_S = 10.0
 _RELEASE = re.compile(r"-r\d+$")
 """What `sigmahat serve` puts behind the name of a step, so that two releases can be loaded at once."""
 
-ENSEMBLES = ("shrinkage", "covariance")
+ASKED = ("shrinkage", "covariance")
+"""Models that a load test may ask: one request does for both."""
+
+ENSEMBLES = (*ASKED, "risk")
 
 _PART = re.compile(r'^sigmahat_step_(seconds|requests)_total\{step="([^"]+)"\} (\S+)$', re.MULTILINE)
 

@@ -230,18 +230,19 @@ def _write(mixed: Array, assets: Array, constant: float, common: float, n: int, 
                 out[row, j, i] = mixed[i, j]
 
 
-@compiled_for(
-    (
-        float32[:, :, ::1],
-        int64[::1],
-        float64[:, :, ::1],
-        float64[:, :, ::1],
-        int64[:, ::1],
-        float64[:, :, ::1],
-        types.NamedUniTuple(float64[:, ::1], len(HEADS), Parameters),
-        *5 * [float64[:, ::1]],
-    )
+_ARGUMENTS = (
+    int64[::1],
+    float64[:, :, ::1],
+    float64[:, :, ::1],
+    int64[:, ::1],
+    float64[:, :, ::1],
+    types.NamedUniTuple(float64[:, ::1], len(HEADS), Parameters),
+    *5 * [float64[:, ::1]],
 )
+
+
+# Matrices that are answered are float32; what is computed from them wants all digits.
+@compiled_for((float32[:, :, ::1], *_ARGUMENTS), (float64[:, :, ::1], *_ARGUMENTS))
 def _fill(
     out: Array,
     rows: Array,

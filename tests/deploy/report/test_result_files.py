@@ -11,18 +11,18 @@ import pandas as pd
 import pytest
 from deploy.report import studies
 
-from sigmahat_deploy.estimate_command import _WRITERS
+from sigmahat_deploy.command_files import TABLES
 from sigmahat_deploy.report.errors import ReportError
 from sigmahat_deploy.report.result_files import check_fit, read_covariances, read_table, read_weights
 
 ASSETS = ["AAPL", "MSFT", "1"]
 
 
-@pytest.mark.parametrize("ending", list(_WRITERS))
+@pytest.mark.parametrize("ending", list(TABLES))
 def test_a_table_is_read_as_estimate_writes_it(tmp_path: Path, ending: str):
     table = studies.study(studies.panel(), ("one", "007"), failed=("bad",)).table
     table.loc["one", "warnings"] = "NEAR_COPY: A1, A2"
-    _WRITERS[ending](table, tmp_path / f"t{ending}")
+    TABLES[ending](table, tmp_path / f"t{ending}")
     found = read_table(tmp_path / f"t{ending}")
     assert found.index.tolist() == ["one", "007", "bad"]
     numbers = table.select_dtypes("number").columns

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From parameters and portfolios to risk: numbers of the covariance matrices, which themselves go nowhere."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from sigmahat_kernels.assemble import Chunk, for_each_chunk
+from sigmahat_kernels.backend import Array, array_namespace, to_numpy
+from sigmahat_kernels.minimum_variance import long_only, long_short
+from sigmahat_kernels.parallel import Pause, go_on
+from sigmahat_kernels.parameters import Parameters
+from sigmahat_kernels.portfolios import Portfolios
+from sigmahat_kernels.request import Request
+from sigmahat_kernels.shared_window import KeptMoments
+from sigmahat_kernels.status import PortfolioStatus
+
+MINIMUM_VARIANCE_RULES = ("long_short", "long_only")
+"""Order of the second axis of `Risk.minimum_variance`."""
+
+
+class Risk(NamedTuple):
+    """Risk of P portfolios in U universes of up to N assets; NaN where there is none. One field a published tensor.
+
+    Units: w of the portfolios', r of returns per period. For the period after each window's last row.
+    """
+
+    variance: np.ndarray  # (U, P) float64, w'Sw in w^2 r^2
+    portfolio_covariance: np.ndarray  # (U, P, P) float64, w_a'Sw_b
+    marginal: np.ndarray  # (U, P, N) float64, Sw in w r^2
+    beta: np.ndarray  # (U, P, N) float64, Sw / w'Sw of each asset to each portfolio, in 1 / w
+    diagonal: np.ndarray  # (U, N) float32, variances of the assets in r^2
+    minimum_variance_weights: np.ndarray  # (U, 2, N) float32, or (U, 0, N) where they were not asked for
+    minimum_variance: np.ndarray  # (U, 2) float64, or (U, 0)
+    portfolio_status: np.ndarray  # (U, P) int32, `PortfolioStatus` codes
+    portfolio_asset: np.ndarray  # (U, P) int32, the entry of UNIVERSES that it complains of, or -1
+
+
+PUBLISHED_RISK = tuple(name.upper() for name in Risk._fields)
+"""Tensors of `risk`."""
+
+
+def published_risk(risk: Risk) -> dict[str, np.ndarray]:
+    """What is answered, by the names of the protocol."""
+    return dict(zip(PUBLISHED_RISK, risk, strict=True))
+
+
+def products(matrices: Array, weights: Array) -> tuple[Array, Array]:
+    """What portfolios want to know of a stack of covariance matrices.
+
+    Parameters
+    ----------
+    matrices : float64 array of shape (n, N, N)
+    weights : float64 array of shape (n, P, N)
+
+    Returns
+    -------
+    marginal : array of shape (n, P, N)
+        S w of each portfolio.
+    covariance : array of shape (n, P, P)
+        w_a' S w_b; its diagonal is the variances, sum_i w_i (S w)_i.
+    """
+    xp = array_namespace(matrices)
+    marginal = xp.matmul(weights, matrices)
+    covariance = xp.matmul(marginal, xp.swapaxes(weights, 1, 2))
+    return marginal, (covariance + xp.swapaxes(covariance, 1, 2)) / 2.0
+
+
+def measure_portfolios(
+    request: Request,
+    parameters: Parameters,
+    status: np.ndarray,
+    portfolios: Portfolios,
+    *,
+    minimum_variance: bool = False,
+    block_intensity: np.ndarray | None = None,
+    classic: bool = False,
+    threads: int | None = None,
+    kept: KeptMoments | None = None,
+    pause: Pause = go_on,
+) -> Risk:
+    """Measure portfolios in every universe by the matrices that `assemble.assemble` builds, in float64.
+
+    Parameters
+    ----------
+    portfolios : Portfolios
+        From `portfolios.read_portfolios`. One that is refused is NaN; the others of its universe are untouched.
+    minimum_variance : bool
+        Find each universe's fully invested portfolios of least variance too, see `minimum_variance`.
+
+    The others are those of `assemble.assemble`.
+    """
+    n_universes, n_assets = request.universes.shape
+    n_rules = len(MINIMUM_VARIANCE_RULES) if minimum_variance else 0
+    portfolio_status, portfolio_asset = portfolios.judge(request, status)
+    good = portfolio_status == PortfolioStatus.GOOD
+    risk = Risk(
+        variance=np.full((n_universes, portfolios.number), np.nan),
+        portfolio_covariance=np.full((n_universes, portfolios.number, portfolios.number), np.nan),
+        marginal=np.full((n_universes, portfolios.number, n_assets), np.nan),
+        beta=np.full((n_universes, portfolios.number, n_assets), np.nan),
+        diagonal=np.full((n_universes, n_assets), np.nan, np.float32),
+        minimum_variance_weights=np.full((n_universes, n_rules, n_assets), np.nan, np.float32),
+        minimum_variance=np.full((n_universes, n_rules), np.nan),
+        portfolio_status=portfolio_status,
+        portfolio_asset=portfolio_asset,
+    )
+
+    def measure_chunk(chunk: Chunk) -> None:
+        universes, size = chunk.universes, chunk.places.shape[1]
+        matrices = chunk.matrices()
+        xp = array_namespace(matrices)
+        usable = good[universes]
+        weights = np.where(usable[:, :, None], portfolios.of(request, universes, size), 0.0)
+        marginal, covariance = map(to_numpy, products(matrices, xp.asarray(weights)))
+        variance = np.where(usable, np.einsum("npp->np", covariance), np.nan)
+        risk.variance[universes] = variance
+        both = usable[:, :, None] & usable[:, None, :]
+        risk.portfolio_covariance[universes] = np.where(both, covariance, np.nan)
+        risk.marginal[universes, :, :size] = np.where(usable[:, :, None], marginal, np.nan)
+        risk.beta[universes, :, :size] = marginal / variance[:, :, None]
+        risk.diagonal[universes, :size] = to_numpy(xp.einsum("nii->ni", matrices))
+        if minimum_variance:
+            least = xp.stack([long_short(matrices), long_only(matrices)], axis=1)
+            risk.minimum_variance_weights[universes, :, :size] = to_numpy(least)
+            _, least_covariance = products(matrices, least)
+            risk.minimum_variance[universes] = to_numpy(xp.einsum("npp->np", least_covariance))
+
+    for_each_chunk(
+        measure_chunk,
+        request,
+        parameters,
+        status,
+        block_intensity=block_intensity,
+        classic=classic,
+        threads=threads,
+        kept=kept,
+        pause=pause,
+    )
+    return risk
