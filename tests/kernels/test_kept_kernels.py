@@ -22,7 +22,9 @@ from numba import config, float64, int64
 from sigmahat_kernels.assemble import assemble
 from sigmahat_kernels.features import compute_features
 from sigmahat_kernels.lanes import compiled, kept
+from sigmahat_kernels.portfolios import read_portfolios
 from sigmahat_kernels.request import read_request
+from sigmahat_kernels.risk import measure_portfolios
 
 KERNEL = """
 import numpy as np
@@ -228,7 +230,7 @@ def test_no_module_with_kernels_is_forgotten() -> None:
 
 
 def test_what_python_calls_was_compiled_before_its_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Features in the direct and the dual form, and matrices, of universes of many sizes and with gaps."""
+    """Features in the direct and the dual form, matrices and risk, of universes of many sizes and with gaps."""
     assert compiled.can_compile()
     before = signatures()
     rows = draw_universes(np.random.default_rng(0), 70, [2, 3, 30, 70] * 5)
@@ -237,6 +239,7 @@ def test_what_python_calls_was_compiled_before_its_first_call(monkeypatch: pytes
         table = compute_features(request)
         assert table.solvers == ("lanes",)
         assemble(request, simulate_parameters(20), table.status)
+        measure_portfolios(request, simulate_parameters(20), table.status, read_portfolios(request))
     assert signatures() == before
 
 
