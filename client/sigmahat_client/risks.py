@@ -106,14 +106,14 @@ class Risks:
 
     @property
     def diversification_ratio(self) -> Floats:
-        """(U, P) sum_i |w_i| s_i / s: 1 if nothing diversifies, sqrt(N) of N equal independent assets."""
+        """(U, P) ``sum_i |w_i| s_i / s``: 1 if nothing diversifies, sqrt(N) of N equal independent assets."""
         each = [np.abs(w) @ np.sqrt(d) for w, d in zip(self.weights, self.diagonal, strict=True)]
         found: Floats = np.stack(each) / self.volatility
         return found
 
     @property
     def effective_bets(self) -> Floats:
-        """(U, P) 1 / sum_i q_i^2 of the shares q_i = |c_i| / sum_j |c_j| of the contributions c: 1 to N."""
+        """(U, P) ``1 / sum_i q_i^2`` of the shares ``q_i = |c_i| / sum_j |c_j|`` of the contributions c: 1 to N."""
         found = []
         for w, m in zip(self.weights, self._marginal(), strict=True):
             size = np.abs(w * m)
