@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import runpy
@@ -54,3 +55,35 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     built = subprocess.run(command, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     assert "ShrinkageClient" in (tmp_path / "api.html").read_text()
+
+
+def texts_of_the_code() -> set[str]:
+    """Every text that a package may say, with `...` for what is put into it."""
+    found = set()
+    for path in DOCS.parent.glob("*/sigmahat_*/**/*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        for node in nodes:
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+                found.add(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                found.add("".join(p.value if isinstance(p, ast.Constant) else "..." for p in node.values))
+    return found
+
+
+MESSAGES = re.findall(r"(?m)^\| `(.+?)` \|", (DOCS / "troubleshooting.md").read_text())
+
+
+@pytest.fixture(scope="module")
+def texts() -> set[str]:
+    return texts_of_the_code()
+
+
+def test_there_are_messages() -> None:
+    assert len(MESSAGES) > 10
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_messages_of_the_troubleshooting_page_are_said(message: str, texts: set[str]) -> None:
+    parts = [re.escape(part) for part in message.split("...")]
+    assert any(re.search(".*".join(parts), text) for text in texts)
