@@ -82,7 +82,7 @@ def texts_of_the_code() -> set[str]:
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
                 found.add(node.value)
             elif isinstance(node, ast.JoinedStr):
-                found.add("".join(p.value if isinstance(p, ast.Constant) else "..." for p in node.values))
+                found.add("".join(str(p.value) if isinstance(p, ast.Constant) else "..." for p in node.values))
     return found
 
 

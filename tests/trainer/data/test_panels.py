@@ -141,20 +141,20 @@ def test_a_folder_may_mix_kinds_and_says_what_it_leaves(tmp_path):
     (tmp_path / "vix.csv").write_text("date,vix\n2023-01-02,20\n2023-01-03,21\n")
     (tmp_path / "us_sectors.csv").write_text("ticker,sector\nA0,tech\n")
     (tmp_path / "notes.txt").write_text("not a panel")
-    console = Console(file=io.StringIO(), width=40)
-    panels = load_panels(tmp_path, console)
+    said = io.StringIO()
+    panels = load_panels(tmp_path, Console(file=said, width=40))
     assert [panel.name for panel in panels] == ["asia", "uk", "us"]
     for panel in panels:
         np.testing.assert_array_equal(panel.market[:3, VIX], [20.0, 21.0, 21.0])
-    (line,) = console.file.getvalue().splitlines()
+    (line,) = said.getvalue().splitlines()
     assert line == f"panels of {tmp_path}: asia.parquet, uk.npz, us.csv; not read: notes.txt, us_sectors.csv"
 
 
 def test_a_folder_of_panels_alone_has_nothing_to_say(tmp_path):
     WRITERS[".csv"](daily_returns(), tmp_path / "us.csv")
-    console = Console(file=io.StringIO())
-    load_panels(tmp_path, console)
-    assert console.file.getvalue() == ""
+    said = io.StringIO()
+    load_panels(tmp_path, Console(file=said))
+    assert said.getvalue() == ""
 
 
 def test_two_panels_of_one_name_are_refused(tmp_path):
