@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -170,6 +171,8 @@ def estimate(
         raise click.ClickException(str(error)) from error
     _say_what_is_odd(estimates)
     _say_what_was_written(estimates, out, covariances, time.monotonic() - begin if as_json else None)
+    if covariances is not None and out != _STDOUT and not as_json:
+        _say_how_to_look(returns, universes, out, covariances)
     if estimates.failures:
         raise click.exceptions.Exit(SOME_FAILED)
 
@@ -305,8 +308,18 @@ def _say_what_was_written(estimates: Estimates, out: Path, covariances: Path | N
     until = f" to {max(dates)}" if dates else ""
     click.echo(f"wrote {' and '.join(files)}: {good} of {len(estimates)} universes{until}", err=True)
     if covariances is None:
-        click.echo("next: the same with --covariances covariances.npz for the matrices", err=True)
+        click.echo(
+            "next: the same with --covariances covariances.npz for the matrices, which sigmahat report shows", err=True
+        )
     else:
         for u in np.flatnonzero(estimates.status == Status.GOOD)[:1].tolist():
             name = f"covariance/{estimates.universes[u]}"
             click.echo(f"next, in Python: numpy.load({str(covariances)!r})[{name!r}]", err=True)
+
+
+def _say_how_to_look(returns: Path, universes: Path | None, out: Path, covariances: Path) -> None:
+    command = ["sigmahat", "report", str(returns)]
+    if universes is not None:
+        command += ["--universes", str(universes)]
+    command += ["--estimates", str(out), "--covariances", str(covariances), "--out", "report.html"]
+    click.echo(f"next, to look at it: {shlex.join(command)}", err=True)
