@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+CORES := $(shell nproc)
 # One BLAS thread a process: the project's own threads go over universes.
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
@@ -16,8 +17,9 @@ demo: $(VENV)/serve ## start the real Triton and estimate 2,000 universes; RETUR
 
 test: check $(VENV)-deploy/done $(VENV)-deploy/browser $(VENV)-numpy2/done ## checkers, then every test; then the array code once more on NumPy 2
 	$(BIN)/python -m sigmahat_kernels.lanes
-	$(BIN)/python -m pytest -m "not live"
-	$(VENV)-numpy2/bin/python -m pytest tests/kernels tests/client
+	$(BIN)/python -m pytest -n $(CORES) --dist worksteal -m "not live and not server"
+	$(BIN)/python -m pytest -m "server and not live"
+	$(VENV)-numpy2/bin/python -m pytest -n $(CORES) --dist worksteal tests/kernels tests/client
 
 test-deploy: $(VENV)/dev $(VENV)-deploy/done ## the chart and its kin alone, and live: an image, Envoy and Prometheus
 	$(BIN)/python -m pytest tests/cluster
@@ -55,7 +57,7 @@ $(VENV)/dev: $(VENV)/python pyproject.toml constraints.txt
 
 $(VENV)-numpy2/done: pyproject.toml constraints-numpy2.txt
 	$(PYTHON) -m venv $(VENV)-numpy2
-	$(VENV)-numpy2/bin/pip install --quiet --constraint constraints-numpy2.txt --editable '.[local]' numpy hypothesis pytest pytest-timeout scikit-learn
+	$(VENV)-numpy2/bin/pip install --quiet --constraint constraints-numpy2.txt --editable '.[local]' numpy hypothesis pytest pytest-timeout pytest-xdist scikit-learn
 	touch $@
 
 $(VENV)-deploy/done: constraints-deploy.txt tests/cluster/install_tools.py

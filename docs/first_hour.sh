@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# A first hour in an empty folder: install, estimate, backtest, serve, call, stop. Most of it is installing.
+# A first hour in an empty folder: install, estimate, report, backtest, serve, call, stop. Most of it is installing.
 #
 #   bash first_hour.sh WHEEL [RETURNS.csv]
 #
@@ -13,7 +13,7 @@ echo "== install"
 python3 -m venv env
 # shellcheck disable=SC1091
 source env/bin/activate
-python -m pip install --quiet "$wheel[serve]"
+python -m pip install --quiet "$wheel[serve,report]"
 
 if [ $# -gt 1 ]; then
     cp "$2" returns.csv
@@ -30,6 +30,15 @@ fi
 
 echo "== estimate without a server"
 sigmahat estimate returns.csv --local --out estimates.csv --covariances covariances.npz
+
+echo "== report"
+sigmahat report returns.csv --local --backtest --out report.html
+# For the eye: open report.html. Here a browser without a window draws it, where there is one.
+if browser=$(command -v chromium || command -v chromium-browser || command -v google-chrome); then
+    "$browser" --headless --no-sandbox --disable-gpu --user-data-dir="$PWD/browser" --virtual-time-budget=20000 \
+        --dump-dom "file://$PWD/report.html" > drawn.html 2> browser.log
+    echo "drawn: $(grep --only-matching "<svg" drawn.html | wc -l) pictures"
+fi
 
 echo "== backtest"
 python "$examples/backtest.py" returns.csv

@@ -13,7 +13,8 @@ _HEAD = f"""# The command line
 `sigmahat COMMAND --help` lists options, examples and exit codes. What a command has to say goes to standard error, so
 that standard output holds results alone (`estimate --out -`, `completion`); long work shows a bar on a terminal, and in
 a log a line every {LINE_EVERY_S:g} s. What goes wrong ends in one line that says what to do; `--debug` behind any
-command adds the traceback. `estimate --json` says what was done as one JSON object on the last line, for scripts.
+command adds the traceback. `--json` of `estimate` and `report` says what was done as one JSON object on the last line,
+for scripts.
 
 The extras in brackets are what a command needs: `pip install 'sigmahat[local]'` has `cli` and all that
 `estimate --local` wants.

@@ -16,8 +16,9 @@ INTRODUCTION = """\
 Returns are simple returns of days (0.01 is 1 %), one row a date, oldest first, one column an asset; NaN is missing.
 What can be meant in one way only is read; everything else is refused in one line that says where, what was found and
 what was wanted. The same reader stands behind every door: the client and its asynchronous twin, a client in this
-process, `score_batches`, the scikit-learn and skfolio estimators, and `sigmahat estimate`. The rules on values are the
-kernels' own, so that they hold for whoever calls the server without our client; [protocol.md](protocol.md) lists them.
+process, `score_batches`, and the scikit-learn and skfolio estimators; one reader of files behind every command:
+`estimate`, `report`, `loadtest`, `train`, `draw`, `fit-baselines` and `evaluate`. The rules on values are the kernels'
+own, so that they hold for whoever calls the server without our client; [protocol.md](protocol.md) lists them.
 
 Each line below is a test. *Read* is held against the same panel sent plainly; what stands in this `type` is in the
 message.
@@ -27,7 +28,7 @@ message.
 def page() -> str:
     """The whole page."""
     sections: dict[str, Iterable[Any]] = dict(runpy.run_path(str(TESTS / "client" / "intake" / "cases.py"))["SECTIONS"])
-    sections["Files of `sigmahat estimate`"] = runpy.run_path(str(TESTS / "deploy" / "file_cases.py"))["FILES"]
+    sections["Files of returns"] = runpy.run_path(str(TESTS / "client" / "intake" / "file_cases.py"))["FILES"]
     lines = [INTRODUCTION]
     for title, cases in sections.items():
         lines += [f"## {title}", "", "| what comes in | what happens |", "| --- | --- |"]

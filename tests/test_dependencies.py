@@ -27,7 +27,9 @@ ARROWS = {
     "model_repository": {"sigmahat_kernels"},
 }
 LENT: dict[str, set[str]] = {
-    # Single modules that a package may import beside: closed forms and portfolios of NumPy alone, which need no torch.
+    # Single modules that a package may import beside: the one reader of files of returns;
+    "sigmahat_trainer": {"sigmahat_client.intake.files"},
+    # closed forms and portfolios of NumPy alone, which need no torch.
     "sigmahat_deploy": {
         "sigmahat_trainer.baselines.closed_form",
         "sigmahat_trainer.data.dataset",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import runpy
@@ -48,6 +49,21 @@ def test_capacity_is_arithmetic_on_what_was_measured() -> None:
     assert (n_replicas - 1) * 0.7 * rate * 86_400 < 10**9 <= n_replicas * 0.7 * rate * 86_400
 
 
+def test_the_advice_on_windows_is_what_was_measured() -> None:
+    results = json.loads((DOCS.parent / "benchmarks" / "results" / "accuracy_grid.json").read_text())
+    gains, spreads = [], []
+    for cells in results["figures"]["panels"].values():
+        ours = {(cell["n_assets"], cell["n_obs"]): cell["methods"]["sigmahat"] for cell in cells}
+        gains += [-method["versus"]["qis_correlation"]["gmv"]["difference"] for method in ours.values()]
+        volatilities = [m["annual_volatility_percent"] for (n_assets, _), m in ours.items() if n_assets == 100]
+        spreads += [max(volatilities) / min(volatilities) - 1] if volatilities else []
+    usual = sum(3 <= gain <= 10 for gain in gains)
+    page = " ".join((DOCS / "window.md").read_text().split())
+    assert f"the gain is 3 to 10 % in {usual} of the {len(gains)} [cells" in page
+    assert min(gains) > 0
+    assert f"differs by at most {100 * max(spreads):.0f} %" in page
+
+
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     """Broken links and anchors, pages in no contents list, docstrings that cannot be read: each is a warning."""
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", str(DOCS), str(tmp_path)]
@@ -74,3 +90,35 @@ def test_the_risk_page_repeats_the_bias_of_the_accuracy_page() -> None:
     for number in ("Spearman 0.32", "too low by 0.06"):
         assert number in accuracy
         assert number in optimised
+
+
+def texts_of_the_code() -> set[str]:
+    """Every text that a package may say, with `...` for what is put into it."""
+    found = set()
+    for path in DOCS.parent.glob("*/sigmahat_*/**/*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        for node in nodes:
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+                found.add(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                found.add("".join(str(p.value) if isinstance(p, ast.Constant) else "..." for p in node.values))
+    return found
+
+
+MESSAGES = re.findall(r"(?m)^\| `(.+?)` \|", (DOCS / "troubleshooting.md").read_text())
+
+
+@pytest.fixture(scope="module")
+def texts() -> set[str]:
+    return texts_of_the_code()
+
+
+def test_there_are_messages() -> None:
+    assert len(MESSAGES) > 10
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_messages_of_the_troubleshooting_page_are_said(message: str, texts: set[str]) -> None:
+    parts = [re.escape(part) for part in message.split("...")]
+    assert any(re.search(".*".join(parts), text) for text in texts)

@@ -54,15 +54,17 @@ def say_as_json(
     click.echo(json.dumps(said), err=STDOUT in files.values())
 
 
-def say_what_was_written(estimates: Estimates, files: Sequence[Path | None], what: str, following: str) -> None:
+def say_what_was_written(
+    estimates: Estimates, files: Sequence[Path | None], what: str, following: Sequence[str]
+) -> None:
     """Say which files, with what in them, and what to type next; nothing, where there are none."""
     written = [str(path) for path in files if path not in (None, STDOUT)]
     if not written:
         return
     date = _last_date(estimates)
     click.echo(f"wrote {' and '.join(written)}: {what}{f' to {date}' if date else ''}", err=True)
-    if following:
-        click.echo(f"next{following}", err=True)
+    for step in following:
+        click.echo(f"next{step}", err=True)
 
 
 def _last_date(estimates: Estimates) -> str | None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pandas as pd
 
 from sigmahat_client import Estimates, SigmahatError
 from sigmahat_deploy.closing_lines import say_as_json, say_what_is_odd, say_what_was_written
-from sigmahat_deploy.command_files import INPUT, OUTPUT, TABLES, check_outputs, write_all
+from sigmahat_deploy.command_files import INPUT, OUTPUT, STDOUT, TABLES, check_outputs, write_all
 from sigmahat_deploy.connection import Connection, connection_options
 from sigmahat_deploy.progress_line import progress_of
 from sigmahat_deploy.returns_file import (
@@ -109,18 +110,28 @@ def estimate(
     else:
         good = len(estimates) - len(failures)
         what = f"{good} of {len(estimates)} universes"
-        say_what_was_written(estimates, [out, covariances], what, _next(estimates, covariances))
+        following = _next(estimates, returns, universes, out, covariances)
+        say_what_was_written(estimates, [out, covariances], what, following)
     if failures:
         raise click.exceptions.Exit(SOME_FAILED)
 
 
-def _next(estimates: Estimates, covariances: Path | None) -> str:
+def _next(
+    estimates: Estimates, returns: Path, universes: Path | None, out: Path, covariances: Path | None
+) -> list[str]:
     if covariances is None:
-        return ": the same with --covariances covariances.npz for the matrices"
-    good = np.flatnonzero(estimates.status == Status.GOOD)
-    if not len(good):
-        return ""
-    return f", in Python: numpy.load({str(covariances)!r})[{f'covariance/{estimates.universes[good[0]]}'!r}]"
+        return [": the same with --covariances covariances.npz for the matrices, which sigmahat report shows"]
+    good = np.flatnonzero(estimates.status == Status.GOOD)[:1].tolist()
+    following = [
+        f", in Python: numpy.load({str(covariances)!r})[{f'covariance/{estimates.universes[u]}'!r}]" for u in good
+    ]
+    if out != STDOUT:
+        command = ["sigmahat", "report", str(returns)]
+        if universes is not None:
+            command += ["--universes", str(universes)]
+        command += ["--estimates", str(out), "--covariances", str(covariances), "--out", "report.html"]
+        following.append(f", to look at it: {shlex.join(command)}")
+    return following
 
 
 def _write_matrices(estimates: Estimates, path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from sigmahat_deploy.csv_table import UnreadableFile
+from sigmahat_client.intake.csv_table import UnreadableFile
 
 _LONG = ["portfolio", "asset", "weight"]
 _ENDINGS = (".csv", ".csv.gz", ".parquet", ".feather", ".json")

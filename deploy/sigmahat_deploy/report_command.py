@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,8 +51,10 @@ from sigmahat_kernels.released import released_repository
 @click.option("--title", help="Of the page. Default: the name of RETURNS.")
 @connection_options(deadline_s=3600.0)
 @click.option("--drop-bad-assets", is_flag=True, help="Estimate universes without the assets that cannot be used.")
+@click.option("--json", is_flag=True, help="Say at the end what was done as one JSON object, on one line.")
 def report(connection: Connection, **options: Any) -> None:
     """Show what is estimated of RETURNS, a file as `sigmahat estimate` reads it, as one HTML page."""
+    begin = time.monotonic()
     _check_options(options)
     try:
         with _progress() as progress:
@@ -58,11 +62,22 @@ def report(connection: Connection, **options: Any) -> None:
         write_whole(options["out"], lambda file: file.write(made.html.encode()))
     except (UnreadableFile, ReportError, SigmahatError, MemberError, ModuleNotFoundError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    failed = int((study.table["status"] != 0).sum())
+    failed = study.table["message"][study.table["status"] != 0]
+    if options["json"]:
+        done = {
+            "out": str(options["out"]),
+            "bytes": len(made.html.encode()),
+            "universes": len(study.table),
+            "whole": list(made.detailed),
+            "failed": failed.to_dict(),
+            "seconds": round(time.monotonic() - begin, 3),
+        }
+        click.echo(json.dumps(done))
+        return
     detail = f"{len(made.detailed)} of {len(study.table):,} universes whole"
     click.echo(
         f"wrote {options['out']} ({len(made.html.encode()) / 1e6:.1f} MB): {detail}"
-        + f", {failed:,} failed" * (failed > 0)
+        + f", {len(failed):,} failed" * (len(failed) > 0)
     )
 
 

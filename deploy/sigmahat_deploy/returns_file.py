@@ -1,25 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files that `sigmahat estimate` reads: returns with their dates, universes, market indicators, blocks."""
+"""The files that `sigmahat estimate` reads beside returns: universes, market indicators, blocks."""
 
 from __future__ import annotations
 
 import csv
 import json
-import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
-import numpy as np
 import pandas as pd
 
-from sigmahat_client.errors import InvalidRequest
-from sigmahat_client.intake.arrays import floats
-from sigmahat_client.intake.containers import Table, read_table
-from sigmahat_client.intake.rows import index_rows, row_at
-from sigmahat_client.intake.universes import read_labels
-from sigmahat_deploy.csv_table import UnreadableFile, read_csv
+from sigmahat_client.intake.files import UnreadableFile, read_returns
+from sigmahat_client.intake.rows import row_at
 from sigmahat_kernels.request import MARKET_COLUMNS
 
 __all__ = ["Universes", "UnreadableFile", "read_blocks", "read_market", "read_returns", "read_universes"]
@@ -30,46 +22,6 @@ class Universes(NamedTuple):
 
     assets: dict[str, list[str]]
     windows: dict[str, tuple[int, int]]  # rows [start, stop)
-
-
-def read_returns(path: Path) -> pd.DataFrame:
-    """Read a panel of returns.
-
-    Parameters
-    ----------
-    path : Path
-        ``.csv``, ``.csv.gz``, ``.parquet`` or ``.feather``: the first column (or the index that is stored) holds dates,
-        every other one the returns of the asset that it is named after; `csv_table` says what CSV may look like.
-        ``.npz``: arrays ``dates`` (T,), ``tickers`` (N,) and ``ret`` (T, N).
-
-    Returns
-    -------
-    DataFrame
-        Assets in columns, named by strings; a DatetimeIndex, strictly increasing, without time zone: days, or times
-        where the rows are intraday.
-
-    Raises
-    ------
-    UnreadableFile
-        If it is of another kind, broken, or its dates are none; names file, line, column and value.
-    """
-    ending = next((ending for ending in _READERS if path.name.lower().endswith(ending)), None)
-    if ending is None:
-        raise UnreadableFile(f"{path} should end with {', '.join(_READERS)}")
-    try:
-        table = _READERS[ending](path)
-        rows = index_rows(table.index, len(table.values))
-        if rows.times is None:
-            raise UnreadableFile(f"the first column should hold dates such as 2019-01-31, got {_first(table.index)}")
-        labels = list(map(str, read_labels(table.labels, None, table.values.shape[1])))
-    except (UnreadableFile, InvalidRequest) as error:
-        raise UnreadableFile(f"{path}: {error}") from None
-    except (ValueError, OSError, EOFError, BadZipFile, csv.Error, zlib.error) as error:
-        # pyarrow's own errors are ValueErrors or OSErrors
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UnreadableFile(f"{path} is no readable {ending} file: {reason}") from error
-    dates = rows.times if rows.days is None else rows.days.astype("datetime64[D]")
-    return pd.DataFrame(table.values, pd.DatetimeIndex(dates), labels)
 
 
 def read_universes(path: Path, dates: pd.DatetimeIndex) -> Universes:
@@ -162,47 +114,6 @@ def read_blocks(path: Path) -> dict[str, str]:
         return _without_repeats([(asset.strip(), block.strip()) for _, (asset, block) in rows[1:]])
     except (ValueError, OSError, csv.Error) as error:
         raise UnreadableFile(f"{path}: {error}") from error
-
-
-def _read_csv(path: Path) -> Table:
-    table = read_csv(path)
-    return Table(table.values, table.labels, table.dates)
-
-
-def _read_frame(frame: pd.DataFrame) -> Table:
-    if isinstance(frame.index, pd.RangeIndex):
-        if not len(frame.columns):
-            raise UnreadableFile("there should be a column of dates and one for each asset, but there are none")
-        frame = frame.set_index(frame.columns[0])
-    return read_table(frame)
-
-
-def _read_npz(path: Path) -> Table:
-    with np.load(path, allow_pickle=False) as arrays:
-        missing = {"dates", "tickers", "ret"} - set(arrays)
-        if missing:
-            raise UnreadableFile(
-                f"there should be arrays dates, tickers and ret, but {', '.join(sorted(missing))} is not"
-            )
-        values = floats("ret", arrays["ret"])
-        if values.shape != (len(arrays["dates"]), len(arrays["tickers"])):
-            wanted = f"{len(arrays['dates'])} dates and {len(arrays['tickers'])} tickers"
-            raise UnreadableFile(f"ret has shape {values.shape}, for {wanted}")
-        return Table(values, arrays["tickers"].tolist(), arrays["dates"])
-
-
-_READERS: dict[str, Callable[[Path], Table]] = {
-    ".csv": _read_csv,
-    ".csv.gz": _read_csv,
-    ".parquet": lambda path: _read_frame(pd.read_parquet(path)),
-    ".feather": lambda path: _read_frame(pd.read_feather(path)),
-    ".npz": _read_npz,
-}
-"""Ending -> reader."""
-
-
-def _first(index: Any) -> str:
-    return ", ".join(map(str, np.asarray(index)[:3]))
 
 
 def _assets(value: Any) -> list[str]:

@@ -137,7 +137,7 @@ def risk(
         say_as_json(estimates, files, time.monotonic() - begin, {"portfolios": total, "failed": failed})
     else:
         what = f"{good} of {total} portfolios in {len(risks)} universes"
-        following = ": the same with --contributions contributions.csv for what each asset adds"
+        following = [": the same with --contributions contributions.csv for what each asset adds"]
         say_what_was_written(estimates, [out, contributions], what, following * (contributions is None))
     if failures:
         raise click.exceptions.Exit(SOME_FAILED)

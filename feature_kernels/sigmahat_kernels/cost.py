@@ -2,8 +2,9 @@
 """What a request costs, in milliseconds of one core, known before anything is computed.
 
 A sum over universes, and over the windows that they share, of the terms in `UNIVERSE` and `WINDOW`. The constants are
-those of one machine (`benchmarks/speed/cost.py` fits them), so that a cost means the same to every client and server:
-on another machine a millisecond is another, and only ratios stay.
+those of one machine with compiled kernels (`benchmarks/speed/cost.py` fits them; a member takes a third of
+`UniverseTerms.one`), so that a cost means the same to every client and server: on another machine a millisecond is
+another, and only ratios stay.
 """
 
 from __future__ import annotations
@@ -22,23 +23,23 @@ their cells."""
 class UniverseTerms(NamedTuple):
     """Milliseconds a universe of N assets over T rows of a window with m columns."""
 
-    one: float = 0.02
-    pairs: float = 6e-6  # x N^2
-    spectrum: float = 8.4e-8  # x N^2 min(N, T)
-    series: float = 2.1e-6  # x T m
+    one: float = 0.03
+    pairs: float = 1.5e-6  # x N^2
+    spectrum: float = 5e-8  # x N^2 min(N, T)
+    series: float = 1.2e-6  # x T m
 
 
 class WindowTerms(NamedTuple):
     """Milliseconds a window of T rows and m columns."""
 
-    one: float = 1.3
-    cells: float = 3.2e-5  # x T m
-    products: float = 3.9e-8  # x T m^2
+    one: float = 0.5
+    cells: float = 2.5e-5  # x T m
+    products: float = 3.3e-8  # x T m^2
 
 
 UNIVERSE = UniverseTerms()
 WINDOW = WindowTerms()
-MATRIX_PAIRS = 2e-5
+MATRIX_PAIRS = 1e-5
 """Milliseconds a cell of a covariance matrix, x N^2."""
 
 

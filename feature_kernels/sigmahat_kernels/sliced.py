@@ -28,7 +28,7 @@ MAX_QUEUED_BYTES = 2 * 2**30
 PATIENCE_S = 60.0
 """A request that names no time is refused if it has not begun by then."""
 
-AT_ONCE = 25.0
+AT_ONCE = 15.0
 """Milliseconds: what costs less, and finds nobody here, is computed in Triton's thread. That takes no new requests
 meanwhile; but to hand a request to another thread, and its answer to Triton, costs more than a small one itself."""
 

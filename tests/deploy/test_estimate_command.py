@@ -57,7 +57,7 @@ def test_all_assets_are_one_universe(folder: Path, server: FakeServer):
     assert result.exit_code == 0
     assert result.stderr.splitlines() == [
         f"wrote {folder / 'out.parquet'}: 1 of 1 universes to 2020-01-30",
-        "next: the same with --covariances covariances.npz for the matrices",
+        "next: the same with --covariances covariances.npz for the matrices, which sigmahat report shows",
     ]
     table = pd.read_parquet(folder / "out.parquet")
     assert table.index.tolist() == ["all"]
@@ -70,10 +70,12 @@ def test_windows_and_covariances(folder: Path, server: FakeServer):
     universes = {"file": ["DDD", "BBB"], "b/c": {"assets": ["CCC", "BBB", "AAA"], "start": "2020-01-03", "stop": 28}}
     result = run(folder, server.url, "--classic", "--covariances", str(folder / "matrices.npz"), universes=universes)
     assert result.exit_code == 0
-    assert result.stderr.splitlines() == [
+    *said, to_look = result.stderr.splitlines()
+    assert said == [
         f"wrote {folder / 'out.parquet'} and {folder / 'matrices.npz'}: 2 of 2 universes to 2020-01-30",
         f"next, in Python: numpy.load('{folder / 'matrices.npz'}')['covariance/file']",
     ]
+    assert to_look.startswith("next, to look at it: sigmahat report ")
     np.testing.assert_array_equal(server.received[-1].tensors["WINDOWS"], [[0, 30], [2, 28]])
     assert server.received[-1].parameters["classic"] is True
     assert pd.read_parquet(folder / "out.parquet").index.tolist() == ["file", "b/c"]

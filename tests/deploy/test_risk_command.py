@@ -13,8 +13,8 @@ from click.testing import CliRunner, Result
 from pyarrow import parquet
 
 from sigmahat_client import ShrinkageClient
+from sigmahat_client.intake.csv_table import UnreadableFile
 from sigmahat_deploy.cli import main
-from sigmahat_deploy.csv_table import UnreadableFile
 from sigmahat_deploy.portfolios_file import read_portfolios
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"

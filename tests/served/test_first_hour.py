@@ -42,6 +42,9 @@ def test_first_hour(tmp_path: Path) -> None:
     assert local["intensity"][0] == pytest.approx(served["intensity"].iloc[0], abs=0.01)
     with np.load(folder / "covariances.npz") as matrices:
         assert np.linalg.eigvalsh(matrices["covariance/all"]).min() > 0
+    assert (folder / "report.html").stat().st_size < 5_000_000
+    if (drawn := folder / "drawn.html").exists():  # where there is a browser
+        assert drawn.read_text().count("<svg") > (folder / "report.html").read_text().count("<svg") + 5
     lines = [line.split() for line in done.stdout.splitlines()]
     volatility = {line[0]: float(line[1]) for line in lines if line[:1] in (["sigmahat"], ["sample"])}
     assert volatility["sigmahat"] < volatility["sample"]

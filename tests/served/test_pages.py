@@ -39,7 +39,6 @@ def test_pages_that_run_are_those_with_python() -> None:
     names = {page.stem for page in PAGES["pages"]()}
     assert names >= {
         "start",
-        "training",
         "nightly",
         "rolling",
         "desks",

@@ -33,7 +33,7 @@ def killed_callers(service: Service, n_callers: int = 30) -> Figures:
 def abandoned(service: Service, n_requests: int = 400) -> Figures:
     """Requests with a deadline that passes while they are computed, which gRPC then cancels."""
     before = len(service.events("died"))
-    asked = inputs(tensors(20, 60, 0))
+    asked = inputs(tensors(200, 60, 0))
     rng = np.random.default_rng(0)
     outcomes: Counter[str] = Counter()
     with triton.InferenceServerClient(service.url) as client:

@@ -317,7 +317,7 @@ def test_an_intraday_index_is_not_sent_as_dates():
 
 def test_requests_are_cut_by_cost_too() -> None:
     returns = np.zeros((1000, 1000), np.float32)
-    job = encode(returns, np.tile(np.arange(1000), (300, 1)), windows=np.tile([0, 1000], (300, 1)))
+    job = encode(returns, np.tile(np.arange(1000), (500, 1)), windows=np.tile([0, 1000], (500, 1)))
     cut = list(chunks(job, cells=10**9))
     costs = []
     for chunk in cut:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,33 @@ def test_a_page_from_the_model_and_one_from_files_say_the_same(folder: Path):
     assert "Largest changes since the earlier result" in first
     assert re.search(r"<td>A0</td><td>[\d.]+ %</td><td>[\d.]+ %</td><td>\+0\.0 %</td>", first)  # of the same run
     assert "the asset is not a column of the panel" in model  # in the table
+
+
+def test_json_says_what_was_done(folder: Path):
+    done = local(folder, "--universes", "universes.json", "--out", "said.html", "--json")
+    assert (done.exit_code, done.stderr) == (0, "")
+    said = json.loads(done.stdout)
+    assert said.pop("seconds") > 0
+    assert said == {
+        "out": str(folder / "said.html"),
+        "bytes": (folder / "said.html").stat().st_size,
+        "universes": 3,
+        "whole": ["some", "late"],
+        "failed": {"bad": "universe 'bad', asset 'NOPE': the asset is not a column of the panel"},
+    }
+
+
+def test_what_estimate_says_to_type_next_makes_the_page(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    files = [str(tmp_path / name) for name in ("estimates.csv", "covariances.npz")]
+    done = run(
+        folder, "estimate", "--universes", "universes.json", "--local", "--model-repository", REPOSITORY,
+        "--out", files[0], "--covariances", files[1],
+    )  # fmt: skip
+    (line,) = [line for line in done.stderr.splitlines() if "sigmahat report" in line]
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, shlex.split(line.partition("sigmahat ")[2]))
+    assert done.exit_code == 0, done.output
+    assert len(articles(Path("report.html").read_text())) == 2
 
 
 def test_an_earlier_result_of_other_universes_is_told(folder: Path):

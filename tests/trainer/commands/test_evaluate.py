@@ -56,7 +56,11 @@ def data(tmp_path_factory):
         returns = 0.01 * rng.standard_normal((N_ROWS, 1)) * rng.uniform(0.5, 1.5, n_assets)
         returns += rng.uniform(0.005, 0.02, n_assets) * rng.standard_normal((N_ROWS, n_assets))
         returns[rng.random(returns.shape) < 0.005] = np.nan
-        np.savez(folder / f"{name}.npz", dates=DATES, ret=returns.astype(np.float32))
+        table = pd.DataFrame(returns.astype(np.float32), pd.DatetimeIndex(DATES), [f"A{i}" for i in range(n_assets)])
+        if name == "south":
+            table.to_parquet(folder / "south.parquet")
+        else:
+            np.savez(folder / "north.npz", dates=DATES, ret=table.to_numpy())
     return folder
 
 
@@ -85,9 +89,9 @@ def members(tmp_path_factory):
 def fitted(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("fitted") / "baselines"
     settings = ["--train-until", DATES[199], "--windows", 24, "--oracle-windows", 4, "--rienet-epochs", 1]
-    result = sigmahat("fit-baselines", data / "north.npz", data / "south.npz", *GRID[:6], *settings, "--out", out)
+    result = sigmahat("fit-baselines", data / "north.npz", data / "south.parquet", *GRID[:6], *settings, "--out", out)
     assert result.exit_code == 0, (result.output, result.exception)
-    assert f"north.npz {data / 'south.npz'} --baselines {out} --out " in result.stderr.splitlines()[-1]
+    assert f"north.npz {data / 'south.parquet'} --baselines {out} --out " in result.stderr.splitlines()[-1]
     return out
 
 
@@ -109,7 +113,7 @@ def evaluated(data, members, fitted, tmp_path_factory):
         "--out",
         out,
     ]
-    result = sigmahat("evaluate", data / "north.npz", data / "south.npz", *arguments)
+    result = sigmahat("evaluate", data / "north.npz", data / "south.parquet", *arguments)
     assert result.exit_code == 0, (result.output, result.exception)
     return out, result
 
@@ -215,7 +219,7 @@ def test_rows_are_those_of_the_library_whatever_the_number_of_processes(evaluate
     pipeline = Pipeline(members[1])
     estimators = {"qis_correlation": closed_form(BASELINES["qis_correlation"]), "alone": served(pipeline)}
     first, last = PERIOD.split(":")
-    panel = load_panel(data / "south.npz")
+    panel = load_panel(data / "south.parquet")
     methods = Methods(estimators, {"sigmahat": pipeline})
     found = evaluate(panel, Cell(7, 60, 15), Period(first, last), methods, draws=2, seed=0)
     chosen = scores[(scores["panel"] == "south") & (scores["n_obs"] == 60)]
@@ -264,7 +268,7 @@ def test_refitted_constants_win_over_those_of_the_card(evaluated, fitted, data):
     assert constants != CONSTANTS
     first, last = PERIOD.split(":")
     estimators = {"learned_constants": learned_constants(constants)}
-    panel = load_panel(data / "south.npz")
+    panel = load_panel(data / "south.parquet")
     found = evaluate(panel, Cell(7, 60, 15), Period(first, last), Methods(estimators, {}), draws=2, seed=0).scores
     scores = pd.read_parquet(evaluated[0] / "scores.parquet").query("panel == 'south' and n_obs == 60")
     theirs = scores.loc[scores["method"] == "learned_constants", "gmv_variance"].to_numpy()
@@ -328,4 +332,4 @@ def test_a_file_without_returns_is_an_error_in_plain_words(members, tmp_path):
     np.savez(tmp_path / "north.npz", dates=DATES, close=np.ones((N_ROWS, 3)))
     result = quick(tmp_path, members, tmp_path / "results", "--period", PERIOD)
     assert result.exit_code == 1
-    assert "lacks ['ret']" in said(result)
+    assert "arrays dates and ret, but ret is not" in said(result)

@@ -4,12 +4,19 @@
 from __future__ import annotations
 
 import datetime
+import io
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from rich.console import Console
 
+from sigmahat_client.intake.files import ENDINGS, UnreadableFile
 from sigmahat_kernels.request import MARKET_COLUMNS
+from sigmahat_kernels.returns import column_status
+from sigmahat_kernels.stale import without_stale
+from sigmahat_kernels.status import Status
 from sigmahat_trainer.data.panels import ReturnPanel, load_panel, load_panels, market_indicators
 
 REAL_PANELS = Path(__file__).parents[3].parent / "shared" / "data"
@@ -89,21 +96,162 @@ def test_folder_holds_panels_by_name_and_the_vix_is_none(tmp_path):
 
 def test_folder_without_panels_is_an_error(tmp_path):
     np.savez(tmp_path / "vix.npz", dates=weekdays("2023-01-02", 3), close=np.zeros(3))
-    with pytest.raises(FileNotFoundError, match=r"no return panel \(\*\.npz with dates, ret\) in .*"):
+    with pytest.raises(FileNotFoundError, match=r"no return panel \(\*\.csv, .*, \*\.npz\) in .*"):
         load_panels(tmp_path)
 
 
+WRITERS = {
+    ".csv": lambda table, path: table.to_csv(path),
+    ".csv.gz": lambda table, path: table.to_csv(path),
+    ".parquet": lambda table, path: table.to_parquet(path),
+    ".feather": lambda table, path: table.rename_axis("date").reset_index().to_feather(path),
+    ".npz": lambda table, path: np.savez(
+        path, dates=table.index.to_numpy(), tickers=table.columns.to_numpy(str), ret=table.to_numpy()
+    ),
+}
+
+
+def daily_returns(*, n_rows=60, n_assets=3, seed=0):
+    """As a panel's own numbers, float32, with a gap."""
+    returns = (0.01 * np.random.default_rng(seed).standard_normal((n_rows, n_assets))).astype(np.float32)
+    returns[3, 1] = np.nan
+    dates = pd.DatetimeIndex(weekdays("2023-01-02", n_rows))
+    return pd.DataFrame(returns, dates, [f"A{i}" for i in range(n_assets)])
+
+
+def test_every_ending_has_a_writer_here():
+    assert WRITERS.keys() == set(ENDINGS)
+
+
+@pytest.mark.parametrize("ending", WRITERS)
+def test_every_kind_of_file_is_the_same_panel(tmp_path, ending):
+    table = daily_returns()
+    WRITERS[ending](table, tmp_path / f"my.market{ending}")
+    panel = load_panel(tmp_path / f"my.market{ending}")
+    assert panel.name == "my.market"
+    np.testing.assert_array_equal(panel.returns, table.to_numpy())
+    assert panel.returns.dtype == np.float32
+    np.testing.assert_array_equal(panel.dates, table.index.to_numpy("datetime64[D]"))
+    assert panel.dates.dtype == np.dtype("datetime64[D]")
+
+
+def test_a_folder_may_mix_kinds_and_says_what_it_leaves(tmp_path):
+    for name, ending in (("us", ".csv"), ("asia", ".parquet"), ("uk", ".npz")):
+        WRITERS[ending](daily_returns(), tmp_path / f"{name}{ending}")
+    (tmp_path / "vix.csv").write_text("date,vix\n2023-01-02,20\n2023-01-03,21\n")
+    (tmp_path / "us_sectors.csv").write_text("ticker,sector\nA0,tech\n")
+    (tmp_path / "notes.txt").write_text("not a panel")
+    said = io.StringIO()
+    panels = load_panels(tmp_path, Console(file=said, width=40))
+    assert [panel.name for panel in panels] == ["asia", "uk", "us"]
+    for panel in panels:
+        np.testing.assert_array_equal(panel.market[:3, VIX], [20.0, 21.0, 21.0])
+    (line,) = said.getvalue().splitlines()
+    assert line == f"panels of {tmp_path}: asia.parquet, uk.npz, us.csv; not read: notes.txt, us_sectors.csv"
+
+
+def test_a_folder_of_panels_alone_has_nothing_to_say(tmp_path):
+    WRITERS[".csv"](daily_returns(), tmp_path / "us.csv")
+    said = io.StringIO()
+    load_panels(tmp_path, Console(file=said))
+    assert said.getvalue() == ""
+
+
+def test_two_panels_of_one_name_are_refused(tmp_path):
+    for ending in (".csv", ".npz"):
+        WRITERS[ending](daily_returns(), tmp_path / f"us{ending}")
+    with pytest.raises(UnreadableFile, match=r"us\.csv and us\.npz are panels of one name: rename one"):
+        load_panels(tmp_path)
+
+
+def prices(table):
+    return 100 * (1 + table.fillna(0)).cumprod()
+
+
+@pytest.mark.parametrize("ending", [".csv", ".npz"])
 @pytest.mark.parametrize(
-    ("dropped", "message"),
+    ("spoil", "words"),
     [
-        ({"ret": None}, r"uk\.npz lacks \['ret'\]; it has \['dates', 'price'\]"),
-        ({"dates": None}, r"uk\.npz lacks \['dates'\]; it has \['price', 'ret'\]"),
-        ({"dates": None, "ret": None}, r"uk\.npz lacks \['dates', 'ret'\]; it has \['price'\]"),
+        (prices, "asset 'A0': the asset's values are too large for returns .* 3 of 3 assets are refused"),
+        (lambda t: prices(t) / 1000, r"'A0': .*: levels \(prices, rates\), not returns \(0\.0.* 3 of 3 assets"),
+        (lambda t: 100 * t, "asset 'A0': the asset's values are too large .*mean absolute value 0.* 3 of 3"),
+        (lambda t: t.assign(A1=t["A1"].mask(t.index == t.index[7], -999)), r"'A1': .*-999 in 2023-01-11; 1 of 60"),
+    ],
+    ids=["prices", "rates", "percent", "a code for missing"],
+)  # fmt: skip
+def test_what_is_no_return_is_refused_as_the_service_does(tmp_path, spoil, words, ending):
+    table = spoil(daily_returns())
+    WRITERS[ending](table, tmp_path / f"uk{ending}")
+    with pytest.raises(UnreadableFile, match=words) as raised:
+        load_panel(tmp_path / f"uk{ending}")
+    assert str(raised.value).startswith(f"{tmp_path / 'uk'}{ending}, asset 'A")
+    assert "\n" not in str(raised.value)
+    status = column_status(without_stale(table.to_numpy())[0], 1.4)
+    assert status[1] not in (Status.GOOD, Status.SHORT_HISTORY, Status.CONSTANT_ASSET)
+
+
+def test_an_infinite_return_is_refused(tmp_path):
+    WRITERS[".npz"](daily_returns().replace(np.nan, np.inf), tmp_path / "uk.npz")
+    with pytest.raises(UnreadableFile, match=r"asset 'A1': the asset has an infinite return.*inf in 2023-01-05"):
+        load_panel(tmp_path / "uk.npz")
+
+
+def test_assets_that_are_short_or_constant_stay(tmp_path):
+    """They lived for a while only: no universe is drawn of them then."""
+    table = daily_returns().assign(A0=0.0)
+    table.loc[table.index[10] :, "A2"] = np.nan
+    WRITERS[".csv"](table, tmp_path / "uk.csv")
+    np.testing.assert_array_equal(load_panel(tmp_path / "uk.csv").returns, table.to_numpy())
+
+
+def test_rows_within_a_day_are_refused(tmp_path):
+    table = daily_returns()
+    table.index = pd.date_range("2023-01-02 09:30", periods=len(table), freq="5min")
+    WRITERS[".csv"](table, tmp_path / "uk.csv")
+    with pytest.raises(UnreadableFile, match=r"uk\.csv: rows should be days, got times within a day: 2023-01-02 09:30"):
+        load_panel(tmp_path / "uk.csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("date,close,high\n2023-01-02,20,30\n", None),
+        ("date,VIXCLS\n2023-01-02,20\n", None),
+        ("date,now,later\n2023-01-02,20,30\n", r"vix\.csv: one column should hold the VIX, got now, later"),
+        ("date,vix\nyesterday,20\n", r"vix\.csv: the first column should hold dates such as 2019-01-31"),
     ],
 )
-def test_missing_keys_are_named(tmp_path, dropped, message):
+def test_the_vix_as_a_table(tmp_path, content, words):
+    (tmp_path / "vix.csv").write_text(content)
+    WRITERS[".csv"](daily_returns(), tmp_path / "uk.csv")
+    if words is None:
+        assert load_panel(tmp_path / "uk.csv").market[0, VIX] == 20.0
+        return
+    with pytest.raises(UnreadableFile, match=words):
+        load_panel(tmp_path / "uk.csv")
+
+
+def test_one_file_holds_the_vix(tmp_path):
+    write_panel(tmp_path / "uk.npz")
+    for name in ("vix.csv", "vix.npz"):
+        (tmp_path / name).touch()
+    with pytest.raises(UnreadableFile, match=r"vix\.csv and vix\.npz both hold the VIX: keep one"):
+        load_panel(tmp_path / "uk.npz")
+
+
+def test_volume_has_the_shape_of_returns(tmp_path):
+    write_panel(tmp_path / "uk.npz", dollar_volume=np.ones((10, 2)))
+    with pytest.raises(UnreadableFile, match=r"uk\.npz: dollar_volume has shape \(10, 2\), and ret \(10, 3\)"):
+        load_panel(tmp_path / "uk.npz")
+
+
+@pytest.mark.parametrize(
+    ("dropped", "missing"),
+    [({"ret": None}, "ret"), ({"dates": None}, "dates"), ({"dates": None, "ret": None}, "dates, ret")],
+)
+def test_missing_keys_are_named(tmp_path, dropped, missing):
     write_panel(tmp_path / "uk.npz", price=np.zeros(3), **dropped)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UnreadableFile, match=rf"uk\.npz: there should be arrays dates and ret, but {missing} is not"):
         load_panel(tmp_path / "uk.npz")
 
 

@@ -130,7 +130,10 @@ def fit_baselines(
     seed: int,
     out: Path,
 ) -> None:
-    """Fit the baselines that learn (constants, Average Oracle, RIEnet) to PANELS."""
+    """Fit the baselines that learn (constants, Average Oracle, RIEnet) to PANELS.
+
+    These are files of returns as `sigmahat estimate` reads them.
+    """
     from sigmahat_trainer.baselines.learned import fit_baselines as fit
     from sigmahat_trainer.data.panels import load_panel
 
@@ -237,7 +240,7 @@ def evaluate(
     """Compare the ensemble with every baseline, rolling and out of sample, on PANELS and on simulated designs.
 
     Portfolios are of minimum variance (with short sales and without), trackers of all assets by a random half of them,
-    and random ones.
+    and random ones. PANELS are files of returns as `sigmahat estimate` reads them.
 
     OUT receives first scores.parquet (a row a panel, cell, date and method), heads.parquet (a row a universe: what the
     auxiliary heads said and what came of it) and simulated.parquet (a row a draw of a design); then evaluation.json

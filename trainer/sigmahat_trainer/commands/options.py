@@ -38,7 +38,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 existing_folder = click.Path(exists=True, file_okay=False, path_type=Path)
 any_folder = click.Path(file_okay=False, path_type=Path)
 
-panel_folder = click.option("--data", type=existing_folder, required=True, help="Folder with return panels (*.npz).")
+panel_folder = click.option("--data", type=existing_folder, required=True, help="Folder with return panels.")
 train_until = click.option(
     "--train-until", default=TRAIN_UNTIL, show_default=True, help="Last day of the training data."
 )

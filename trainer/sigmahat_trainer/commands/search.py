@@ -53,16 +53,17 @@ def draw(
     from sigmahat_trainer.data.panels import load_panels
     from sigmahat_trainer.data.sample_sets import draw_sample_sets
 
+    console = Console(stderr=True)
     with plain_errors():
         draw_sample_sets(
-            load_panels(data),
+            load_panels(data, console),
             config,
             out,
             train_until=train_until,
             validate_until=validate_until,
             validation_samples=validation_samples,
         )
-    say_next(Console(stderr=True), f"sigmahat search {shlex.quote(str(out))} --out {shlex.quote(f'{out}-search')}")
+    say_next(console, f"sigmahat search {shlex.quote(str(out))} --out {shlex.quote(f'{out}-search')}")
 
 
 def _ranges(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> list[Vary] | None:

@@ -47,6 +47,8 @@ def train(
 ) -> None:
     """Train the ensemble on real and simulated returns.
 
+    Every file of the folder that `sigmahat estimate` could read is a panel: simple daily returns.
+
     A run that was killed goes on where it was when the same command is given again; one that is finished is left as it
     is. Under torchrun, several processes train each member together, to the same bits: torchrun --nproc-per-node 4
     --no-python sigmahat train ...
@@ -61,7 +63,7 @@ def train(
         console = Console(stderr=True, quiet=not is_first())
         with plain_errors():
             metrics = train_ensemble(
-                load_panels(data),
+                load_panels(data, console),
                 config,
                 out,
                 train_until=train_until,

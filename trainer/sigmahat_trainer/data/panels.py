@@ -3,16 +3,29 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
+from rich.console import Console
 
+from sigmahat_client.intake.files import ENDINGS, UnreadableFile, ending_of, read_arrays, read_returns
 from sigmahat_kernels.request import MARKET_COLUMNS
+from sigmahat_kernels.returns import column_status, explain_column, mean_row_days
+from sigmahat_kernels.stale import without_stale
+from sigmahat_kernels.status import UNDATED_ROW_DAYS, Status
 
 PERIODS_PER_YEAR = 252
 """Rows of a daily panel in a year: whatever is annualised, is annualised by this."""
+
+_BESIDE = re.compile("^vix|sectors|blocks", re.IGNORECASE)
+"""Names of files that lie beside panels and are none."""
+
+_NO_RETURNS = (Status.NON_FINITE, Status.NOT_RETURNS, Status.IMPOSSIBLE_RETURN, Status.LEVELS)
 
 
 class ReturnPanel(NamedTuple):
@@ -31,40 +44,106 @@ class ReturnPanel(NamedTuple):
         return self._replace(returns=self.returns[rows], dates=self.dates[rows], market=self.market[rows])
 
 
-def load_panels(folder: Path) -> list[ReturnPanel]:
+def load_panels(folder: Path, console: Console | None = None) -> list[ReturnPanel]:
     """Read every panel of a folder.
 
     Parameters
     ----------
     folder : Path
-        Holds ``*.npz`` files with `dates` datetime64[D] (T,), `ret` float32 (T, M) and, if known, `dollar_volume`
-        (T, M). A file whose name starts with ``vix`` holds `dates` and `close` instead.
+        Every file with one of `ENDINGS` is a panel, as `load_panel` takes it; but one whose name starts with ``vix``
+        holds the VIX, and one with ``sectors`` or ``blocks`` in its name is not read.
+    console : Console, optional
+        Where to say which files are read, if there are others.
 
     Raises
     ------
     FileNotFoundError
         If the folder holds no panel.
+    UnreadableFile
+        As `load_panel`; also if two panels have the same name.
     """
-    panels = [load_panel(path) for path in sorted(folder.glob("*.npz")) if not path.name.startswith("vix")]
-    if not panels:
-        raise FileNotFoundError(f"no return panel (*.npz with dates, ret) in {folder}")
-    return panels
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    paths = [path for path in files if ending_of(path) and not _BESIDE.search(path.name)]
+    if not paths:
+        raise FileNotFoundError(f"no return panel ({', '.join(f'*{ending}' for ending in ENDINGS)}) in {folder}")
+    others = [path.name for path in files if path not in paths and not _is_vix(path)]
+    if others and console is not None:
+        read = ", ".join(path.name for path in paths)
+        console.print(
+            f"panels of {folder}: {read}; not read: {', '.join(others)}", soft_wrap=True, markup=False, highlight=False
+        )
+    for path, following in pairwise(sorted(paths, key=_name)):
+        if _name(path) == _name(following):
+            raise UnreadableFile(f"{path} and {following.name} are panels of one name: rename one of them")
+    return [load_panel(path) for path in paths]
 
 
 def load_panel(path: Path) -> ReturnPanel:
-    """Read one panel file, as described in `load_panels`, with the VIX if its file lies beside."""
-    vix = None
-    for beside in path.parent.glob("vix*.npz"):
-        with np.load(beside, allow_pickle=False) as file:
-            vix = (file["dates"].astype("datetime64[D]"), file["close"].astype(np.float64))
-    with np.load(path, allow_pickle=False) as file:
-        missing = {"dates", "ret"} - set(file.files)
-        if missing:
-            raise ValueError(f"{path} lacks {sorted(missing)}; it has {sorted(file.files)}")
-        returns = np.ascontiguousarray(file["ret"], np.float32)
-        dates = file["dates"].astype("datetime64[D]")
-        volume = np.asarray(file["dollar_volume"], np.float64) if "dollar_volume" in file.files else None
-    return ReturnPanel(path.stem, returns, dates, market_indicators(dates, returns, volume, vix))
+    """Read one panel, with the VIX if its file lies beside.
+
+    Parameters
+    ----------
+    path : Path
+        Simple returns, as `read_returns` takes them, one row a day. An ``.npz`` file may do without `tickers`, and may
+        have `dollar_volume` (T, N). The VIX is a file whose name starts with ``vix``: arrays `dates` and `close`, or
+        dates and a column, the only one or the one named close or vix.
+
+    Raises
+    ------
+    UnreadableFile
+        If it is broken, has rows within a day, or holds prices, percent or what else the service would not take for
+        simple returns, in the same words; names file, asset and value.
+    """
+    table = read_returns(path, named=False)
+    dates = table.index.to_numpy("datetime64[D]")
+    if (dates[1:] == dates[:-1]).any():
+        raise UnreadableFile(f"{path}: rows should be days, got times within a day: {table.index[0]}, {table.index[1]}")
+    _refuse_what_is_no_return(path, table, dates)
+    returns = np.ascontiguousarray(table, np.float32)
+    volume = None
+    if ending_of(path) == ".npz":
+        volume = read_arrays(path, [], ["dollar_volume"]).get("dollar_volume")
+        if volume is not None and volume.shape != returns.shape:
+            raise UnreadableFile(f"{path}: dollar_volume has shape {volume.shape}, and ret {returns.shape}")
+    return ReturnPanel(_name(path), returns, dates, market_indicators(dates, returns, volume, _vix_beside(path)))
+
+
+def _name(path: Path) -> str:
+    return path.name[: -len(ending_of(path) or "")]
+
+
+def _is_vix(path: Path) -> bool:
+    return path.name.lower().startswith("vix") and ending_of(path) is not None
+
+
+def _refuse_what_is_no_return(path: Path, table: pd.DataFrame, dates: np.ndarray) -> None:
+    """Judge whole columns as a request's are judged; what is short or constant is only never drawn."""
+    row_days = mean_row_days(dates.astype(np.int64)) if len(dates) > 1 else UNDATED_ROW_DAYS
+    returns, _ = without_stale(table.to_numpy())
+    codes = column_status(returns, row_days)
+    bad = np.flatnonzero(np.isin(codes, _NO_RETURNS))
+    for column in bad[:1].tolist():
+        status = Status(codes[column])
+        found = explain_column(returns[:, column], status, row_days, lambda row: str(dates[row]))
+        others = f"; {len(bad)} of {len(codes)} assets are refused" if len(bad) > 1 else ""
+        raise UnreadableFile(f"{path}, asset {table.columns[column]!r}: {status.explanation} ({found}){others}")
+
+
+def _vix_beside(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    found = [beside for beside in sorted(path.parent.iterdir()) if _is_vix(beside)]
+    if not found:
+        return None
+    if len(found) > 1:
+        raise UnreadableFile(f"{found[0]} and {found[1].name} both hold the VIX: keep one")
+    (vix,) = found
+    if ending_of(vix) == ".npz":
+        arrays = read_arrays(vix, ["dates", "close"])
+        return arrays["dates"].astype("datetime64[D]"), arrays["close"].astype(np.float64)
+    table = read_returns(vix)
+    closes = [name for name in table.columns if name.lower() in ("close", "vix")] or table.columns.tolist()
+    if len(closes) > 1:
+        raise UnreadableFile(f"{vix}: one column should hold the VIX, got {', '.join(closes)}")
+    return table.index.to_numpy("datetime64[D]"), table[closes[0]].to_numpy(np.float64)
 
 
 def market_indicators(
