@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,9 +23,6 @@ from sigmahat_kernels.shared_window import KeptMoments
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="the emulator needs g++")
 
-H200 = {"MaxSharedMemoryPerBlockOptin": 232_448, "SingleToDoublePrecisionPerfRatio": 2}
-
-
 @pytest.fixture
 def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """CuPy on a machine with an H200, pretended."""
@@ -39,8 +35,6 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         return launch
 
     module = pretended_cupy()
-    module.cuda = SimpleNamespace(runtime=SimpleNamespace(getDevice=lambda: 0))
-    module.cuda.Device = lambda: SimpleNamespace(attributes=H200)
     monkeypatch.setitem(sys.modules, "cupy", module)
     monkeypatch.setattr(device, "compiled", compiled)
     monkeypatch.setattr(cusolver, "check_available", lambda: None)
