@@ -39,7 +39,8 @@ REFINE_BELOW = 1e-3
 1e-6, so that the condition number would be off by more than 0.1 %."""
 
 FAST_DOUBLE_RATIO = 4
-"""Where float64 takes at most this many times as long as float32, it is used throughout."""
+"""Where float64 takes at most this many times as long as float32, it is used throughout: what is too large for a block
+in float64 goes to cuSOLVER at once. With few more rows than assets that would see nearly all of it in the end."""
 
 _MAX_STACK = 16_384
 """Matrices in one cuSOLVER call: from about 32,000 it fails with INVALID_VALUE, whatever their size."""
@@ -323,7 +324,7 @@ def choose_solver(panel: Array, requested: str | None = None) -> Solver:
     chosen: str | None = None
     steps: list[Step] = []
     for name in candidates:
-        found = _steps_on_device(name, device.current_device())
+        found = _find_steps(name)
         if isinstance(found, str):
             if name == requested:
                 raise SolverError(f"solver {name!r} cannot run here: {found}")
@@ -335,21 +336,31 @@ def choose_solver(panel: Array, requested: str | None = None) -> Solver:
     return Solver(chosen, steps)
 
 
+def _find_steps(name: str) -> list[Step] | str:
+    """What a solver consists of on the current device, or why it cannot run, now or ever."""
+    try:
+        return _steps_on_device(name, device.current_device())
+    except device.passing_errors() as error:
+        return f"{type(error).__name__}: {error}"
+
+
 @cache
 def _steps_on_device(name: str, number: int) -> list[Step] | str:
-    """What a solver consists of on the current device (`number` only distinguishes devices), or why it cannot run."""
+    """The same for good (`number` only distinguishes devices); raises what may be over at the next request."""
     try:
         if name == "kernels":
             for program in kernels.PROGRAMS:
                 device.compiled(program, number)
             precisions: list[type[np.floating]] = [np.float32, np.float64]
             if device.single_to_double_ratio() <= FAST_DOUBLE_RATIO:
-                precisions.reverse()
+                del precisions[0]
             return [OwnKernels(device.launch, precision, device.shared_memory_limit()) for precision in precisions]
         if name == "cusolver":
             cusolver.check_available()
             return [Stacked(name, cusolver.eigvalsh)]
-    except Exception as error:  # NVRTC, the driver and the loader each raise their own
+    except device.passing_errors():
+        raise
+    except Exception as error:  # NVRTC and the loader each raise their own
         return f"{type(error).__name__}: {error}"
     return [Stacked("cupy", lambda stack: array_namespace(stack).linalg.eigvalsh(stack)) if name == "cupy" else _LAPACK]
 

@@ -45,6 +45,31 @@ def single_to_double_ratio() -> int:
     return _attribute("SingleToDoublePrecisionPerfRatio")
 
 
+def passing_errors() -> tuple[type[Exception], ...]:
+    """What the device's memory, the runtime and the driver raise: the next call may succeed."""
+    import cupy
+
+    return MemoryError, cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError
+
+
+def free_memory() -> None:
+    """Give back what CuPy's pool keeps of the current device's memory for later arrays."""
+    import cupy
+
+    cupy.get_default_memory_pool().free_all_blocks()
+
+
+def is_lost() -> bool:
+    """Whether an earlier error on the current device is sticky: then every later call of this process fails too."""
+    import cupy
+
+    try:
+        cupy.cuda.Device().synchronize()
+    except cupy.cuda.runtime.CUDARuntimeError:
+        return True
+    return False
+
+
 def _attribute(name: str) -> int:
     import cupy
 
