@@ -249,7 +249,7 @@ def test_a_pipeline_has_the_members_of_the_manifest(tmp_path: Path) -> None:
 
 
 def assert_graphs(model: model_config_pb2.ModelConfig) -> None:
-    """Each batch size lies between the bounds of one graph, and both bounds name the shape that they are compared in."""
+    """Each batch size lies between the bounds of one graph, and both name the shape that they are compared in."""
     shape = {tensor.name: list(tensor.dims) for tensor in model.input}
     next_batch = 1
     for spec in model.optimization.cuda.graph_spec:

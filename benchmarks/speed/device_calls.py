@@ -63,7 +63,7 @@ def draw_request(n_universes: int, sizes: Sequence[int], n_windows: int) -> Requ
 
 
 def count(request: Request, step: str) -> dict[str, int]:
-    """Launches of own kernels, other array calls, copies between host and device, and waits of one step of a request."""
+    """Launches of own kernels, other array calls, copies between host and device, and waits; of one step."""
     launches: list[str] = []
 
     def compiled(program: Program, number: int) -> Callable[..., None]:
@@ -78,7 +78,7 @@ def count(request: Request, step: str) -> dict[str, int]:
     with (
         mock.patch.dict(sys.modules, cupy=cupy),
         mock.patch.object(device, "compiled", compiled),
-        mock.patch.object(cusolver, "check_available", lambda: None),
+        mock.patch.object(cusolver, "check_available"),
         np.errstate(all="ignore"),
     ):
         solvers._steps_on_device.cache_clear()

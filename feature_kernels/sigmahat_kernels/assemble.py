@@ -15,10 +15,11 @@ from sigmahat_kernels.groups import (
     group_by_window,
     group_returns,
     parts_of,
+    within_memory,
 )
 from sigmahat_kernels.lanes.compiled import can_compile
 from sigmahat_kernels.panel import WINSOR_LIMIT
-from sigmahat_kernels.parallel import Pause, available_threads, for_each, for_each_group, go_on
+from sigmahat_kernels.parallel import Pause, for_each, for_each_group, go_on, threads_for
 from sigmahat_kernels.parameters import Parameters, intensity_of
 from sigmahat_kernels.request import MAX_COVARIANCE_CELLS, PADDING, Request, block_ids
 from sigmahat_kernels.scratch import Scratch
@@ -55,7 +56,7 @@ def assemble(
         are of the rows that an asset has, correlations of universes with missing returns those of
         `gaps.complete_correlations`.
     threads : int, optional
-        Python threads; default one per available core.
+        Python threads; default one per available core. On a GPU there is one.
     kept : KeptMoments, optional
         What `compute_features` kept of the same panel. Its returns are winsorised: not for `classic`.
     pause : callable
@@ -76,7 +77,7 @@ def assemble(
     if classic:
         parameters = classic_parameters(parameters)
 
-    def fill_group(group: WindowGroup, threads: int) -> None:
+    def fill(group: WindowGroup, threads: int) -> None:
         pause()
         group, moments = _moments_of(request, group, classic, kept)
         for_each(
@@ -85,8 +86,11 @@ def assemble(
             threads,
         )
 
+    def fill_group(group: WindowGroup, threads: int) -> None:
+        within_memory(lambda groups: fill(groups[0], threads), request, [group])
+
     groups = list(group_by_window(request, np.flatnonzero(status == Status.GOOD)))
-    for_each_group(fill_group, groups, threads or available_threads())
+    for_each_group(fill_group, groups, threads_for(request.panel, threads))
     return covariance
 
 

@@ -21,12 +21,13 @@ from sigmahat_kernels.groups import (
     packs_of,
     parts_of,
     refuse_columns,
+    within_memory,
 )
 from sigmahat_kernels.market import MARKET, market_features
 from sigmahat_kernels.missing import MISSING
 from sigmahat_kernels.oddities import Warnings, flag_assets, flag_universes
 from sigmahat_kernels.pairs import PairStatistics
-from sigmahat_kernels.parallel import Pause, available_threads, for_each, for_each_group, go_on
+from sigmahat_kernels.parallel import Pause, for_each, for_each_group, go_on, threads_for
 from sigmahat_kernels.regime import REGIME, SPREADS, regime_features
 from sigmahat_kernels.request import PADDING, Request, check_universes
 from sigmahat_kernels.scratch import Scratch
@@ -70,7 +71,7 @@ def compute_features(
     request : Request
         As checked by `request.read_request`; on a GPU with a CuPy panel.
     threads : int, optional
-        Python threads; default one per available core, on a GPU one: its work is not on this side.
+        Python threads; default one per available core. On a GPU there is one: its work is not on this side.
     solver : str, optional
         One of `solvers.SOLVERS`, who computes the spectra; default the best that there is for where the panel lies.
     kept : KeptMoments, optional
@@ -84,17 +85,21 @@ def compute_features(
         If that solver cannot run.
     """
     chosen = choose_solver(request.panel, solver)
-    threads = threads or (available_threads() if array_namespace(request.panel) is np else 1)
+    threads = threads_for(request.panel, threads)
     status, status_asset = check_universes(request)
     features = np.full((len(status), N_FEATURES), np.nan, np.float32)
     warnings = Warnings(np.zeros(len(status), np.int32), np.zeros(request.universes.shape, np.int32))
     table = FeatureTable(features, status, status_asset, warnings, ())
     groups = list(group_by_window(request, np.flatnonzero(status == Status.GOOD)))
-    for_each_group(
-        lambda batch, threads: _fill_batch(table, request, batch, chosen, kept, pause, threads),
-        list(batches_of(request, groups)),
-        threads,
-    )
+
+    def fill(batch: Sequence[WindowGroup], threads: int) -> None:
+        def fill_some(groups: Sequence[WindowGroup]) -> None:
+            whole = groups is batch  # moments of a part of a window's universes would be of no use to the others
+            _fill_batch(table, request, groups, chosen, kept if whole else None, pause, threads)
+
+        within_memory(fill_some, request, batch)
+
+    for_each_group(fill, list(batches_of(request, groups)), threads)
     good = np.flatnonzero(status == Status.GOOD)
     own = flag_universes(request._replace(universes=request.universes[good], windows=request.windows[good]))
     warnings.of_universe[good] = own | np.bitwise_or.reduce(warnings.of_asset[good], axis=1)

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from sigmahat_kernels.backend import AnyArray, Array, array_namespace
+from sigmahat_kernels.cuda import device
 from sigmahat_kernels.request import PADDING, Request
 from sigmahat_kernels.returns import Judged, judge_columns, mean_row_days, universe_status
 from sigmahat_kernels.stale import without_stale
@@ -95,6 +96,39 @@ def batches_of(request: Request, groups: Sequence[WindowGroup]) -> Iterator[list
                 batch, n_columns = [], len(group.columns)
             batch.append(group)
         yield batch
+
+
+def within_memory(
+    work: Callable[[Sequence[WindowGroup]], None], request: Request, groups: Sequence[WindowGroup]
+) -> None:
+    """Call `work` on groups; where the memory does not suffice, on half of them at a time, down to one universe.
+
+    Raises
+    ------
+    MemoryError
+        If it does not suffice for one.
+    """
+    try:
+        work(groups)
+        return
+    except MemoryError:
+        halves = _halves(request, groups)
+        if not halves:
+            raise
+    # Only here: as long as it is handled, the error holds on to all arrays of the functions that it has left.
+    if array_namespace(request.panel) is not np:
+        device.free_memory()
+    for half in halves:
+        within_memory(work, request, half)
+
+
+def _halves(request: Request, groups: Sequence[WindowGroup]) -> list[Sequence[WindowGroup]]:
+    if len(groups) > 1:
+        return [groups[: len(groups) // 2], groups[len(groups) // 2 :]]
+    (group,) = groups
+    if len(group.universes) == 1:
+        return []
+    return [[_group(request, group.start, group.stop, half)] for half in np.array_split(group.universes, 2)]
 
 
 Part = tuple[WindowGroup, slice]

@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from types import ModuleType
 from typing import NamedTuple
 
-from sigmahat_kernels.backend import Array, array_namespace
+from sigmahat_kernels.backend import Array, array_namespace, kept_for_each_device
 from sigmahat_kernels.scratch import Scratch, take
 
 HISTOGRAM_BINS = 32
@@ -56,7 +55,7 @@ def gather_pairs(products: Sequence[Array], index: Array, scratch: Scratch) -> t
     return correlation, pairs
 
 
-@lru_cache(maxsize=4)
+@kept_for_each_device(4)
 def _pairs_of(xp: ModuleType, n_assets: int) -> tuple[Array, Array, Array]:
     """Row and column of each pair, shape (P,), and the pair of each cell of the matrix, shape (N * N,)."""
     row, column = xp.tril_indices(n_assets, -1)

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from without_gpu.emulator import COMPILER, Emulator
-from without_gpu.pretended_cupy import pretended_cupy, waits
+from without_gpu.pretended_cupy import Device, pretended_cupy, waits
 
+from sigmahat_kernels import assemble as assemble_module
+from sigmahat_kernels import features as features_module
 from sigmahat_kernels import solvers
 from sigmahat_kernels.assemble import assemble
 from sigmahat_kernels.backend import to_numpy
@@ -22,6 +24,7 @@ from sigmahat_kernels.request import PADDING, Request, read_request
 from sigmahat_kernels.shared_window import KeptMoments
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="the emulator needs g++")
+
 
 @pytest.fixture
 def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
@@ -40,6 +43,7 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(cusolver, "check_available", lambda: None)
     solvers._steps_on_device.cache_clear()
     yield module
+    Device(0).use()
     solvers._steps_on_device.cache_clear()
 
 
@@ -91,6 +95,48 @@ def test_matrices_from_kept_moments(cupy: Any) -> None:
     assert type(actual) is np.ndarray
     np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected))
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6 * np.nanmax(expected))
+
+
+def test_every_device_of_a_node(cupy: Any) -> None:
+    """The same to the bit; what one device keeps for later requests is of no use on another."""
+    request = draw_request(120, 3)
+    answers = []
+    for number in (0, 1):
+        Device(number).use()
+        on_device = request._replace(panel=cupy.asarray(request.panel))
+        table = compute_features(on_device, threads=4)
+        parameters = split_parameters(np.full((3, N_PARAMETERS), 0.1))
+        answers.append((table.features, assemble(on_device, parameters, table.status, threads=4)))
+    for first, second in zip(*answers, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_half_at_a_time_where_memory_does_not_suffice(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = draw_request(120, 6)
+    parameters = split_parameters(np.full((6, N_PARAMETERS), 0.1))
+    on_device = request._replace(panel=cupy.asarray(request.panel))
+
+    def answer() -> tuple[np.ndarray, np.ndarray]:
+        table = compute_features(on_device)
+        return table.features, assemble(on_device, parameters, table.status)
+
+    expected = answer()
+    most = 34  # columns: what the largest universe has
+    for module, name in ((features_module, "share_windows"), (assemble_module, "share_window")):
+        undisturbed = getattr(module, name)
+
+        def shared(returns: Any, *arguments: Any, undisturbed: Any = undisturbed, **options: Any) -> Any:
+            if returns.shape[1] > most:
+                raise MemoryError("out of memory")
+            return undisturbed(returns, *arguments, **options)
+
+        monkeypatch.setattr(module, name, shared)
+    for found, wanted in zip(answer(), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    assert cupy.get_default_memory_pool().freed >= 2
+    most = 33
+    with pytest.raises(MemoryError):
+        answer()
 
 
 @pytest.mark.parametrize("name", ["kernels", "cupy", "lapack"])

@@ -154,6 +154,7 @@ def pretended_cupy() -> Any:
     module.get_default_memory_pool = lambda: pool
     module.cuda = SimpleNamespace(
         Device=Device,
+        get_current_stream=Device,
         runtime=SimpleNamespace(getDevice=current_device, CUDARuntimeError=CUDARuntimeError),
         driver=SimpleNamespace(CUDADriverError=CUDARuntimeError),
     )

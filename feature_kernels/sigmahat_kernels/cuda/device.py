@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+from sigmahat_kernels import backend
 from sigmahat_kernels.cuda.kernels import Program
 
 
@@ -28,11 +29,25 @@ def compiled(program: Program, device: int) -> Any:
     return kernel
 
 
+def use(number: int) -> None:
+    """Make a device the current one of this thread."""
+    import cupy
+
+    cupy.cuda.Device(number).use()
+
+
+def limit_memory(share: float) -> None:
+    """Let CuPy's pool take no more than a share of the current device's memory."""
+    import cupy
+
+    cupy.get_default_memory_pool().set_limit(fraction=share)
+
+
 def current_device() -> int:
     """Number of the device that CuPy allocates on."""
     import cupy
 
-    return cupy.cuda.runtime.getDevice()
+    return backend.current_device(cupy)
 
 
 def shared_memory_limit() -> int:
