@@ -19,6 +19,7 @@ from sigmahat_kernels.lanes.spectra import GROUP, eigenvalues_of_triangles, tria
 from sigmahat_kernels.lanes.tridiagonal import tridiagonalise_lanes
 from sigmahat_kernels.lanes.universes import gather_universes
 from sigmahat_kernels.lanes.vectors import WIDTH, fma, load, splat, sum_lanes
+from sigmahat_kernels.groups import Memberships
 from sigmahat_kernels.scratch import Scratch
 from sigmahat_kernels.shared_window import share_window
 from sigmahat_kernels.solvers import choose_solver
@@ -81,7 +82,7 @@ def steps(n_assets: int) -> dict[str, float]:
             "gather": lambda: gather_universes(shared.products, index, sizes, scratch),
             "tridiagonalise": tridiagonalise,
             "spectrum": lambda: eigenvalues_of_triangles(kept, sizes, scratch),
-            "series": lambda: lanes.series_moments(series, [(slice(None), membership)], index),
+            "series": lambda: lanes.series_moments(series, Memberships([(slice(None), membership)]), index),
         }
     )
     each = {"gather": GROUP, "tridiagonalise": WIDTH, "spectrum": GROUP, "series": GROUP}

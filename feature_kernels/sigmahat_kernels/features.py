@@ -12,7 +12,9 @@ from sigmahat_kernels import heartbeat, missing, regime, temporal
 from sigmahat_kernels.backend import Array, array_namespace, joined, to_numpy
 from sigmahat_kernels.correlation import CORRELATION, correlation_features
 from sigmahat_kernels.groups import (
+    Memberships,
     Part,
+    StackedMemberships,
     WindowGroup,
     batches_of,
     gather_parts,
@@ -25,7 +27,7 @@ from sigmahat_kernels.groups import (
 )
 from sigmahat_kernels.market import MARKET, market_features
 from sigmahat_kernels.missing import MISSING
-from sigmahat_kernels.oddities import Warnings, flag_assets, flag_universes
+from sigmahat_kernels.oddities import Warnings, flag_assets, flag_universes, look_for_oddities
 from sigmahat_kernels.pairs import PairStatistics
 from sigmahat_kernels.parallel import Pause, for_each, for_each_group, go_on, threads_for
 from sigmahat_kernels.regime import REGIME, SPREADS, regime_features
@@ -150,10 +152,11 @@ def _fill_batch(
         return
     all_shared = share_windows(usable.returns, usable.cuts)
     heartbeat.beat()
-    for group, cut, shared in zip(usable.groups, usable.cuts, all_shared.each(), strict=True):
+    suspect = look_for_oddities(all_shared, usable.stale, usable.groups)
+    for group, cut, shared, looked_at in zip(usable.groups, usable.cuts, all_shared.each(), suspect, strict=True):
         if kept is not None:
             kept.keep(group, shared.moments)
-        odd = flag_assets(request, group, usable.stale[cut], shared.window, shared.products.slow)
+        odd = flag_assets(request, group, usable.stale[cut], shared.window, shared.products.slow) if looked_at else None
         if odd is not None:
             table.warnings.of_asset[group.universes] = odd
     summands = _summands(all_shared, solver)
@@ -180,14 +183,18 @@ def _measure_parts(
     """All features that depend on the universe's returns, of all parts one after the other: name -> (n,)."""
     xp = array_namespace(summands.factor)
     stacked = xp.stack(list(summands.averages.values()))
-    memberships = [(cut, membership_of(request, part)) for part, cut in parts]
-    n_assets = joined([membership.sum(axis=0) for _, membership in memberships]).astype(xp.int64)
-    sums = joined([stacked[:, cut] @ membership for cut, membership in memberships])
-    averages = dict(zip(summands.averages, sums / n_assets, strict=True))
+    index = gather_parts(request, parts)
+    n_assets = xp.asarray((index != PADDING).sum(axis=1))
+    slow = summands.products.slow
+    memberships = (
+        Memberships([(cut, membership_of(request, part)) for part, cut in parts])
+        if slow.ndim == 2
+        else StackedMemberships(index, slow)
+    )
+    averages = dict(zip(summands.averages, memberships.sum(stacked) / n_assets, strict=True))
     for spread in SPREADS:
         averages[spread] = xp.sqrt(xp.maximum(averages.pop(f"{spread}_square") - averages[spread] ** 2, 0.0))
     n_effective = averages.pop("n_observed") - 1.0
-    index = gather_parts(request, parts)
     moments = solver.series_moments(summands.series, memberships, index)
     # Ledoit and Wolf's pi-hat over pairs i != j on the correlation scale, before the squared correlations are taken
     # off: (1/n) sum_t (sum_i x_ti^2)^2 less the terms i = j, with x = sqrt(n) z; the double sum over assets factors.
@@ -218,7 +225,7 @@ def _solve_parts(
     for chunk in solver.chunks(request, together):
         pause()
         where, n_assets = xp.asarray(chunk), int(sizes[chunk].max())
-        values, pairs = solver.measure(summands.products, summands.factor, xp.asarray(index[chunk, :n_assets]), scratch)
+        values, pairs = solver.measure(summands.products, summands.factor, index[chunk, :n_assets], scratch)
         heartbeat.beat()
         eigenvalues[where, width - n_assets :] = values
         for name, value in pairs._asdict().items():

@@ -134,10 +134,15 @@ class SharedWindows(NamedTuple):
         ]
 
     def blocks(self) -> Products:
-        """All products in one, for a universe to gather from: those of each window on its diagonal, nothing else."""
+        """All products in one, for a universe to gather from: those of each window on its diagonal, nothing else.
+
+        On a GPU, where all windows have as many columns, a stack (windows, m, m): no memory for what is nothing.
+        """
         if len(self.cuts) == 1:
             return self.products[0]
         xp = array_namespace(self.factor)
+        if xp is not np:
+            return Products(*(xp.stack(of_each) for of_each in zip(*self.products, strict=True)))
         m = self.factor.shape[1]
         blocks = Products(*(xp.empty((m, m)) for _ in Products._fields))
         for cut, products in zip(self.cuts, self.products, strict=True):

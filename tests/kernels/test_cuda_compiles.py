@@ -23,7 +23,7 @@ REGISTERS = {
     ("float", 16): 128,
     ("double", 1): 72,
     ("double", 2): 96,
-    ("double", 4): 120,
+    ("double", 4): 128,
     ("double", 8): 152,
 }
 

@@ -11,6 +11,7 @@ from without_gpu.emulator import COMPILER, FORWARD, REVERSE, SHUFFLED, Emulator,
 
 from sigmahat_kernels.cuda import kernels
 from sigmahat_kernels.cuda.kernels import Program
+from sigmahat_kernels.request import PADDING
 from sigmahat_kernels.solvers import REFINE_BELOW, OwnKernels, Solver, choose_solver
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="the emulator needs g++")
@@ -143,13 +144,58 @@ def test_spectra_keep_trace_and_norm_and_ignore_the_order_of_assets(precision: t
     np.testing.assert_allclose(values[0], values[1], rtol=0, atol=30 * rtol)
 
 
+def run_sturm_on(emulator: Emulator, diagonal: np.ndarray, offdiagonal: np.ndarray, values: np.ndarray) -> None:
+    (blocks,) = kernels.blocks_of(np.full(len(values), values.shape[1]), values)
+    kernels.sturm(emulator, blocks, diagonal, offdiagonal, values)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_mixed_sizes_and_windows_in_one_launch(precision: type[np.floating]) -> None:
+    """Each universe's numbers are those that it has alone, to the bit, in every order of threads."""
+    windows = [factor_of(45, 100, seed) for seed in (1, 2, 3)]
+    stacks = [np.stack([scale * z @ z.T for z in windows]) for scale in (1.0, 0.9, 0.5)]
+    sizes = np.array([3, 33, 20, 40, 2, 32])  # of two size classes, none in order
+    index = np.full((6, 40), PADDING)
+    for u, size in enumerate(sizes):
+        index[u, :size] = 45 * (u % 3) + universes_of(45, size, 1, seed=u)[0]
+    forward, *others = (
+        (
+            kernels.eigvalsh(Emulator(order), stacks[0], index, precision, sizes),
+            kernels.pair_statistics(Emulator(order), stacks, index, sizes),
+        )
+        for order in (FORWARD, REVERSE, SHUFFLED)
+    )
+    for values, statistics in others:
+        np.testing.assert_array_equal(forward[0], values)
+        for one, other in zip(forward[1], statistics, strict=True):
+            np.testing.assert_array_equal(one, other)
+    for u, size in enumerate(sizes):
+        own = index[u : u + 1, :size] % 45
+        window = [stack[u % 3] for stack in stacks]
+        alone = kernels.eigvalsh(Emulator(), window[0], own, precision)
+        assert (forward[0][u, : 40 - size] == 0).all()
+        np.testing.assert_array_equal(forward[0][u, 40 - size :], alone[0])
+        for name, value in kernels.pair_statistics(Emulator(), window, own)._asdict().items():
+            found = getattr(forward[1], name)[u]
+            if name == "row_sum":
+                assert (found[size:] == 0).all()
+                found = found[:size]
+            np.testing.assert_array_equal(found, value[0], err_msg=name)
+
+
+def test_one_launch_for_each_size_class() -> None:
+    blocks = kernels.blocks_of(np.array([33, 352, 2, 64, 200, 32, 65]), np.zeros(1))
+    assert [each.rows.tolist() for each in blocks] == [[1], [4], [6], [3, 0], [5, 2]]
+    assert [each.largest for each in blocks] == [352, 200, 65, 64, 32]
+
+
 def test_clusters_of_a_tridiagonal_matrix() -> None:
     """Wilkinson's W21+, whose large eigenvalues come in pairs that agree to 1e-15, and a matrix that falls apart."""
     diagonal = np.array([np.abs(np.arange(21) - 10.0), np.repeat([1.0, 2.0, 3.0], 7)])
     offdiagonal = np.array([np.ones(21), np.zeros(21)])
     offdiagonal[:, -1] = 0.0
     values = np.empty((2, 21))
-    kernels.sturm(Emulator(), diagonal, offdiagonal, values)
+    run_sturm_on(Emulator(), diagonal, offdiagonal, values)
     dense = [np.diag(d) + np.diag(e[:-1], 1) + np.diag(e[:-1], -1) for d, e in zip(diagonal, offdiagonal, strict=True)]
     expected = np.maximum(np.linalg.eigvalsh(np.array(dense)), 0.0)  # W21+ has one negative eigenvalue
     np.testing.assert_allclose(values, expected, rtol=0, atol=1e-14)
@@ -166,7 +212,7 @@ def test_pivots_of_zero() -> None:
     in_double = np.array([[2.0, 2.0 - 1e-7, 3.0]])  # both brackets hold 2
     for diagonal, edit in ((in_float, None), (in_double, start_at_two)):
         values = np.empty_like(diagonal)
-        kernels.sturm(Emulator(edit=edit), diagonal, np.zeros_like(diagonal), values)
+        run_sturm_on(Emulator(edit=edit), diagonal, np.zeros_like(diagonal), values)
         np.testing.assert_allclose(values, np.sort(diagonal), rtol=0, atol=4e-15)
 
 
@@ -215,7 +261,7 @@ def run_sturm(emulator: Emulator) -> np.ndarray:
     rng = np.random.default_rng(5)
     values = np.empty((1, 40))
     offdiagonal = rng.random((1, 40))
-    kernels.sturm(emulator, 2.0 + rng.random((1, 40)), offdiagonal, values)
+    run_sturm_on(emulator, 2.0 + rng.random((1, 40)), offdiagonal, values)
     return values
 
 

@@ -81,6 +81,31 @@ def test_features(cupy: Any, n_rows: int) -> None:
     assert sum(waits.values()) == few <= 6  # a window's, not a universe's
 
 
+def test_features_of_several_windows(cupy: Any) -> None:
+    """All in the same launches: of unequal numbers of columns, with refused universes, copies, gaps and odd returns."""
+    rng = np.random.default_rng(5)
+    returns = 0.01 * (rng.standard_normal((200, 40)) + rng.standard_normal((200, 1)))
+    returns[:, 31] = returns[:, 30]  # a copy
+    returns[150:, 5] = np.nan  # gaps, but for the first window
+    returns[70, 7] = 0.5  # a return that dominates
+    returns[:, 12] = 0.0  # a column that does not move
+    universes = np.full((12, 34), PADDING, np.int32)
+    sizes = [34, 2, 20, 7, 9, 33, 20, 12, 5, 3, 34, 17]
+    for u, (row, size) in enumerate(zip(universes, sizes, strict=True)):
+        row[:size] = rng.choice(34 if u % 3 else 40, size, replace=False)
+    windows = np.array([[0, 120], [40, 160], [80, 200], [80, 110]] * 3, np.int32)  # the last has fewer rows than assets
+    request = read_request(returns.astype(np.float32), universes, windows)
+    expected = compute_features(request, solver="lapack")
+    actual = compute_features(request._replace(panel=cupy.asarray(request.panel)))
+    np.testing.assert_array_equal(actual.status, expected.status)
+    assert 0 < (expected.status != 0).sum() < 9
+    np.testing.assert_array_equal(actual.status_asset, expected.status_asset)
+    for found, wanted in zip(actual.warnings, expected.warnings, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    assert expected.warnings.of_asset.any()
+    np.testing.assert_allclose(actual.features, expected.features, rtol=1e-5, atol=1e-5)
+
+
 def test_matrices_from_kept_moments(cupy: Any) -> None:
     """They stay where the panel is, from the features on."""
     request = draw_request(120, 6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -78,23 +79,44 @@ def tridiagonal_shared_bytes(size: int, warps: int, precision: type[np.floating]
     return (size * (size + 1) // 2 + (4 + warps) * size) * np.dtype(precision).itemsize
 
 
+class Blocks(NamedTuple):
+    """Which universe each block of a launch takes."""
+
+    rows: Array  # (blocks,) int32, universes from the largest to the smallest, so that no block is left at the end
+    sizes: Array  # (n,) int32, assets of every universe
+    largest: int
+
+
+def blocks_of(sizes: np.ndarray, like: Array) -> list[Blocks]:
+    """One launch of each size class for universes of any sizes (n,), on the host; its arrays where `like` is."""
+    xp = array_namespace(like)
+    order = np.argsort(-sizes, kind="stable")
+    ordered = sizes[order]
+    there, of_all = xp.asarray(order.astype(np.int32)), xp.asarray(sizes.astype(np.int32))
+    edges = [0, *(int((ordered > size_class.largest).sum()) for size_class in reversed(SIZE_CLASSES)), len(order)]
+    return [Blocks(there[start:stop], of_all, int(ordered[start])) for start, stop in pairwise(edges) if stop > start]
+
+
 def eigvalsh(
     launch: Launch,
     matrix: Array,
     index: Array | None,
     precision: type[np.floating],
+    sizes: np.ndarray | None = None,
     size_class: SizeClass | None = None,
 ) -> Array:
     """Eigenvalues, ascending and none negative, shape (n, N) float64.
 
     Parameters
     ----------
-    matrix : float64 array of shape (m, m) or (n, N, N), C-contiguous
-        One matrix from which every universe takes its rows and columns, or one matrix each.
+    matrix : float64 array of shape (m, m), (windows, m, m) or (n, N, N), C-contiguous
+        One matrix from which every universe takes its rows and columns, one of each window, or one of each universe.
     index : integer array of shape (n, N), or None
-        Those rows and columns.
+        Those rows and columns; of several windows, positions among the columns of all, m a window.
     precision : float32 or float64
         Arithmetic of the tridiagonalisation; what follows is float64.
+    sizes : integer array of shape (n,), optional
+        On the host: how many entries of its row of `index` a universe has. Zeros stand in front of its eigenvalues.
     size_class : SizeClass, optional
         Another number of warps than `SIZE_CLASSES` says.
     """
@@ -105,50 +127,57 @@ def eigvalsh(
     else:
         n, size = index.shape
         index, index_stride, stride = xp.ascontiguousarray(index, dtype=xp.int32), size, 0
-    size_class = size_class or size_class_of(size)
-    assert size_class is not None  # who calls has asked
     matrix = xp.ascontiguousarray(matrix)
-    diagonal, offdiagonal, eigenvalues = (xp.empty((n, size)) for _ in range(3))
-    launch(
-        tridiagonal_program(size_class, precision),
-        n,
-        WARP * size_class.warps,
-        tridiagonal_shared_bytes(size, size_class.warps, precision),
-        (
-            matrix,
-            np.int64(stride),
-            np.int32(matrix.shape[-1]),
-            index,
-            np.int32(index_stride),
-            np.int32(size),
-            diagonal,
-            offdiagonal,
-        ),
-    )
-    sturm(launch, diagonal, offdiagonal, eigenvalues)
+    diagonal, offdiagonal = (xp.empty((n, size)) for _ in range(2))
+    eigenvalues = xp.zeros((n, size))
+    for blocks in blocks_of(np.full(n, size) if sizes is None else sizes, matrix):
+        own = size_class or size_class_of(blocks.largest)
+        assert own is not None  # who calls has asked
+        launch(
+            tridiagonal_program(own, precision),
+            len(blocks.rows),
+            WARP * own.warps,
+            tridiagonal_shared_bytes(blocks.largest, own.warps, precision),
+            (
+                *(matrix, np.int64(stride), np.int32(matrix.shape[-1]), index, np.int32(index_stride)),
+                *(blocks.rows, blocks.sizes, np.int32(size), diagonal, offdiagonal),
+            ),
+        )
+        sturm(launch, blocks, diagonal, offdiagonal, eigenvalues)
     return eigenvalues
 
 
-def sturm(launch: Launch, diagonal: Array, offdiagonal: Array, eigenvalues: Array) -> None:
-    """Write the eigenvalues of tridiagonal matrices, all arrays of shape (n, N) float64."""
-    n, size = diagonal.shape
-    threads = -(-size // WARP) * WARP
-    launch(STURM, n, threads, size * (16 + 8 + 8), (diagonal, offdiagonal, np.int32(size), eigenvalues))
+def sturm(launch: Launch, blocks: Blocks, diagonal: Array, offdiagonal: Array, eigenvalues: Array) -> None:
+    """Write the eigenvalues of tridiagonal matrices behind each other's zeros, all arrays of shape (n, N) float64."""
+    threads = -(-blocks.largest // WARP) * WARP
+    launch(
+        STURM,
+        len(blocks.rows),
+        threads,
+        blocks.largest * (16 + 8 + 8),
+        (diagonal, offdiagonal, blocks.rows, blocks.sizes, np.int32(diagonal.shape[1]), eigenvalues),
+    )
 
 
-def pair_statistics(launch: Launch, products: Sequence[Array], index: Array) -> PairStatistics:
+def pair_statistics(
+    launch: Launch, products: Sequence[Array], index: Array, sizes: np.ndarray | None = None
+) -> PairStatistics:
     """What `pairs.pair_statistics` computes, without gathering the matrices.
 
     Parameters
     ----------
-    products : three float64 arrays of shape (m, m)
+    products : three float64 arrays of shape (m, m) or (windows, m, m)
         Equal-weighted and exponentially weighted correlation of all columns of a window, and what its first half adds
         to the former.
     index : integer array of shape (n, N)
-        Columns of each universe.
+        Columns of each universe; of several windows, positions among the columns of all.
+    sizes : integer array of shape (n,), optional
+        On the host: how many entries of its row of `index` a universe has. Zeros stand behind its row sums.
     """
     xp = array_namespace(index)
     n, size = index.shape
+    sizes = np.full(n, size) if sizes is None else sizes
+    rows = np.argsort(-sizes, kind="stable").astype(np.int32)
     row_sum, sums = xp.empty((n, size)), xp.empty((n, len(_PAIR_SUMS)))
     histogram = xp.empty((n, HISTOGRAM_BINS), xp.int32)
     launch(
@@ -158,8 +187,10 @@ def pair_statistics(launch: Launch, products: Sequence[Array], index: Array) -> 
         8 * (size + len(_PAIR_SUMS) * PAIR_WARPS) + 4 * (HISTOGRAM_BINS * WARP + size),
         (
             *(xp.ascontiguousarray(product) for product in products),
-            np.int32(products[0].shape[1]),
+            np.int32(products[0].shape[-1]),
             xp.ascontiguousarray(index, dtype=xp.int32),
+            xp.asarray(rows),
+            xp.asarray(sizes.astype(np.int32)),
             np.int32(size),
             row_sum,
             sums,
