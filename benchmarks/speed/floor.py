@@ -15,11 +15,11 @@ import numpy as np
 from numba import njit
 from threadpoolctl import threadpool_limits
 
+from sigmahat_kernels.groups import Memberships
 from sigmahat_kernels.lanes.spectra import GROUP, eigenvalues_of_triangles, triangle_size
 from sigmahat_kernels.lanes.tridiagonal import tridiagonalise_lanes
 from sigmahat_kernels.lanes.universes import gather_universes
 from sigmahat_kernels.lanes.vectors import WIDTH, fma, load, splat, sum_lanes
-from sigmahat_kernels.groups import Memberships
 from sigmahat_kernels.scratch import Scratch
 from sigmahat_kernels.shared_window import share_window
 from sigmahat_kernels.solvers import choose_solver

@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from sigmahat_kernels import heartbeat
+from sigmahat_kernels.assemble_on_device import assemble_on_device
 from sigmahat_kernels.backend import array_namespace, to_numpy
 from sigmahat_kernels.covariance import classic_parameters, estimate_covariance
 from sigmahat_kernels.groups import (
@@ -24,6 +25,7 @@ from sigmahat_kernels.parameters import Parameters, intensity_of
 from sigmahat_kernels.request import MAX_COVARIANCE_CELLS, PADDING, Request, block_ids
 from sigmahat_kernels.scratch import Scratch
 from sigmahat_kernels.shared_window import KeptMoments, WindowMoments, share_window
+from sigmahat_kernels.solvers import OwnSolver, choose_solver
 from sigmahat_kernels.status import InvalidRequest, Status
 
 
@@ -58,7 +60,8 @@ def assemble(
     threads : int, optional
         Python threads; default one per available core. On a GPU there is one.
     kept : KeptMoments, optional
-        What `compute_features` kept of the same panel. Its returns are winsorised: not for `classic`.
+        What `compute_features` kept of the same panel. Its returns are winsorised: not for `classic`. On a GPU only
+        universes with missing returns need it.
     pause : callable
         Called between slices of a few universes; no number depends on it.
 
@@ -90,6 +93,9 @@ def assemble(
         within_memory(lambda groups: fill(groups[0], threads), request, [group])
 
     groups = list(group_by_window(request, np.flatnonzero(status == Status.GOOD)))
+    if array_namespace(request.panel) is not np and isinstance(choose_solver(request.panel), OwnSolver):
+        limit = None if classic else WINSOR_LIMIT
+        groups = assemble_on_device(covariance, request, groups, parameters, intensity, limit, pause)
     for_each_group(fill_group, groups, threads_for(request.panel, threads))
     return covariance
 

@@ -79,8 +79,8 @@ def _gathered(request: Request, group: WindowGroup) -> Array:
     return request.panel[group.start : group.stop][:, xp.asarray(group.columns)]
 
 
-def _gathered_together(request: Request, groups: Sequence[WindowGroup]) -> Array:
-    """The same of several groups of windows of one length, side by side."""
+def returns_together(request: Request, groups: Sequence[WindowGroup]) -> Array:
+    """Returns of several groups' columns over windows of one length, side by side, (T, m); stale prices included."""
     xp = array_namespace(request.panel)
     if len(groups) == 1:
         return _gathered(request, groups[0])
@@ -190,8 +190,8 @@ def refuse_columns(
 ) -> UsableGroups:
     """Give universes that hold an unusable column its status, in place; return what remains of a batch."""
     xp = array_namespace(request.panel)
-    returns, stale = without_stale(_gathered_together(request, groups))
-    cuts = _side_by_side(groups)
+    returns, stale = without_stale(returns_together(request, groups))
+    cuts = side_by_side(groups)
     judged = judge_columns(returns, _row_days(request, groups))
     if not judged.status.any() and not judged.large.any():
         return UsableGroups(list(groups), cuts, returns, stale)
@@ -205,7 +205,7 @@ def refuse_columns(
             remaining.append(left)
             kept.append(cut.start + group.place[left.columns])
     there = xp.asarray(np.concatenate(kept) if kept else np.empty(0, np.int64))
-    return UsableGroups(remaining, _side_by_side(remaining), returns[:, there], stale[there])
+    return UsableGroups(remaining, side_by_side(remaining), returns[:, there], stale[there])
 
 
 def _refuse(
@@ -223,7 +223,8 @@ def _refuse(
     return _group(request, group.start, group.stop, group.universes[~refused])
 
 
-def _side_by_side(groups: Sequence[WindowGroup]) -> list[slice]:
+def side_by_side(groups: Sequence[WindowGroup]) -> list[slice]:
+    """Where the columns of each of some groups stand, side by side."""
     edges = np.cumsum([0, *(len(group.columns) for group in groups)]).tolist()
     return [slice(*pair) for pair in pairwise(edges)]
 

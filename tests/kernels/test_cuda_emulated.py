@@ -4,14 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from without_gpu.emulator import COMPILER, FORWARD, REVERSE, SHUFFLED, Emulator, KernelFault
 
+from sigmahat_kernels.asset_statistics import ASSET_STATISTICS
+from sigmahat_kernels.covariance import estimate_covariance
 from sigmahat_kernels.cuda import kernels
 from sigmahat_kernels.cuda.kernels import Program
+from sigmahat_kernels.parameters import Parameters
 from sigmahat_kernels.request import PADDING
+from sigmahat_kernels.shared_window import Moments
 from sigmahat_kernels.solvers import REFINE_BELOW, OwnKernels, Solver, choose_solver
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="the emulator needs g++")
@@ -271,7 +276,60 @@ def run_pair_statistics(emulator: Emulator) -> np.ndarray:
     return np.concatenate([np.ravel(value) for value in statistics])
 
 
-RUNS = {"tridiagonalise": run_tridiagonalise, "sturm": run_sturm, "pair_statistics": run_pair_statistics}
+def assembly_arguments(sizes: np.ndarray) -> tuple[Any, ...]:
+    """Of universes of three windows of 45 columns each, by turns."""
+    rng = np.random.default_rng(6)
+    windows = [factor_of(45, 100, seed) for seed in (1, 2, 3)]
+    slow, fast = (np.stack([mix(z @ z.T) for z in windows]) for mix in (np.array, lambda r: 0.8 * r + 0.2 * np.eye(45)))
+    index = np.full((len(sizes), max(sizes)), PADDING)
+    for u, size in enumerate(sizes):
+        index[u, :size] = 45 * (u % 3) + universes_of(45, size, 1, seed=u)[0]
+    logs = np.log(rng.uniform(0.5, 4.0, (4, 135)))
+    scales = np.array(list(ASSET_STATISTICS.values()))
+    heads, intensity = rng.uniform(0.0, 0.3, (len(sizes), 25)), rng.uniform(size=index.shape)
+    return (slow, fast), logs, scales, index, heads, intensity
+
+
+def test_matrices_match_the_array_form() -> None:
+    """Of mixed sizes and windows in one launch; to the bit in every order of threads, and symmetric to the bit."""
+    sizes = np.array([3, 33, 20, 40, 2, 32])
+    correlations, logs, scales, index, heads, intensity = assembly_arguments(sizes)
+    forward, *others = (
+        kernels.assemble(Emulator(order), correlations, logs, scales, index, heads, intensity)
+        for order in (FORWARD, REVERSE, SHUFFLED)
+    )
+    for other in others:
+        np.testing.assert_array_equal(forward, other)
+    np.testing.assert_array_equal(forward, forward.transpose(0, 2, 1))
+    volatilities, kurtosis = np.exp(logs[:3]), np.exp(logs[3])
+    for u, size in enumerate(sizes):
+        own = index[u, :size]
+        block = np.ix_(own % 45, own % 45)
+        slow, fast = (of[u % 3][block][None].copy() for of in correlations)
+        moments = Moments(slow, fast, volatilities[:, own][:, None], kurtosis[own][None])
+        head = np.split(heads[u : u + 1], np.cumsum([1, 2, 4, 8, 8]), axis=1)
+        memory, weights, blend, tilt, volatility_tilt, level = head
+        weights = np.concatenate([1.0 - weights.sum(axis=1, keepdims=True), weights], axis=1)
+        none = np.zeros((1, 1))
+        parameters = Parameters(
+            *(np.ones((1, 3)), weights, none, memory, blend, tilt, volatility_tilt, level, none, none, none, none)
+        )
+        (expected,) = estimate_covariance(moments, parameters, intensity[u : u + 1, :size])
+        np.testing.assert_allclose(forward[u, :size, :size], expected, rtol=1e-6, atol=1e-7 * expected.max())
+        assert np.isnan(forward[u, size:]).all()
+        assert np.isnan(forward[u, :, size:]).all()
+
+
+def run_assemble(emulator: Emulator) -> np.ndarray:
+    return kernels.assemble(emulator, *assembly_arguments(np.array([40])))
+
+
+RUNS = {
+    "assemble": run_assemble,
+    "tridiagonalise": run_tridiagonalise,
+    "sturm": run_sturm,
+    "pair_statistics": run_pair_statistics,
+}
 BARRIERS = [(name, k) for name in RUNS for k in range(Program(name, ()).text.count(BARRIER))]
 
 

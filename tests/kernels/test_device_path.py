@@ -105,6 +105,15 @@ def test_features_of_several_windows(cupy: Any) -> None:
     assert expected.warnings.of_asset.any()
     np.testing.assert_allclose(actual.features, expected.features, rtol=1e-5, atol=1e-5)
 
+    parameters = split_parameters(rng.uniform(size=(len(universes), N_PARAMETERS)))
+    for classic in (False, True):
+        on_host, on_device = (
+            assemble(request._replace(panel=panel), parameters, expected.status, classic=classic)
+            for panel in (request.panel, cupy.asarray(request.panel))
+        )
+        np.testing.assert_array_equal(np.isnan(on_device), np.isnan(on_host))
+        np.testing.assert_allclose(on_device, on_host, rtol=1e-5, atol=1e-6 * np.nanmax(on_host))
+
 
 def test_matrices_from_kept_moments(cupy: Any) -> None:
     """They stay where the panel is, from the features on."""

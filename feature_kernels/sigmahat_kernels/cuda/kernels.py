@@ -50,6 +50,7 @@ Launch: TypeAlias = Callable[[Program, int, int, int, Sequence[Any]], None]
 """launch(program, blocks, threads, shared_bytes, arguments): arrays go as pointers, NumPy scalars as they are."""
 
 STURM = Program("sturm", ())
+ASSEMBLE = Program("assemble", ())
 PAIR_STATISTICS = Program("pair_statistics", (f"-DWARPS={PAIR_WARPS}",))
 
 
@@ -63,6 +64,7 @@ def tridiagonal_program(size_class: SizeClass, precision: type[np.floating]) -> 
 PROGRAMS = (
     STURM,
     PAIR_STATISTICS,
+    ASSEMBLE,
     *(tridiagonal_program(size_class, np.float32) for size_class in SIZE_CLASSES),
     *(tridiagonal_program(size_class, np.float64) for size_class in SIZE_CLASSES[:-1]),
 )
@@ -200,3 +202,62 @@ def pair_statistics(
     return PairStatistics(
         row_sum=row_sum, histogram=histogram, **{name: sums[:, k] for k, name in enumerate(_PAIR_SUMS)}
     )
+
+
+def assemble_shared_bytes(size: int) -> int:
+    """Shared memory of a block that assembles a matrix of `size` rows."""
+    return size * (13 * 8 + 4)
+
+
+def assemble(
+    launch: Launch,
+    correlations: Sequence[Array],
+    logs: Array,
+    scales: Array,
+    index: np.ndarray,
+    heads: np.ndarray,
+    intensity: np.ndarray,
+) -> Array:
+    """What `covariance.estimate_covariance` computes, of universes of any sizes and windows; (n, N, N) float32.
+
+    Parameters
+    ----------
+    correlations : two float64 arrays of shape (m, m) or (windows, m, m)
+        Equal-weighted and exponentially weighted, of all columns of a window.
+    logs : float64 array of shape (4, columns of all windows)
+        ln of the volatilities, in the order of `parameters.VOLATILITY_BASES`, and of the kurtosis.
+    scales : float64 array
+        Of `asset_statistics.ASSET_STATISTICS`.
+    index : integer array of shape (n, N)
+        On the host: positions of each universe's assets among the columns of all windows, PADDING behind.
+    heads : float64 array of shape (n, 25)
+        On the host: see the kernel.
+    intensity : float64 array of shape (n, N)
+        On the host: what each asset's intensity is tilted from.
+    """
+    xp = array_namespace(logs)
+    n, longest = index.shape
+    sizes = (index >= 0).sum(axis=1)
+    out = xp.empty((n, longest, longest), xp.float32)
+    launch(
+        ASSEMBLE,
+        n,
+        WARP * PAIR_WARPS,
+        assemble_shared_bytes(int(sizes.max())),
+        (
+            *(xp.ascontiguousarray(correlation) for correlation in correlations),
+            np.int32(correlations[0].shape[-1]),
+            xp.ascontiguousarray(logs),
+            np.int32(logs.shape[1]),
+            scales,
+            xp.asarray(index.astype(np.int32)),
+            xp.asarray(heads),
+            xp.asarray(np.ascontiguousarray(intensity, np.float64)),
+            xp.asarray(np.argsort(-sizes, kind="stable").astype(np.int32)),
+            xp.asarray(sizes.astype(np.int32)),
+            np.int32(longest),
+            np.float32(np.nan),
+            out,
+        ),
+    )
+    return out
