@@ -16,7 +16,7 @@ pytest.importorskip("cuda.bindings.nvrtc", reason="needs sigmahat[dev]: NVRTC an
 REGISTERS = {
     "sturm": 48,
     "pair_statistics": 48,
-    "assemble": 80,
+    "assemble": 56,
     ("float", 1): 72,
     ("float", 2): 80,
     ("float", 4): 80,
