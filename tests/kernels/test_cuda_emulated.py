@@ -16,8 +16,9 @@ from sigmahat_kernels.cuda import kernels
 from sigmahat_kernels.cuda.kernels import Program
 from sigmahat_kernels.parameters import Parameters
 from sigmahat_kernels.request import PADDING
+from sigmahat_kernels.scratch import Scratch
 from sigmahat_kernels.shared_window import Moments
-from sigmahat_kernels.solvers import REFINE_BELOW, OwnKernels, Solver, choose_solver
+from sigmahat_kernels.solvers import REFINE_BELOW, OwnKernels, OwnSolver, Solver, choose_solver
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="the emulator needs g++")
 
@@ -379,6 +380,25 @@ def test_small_eigenvalues_are_refined_in_double() -> None:
     np.testing.assert_allclose(actual[0], expected[0], rtol=0, atol=1e-13)
     assert_close_spectra(actual[1], expected[1], np.float32)
     assert np.abs(actual[1] - expected[1]).max() > 1e-9  # the one that needs no double was left alone
+    assert solver.used == {"kernels-float32", "kernels-float64"}
+
+
+def test_small_eigenvalues_of_mixed_sizes_are_refined_too() -> None:
+    factor = factor_of(40, 252)
+    factor[1] = factor[0] + 1e-4 * factor[1]
+    factor[1] /= np.linalg.norm(factor[1])
+    product = factor @ factor.T
+    index = np.full((3, 20), PADDING)
+    for row, universe in zip(index, (np.arange(2, 14), np.arange(20), np.arange(9)), strict=True):
+        row[: len(universe)] = universe
+    single, double = (OwnKernels(Emulator(), precision, SHARED_LIMIT) for precision in (np.float32, np.float64))
+    solver = OwnSolver("kernels", single, [double])
+    values, _ = solver.measure((product, product, product), factor, index, Scratch(np))
+    for row, found in zip(index, values, strict=True):
+        own = row[row != PADDING]
+        expected = np.linalg.eigvalsh(product[np.ix_(own, own)])
+        precision = np.float64 if expected[0] < REFINE_BELOW else np.float32
+        assert_close_spectra(found[20 - len(own) :], expected, precision)
     assert solver.used == {"kernels-float32", "kernels-float64"}
 
 
