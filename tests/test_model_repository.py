@@ -307,6 +307,7 @@ def test_tensors_on_the_device_may_stay_there(model: str) -> None:
     gpu = read(model, "configs/gpu.pbtxt")
     assert gpu.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value == "no"
     assert [group.kind for group in gpu.instance_group] == [model_config_pb2.ModelInstanceGroup.KIND_GPU]
+    assert not gpu.instance_group[0].gpus  # named none: one on each GPU of the node
 
 
 def test_what_takes_turns_on_a_cpu_has_a_queue_of_its_own() -> None:
