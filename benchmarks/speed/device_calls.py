@@ -47,7 +47,9 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=N_WINDOWS)
     arguments = parser.parse_args()
     request = draw_request(arguments.universes, arguments.sizes, arguments.windows)
-    print(json.dumps({step: count(request, step) for step in STEPS}, indent=2))
+    steps = {step: count(request, step) for step in STEPS}
+    together = {name: sum(counts[name] for counts in steps.values()) for name in steps["features"]}
+    print(json.dumps({**together, **steps}, indent=2))
 
 
 def draw_request(n_universes: int, sizes: Sequence[int], n_windows: int) -> Request:
