@@ -108,7 +108,8 @@ BOUNDED_QUEUE = {
 # this one.
 QUEUE = {"default_queue_policy": {"max_queue_size": 256}}
 # Launches, not arithmetic, take the time of a small batch. A batch runs in the smallest graph that holds it; what is
-# left of the graph's rows holds old ones, which touch no other row.
+# left of the graph's rows holds old ones, which touch no other row. The backend compares a batch with the dimensions of
+# a graph and of its lower bound: one that names none is taken by batches of exactly its own size.
 CUDA_GRAPH_ROWS = (1, 16, 128, 512, 1024, 2048, MAX_UNIVERSES)
 # One universe: CuPy compiles its kernels when they first run.
 WARMUP_ROWS, WARMUP_ASSETS = 64, 32
@@ -177,8 +178,9 @@ def member(name: str) -> dict[str, dict[str, Any]]:
         "output": [tensor("PARAMETERS", N_PARAMETERS)],
         "dynamic_batching": QUEUE,
     }
+    shape = {"input": {features["name"]: {"dim": features["dims"]}}}
     graphs = [
-        {"batch_size": rows, **({"graph_lower_bound": {"batch_size": smaller + 1}} if smaller else {})}
+        {"batch_size": rows, **shape, "graph_lower_bound": {"batch_size": smaller + 1, **shape}}
         for smaller, rows in zip((0, *CUDA_GRAPH_ROWS), CUDA_GRAPH_ROWS, strict=False)
     ]
     on_gpu = {

@@ -256,18 +256,30 @@ def test_a_pipeline_has_the_members_of_the_manifest(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------- the form for a GPU
 
 
+def assert_graphs(model: model_config_pb2.ModelConfig) -> None:
+    """Each batch size lies between the bounds of one graph, and both name the shape that they are compared in."""
+    shape = {tensor.name: list(tensor.dims) for tensor in model.input}
+    next_batch = 1
+    for spec in model.optimization.cuda.graph_spec:
+        assert spec.graph_lower_bound.batch_size == next_batch <= spec.batch_size
+        for bound in (spec, spec.graph_lower_bound):
+            assert {name: list(value.dim) for name, value in bound.input.items()} == shape
+        next_batch = spec.batch_size + 1
+    assert next_batch == model.max_batch_size + 1
+
+
+def test_every_batch_of_the_one_engine_has_its_cuda_graph(with_fused: Path) -> None:
+    fused = (with_fused / "fused" / "config.pbtxt").read_text()
+    assert_graphs(text_format.Parse(fused, model_config_pb2.ModelConfig()))
+
+
 @pytest.mark.parametrize("member", MEMBERS)
 def test_every_batch_of_a_member_has_its_cuda_graph(member: str) -> None:
     gpu = read(member, "configs/gpu.pbtxt")
     assert (gpu.backend, gpu.default_model_filename) == ("tensorrt", "model.plan")
     assert [group.kind for group in gpu.instance_group] == [model_config_pb2.ModelInstanceGroup.KIND_GPU]
     assert gpu.optimization.cuda.graphs
-    next_batch = 1
-    for spec in gpu.optimization.cuda.graph_spec:
-        lowest = spec.graph_lower_bound.batch_size or spec.batch_size
-        assert lowest == next_batch <= spec.batch_size
-        next_batch = spec.batch_size + 1
-    assert next_batch == gpu.max_batch_size + 1
+    assert_graphs(gpu)
     assert gpu.max_batch_size <= Profile().largest
     assert [warm_up.batch_size for warm_up in gpu.model_warmup] == [1, gpu.max_batch_size]
     for warm_up in gpu.model_warmup:
@@ -313,6 +325,7 @@ def test_tensors_on_the_device_may_stay_there(model: str) -> None:
     gpu = read(model, "configs/gpu.pbtxt")
     assert gpu.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value == "no"
     assert [group.kind for group in gpu.instance_group] == [model_config_pb2.ModelInstanceGroup.KIND_GPU]
+    assert not gpu.instance_group[0].gpus  # named none: one on each GPU of the node
 
 
 def test_what_takes_turns_on_a_cpu_has_a_queue_of_its_own() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from numba import njit
 from threadpoolctl import threadpool_limits
 
+from sigmahat_kernels.groups import Memberships
 from sigmahat_kernels.lanes.spectra import GROUP, eigenvalues_of_triangles, triangle_size
 from sigmahat_kernels.lanes.tridiagonal import tridiagonalise_lanes
 from sigmahat_kernels.lanes.universes import gather_universes
@@ -81,7 +82,7 @@ def steps(n_assets: int) -> dict[str, float]:
             "gather": lambda: gather_universes(shared.products, index, sizes, scratch),
             "tridiagonalise": tridiagonalise,
             "spectrum": lambda: eigenvalues_of_triangles(kept, sizes, scratch),
-            "series": lambda: lanes.series_moments(series, [(slice(None), membership)], index),
+            "series": lambda: lanes.series_moments(series, Memberships([(slice(None), membership)]), index),
         }
     )
     each = {"gather": GROUP, "tridiagonalise": WIDTH, "spectrum": GROUP, "series": GROUP}

@@ -194,12 +194,13 @@ def measure_own(m: Measurement, problem: Problem, own: OwnKernels, name: str) ->
     share = bound_seconds(problem.size, np.float64 if own.exact else np.float32, m.gpu) / seconds
     m.record(f"{name}_per_second", 1 / seconds, f"({share:.0%} of the bound)")
     m.record(f"{name}_share_of_bound", share)
+    (blocks,) = kernels.blocks_of(np.full(len(index), problem.size), index)
     flat = m.cupy.random.default_rng(0).random((2, len(index), problem.size))
     m.record(
         f"{name}_sturm_share",  # on other tridiagonal matrices of the same shape
         m.seconds_of(
             lambda turn: m.cupy.empty_like(values),
-            lambda out: kernels.sturm(device.launch, flat[0] + 1.0, 0.1 * flat[1], out),
+            lambda out: kernels.sturm(device.launch, blocks, flat[0] + 1.0, 0.1 * flat[1], out),
         )
         / (seconds * len(index)),
     )

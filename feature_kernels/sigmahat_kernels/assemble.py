@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sigmahat_kernels import heartbeat
+from sigmahat_kernels.assemble_on_device import assemble_on_device
 from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.covariance import classic_parameters, estimate_covariance
 from sigmahat_kernels.groups import (
@@ -18,14 +19,16 @@ from sigmahat_kernels.groups import (
     group_by_window,
     group_returns,
     parts_of,
+    within_memory,
 )
 from sigmahat_kernels.lanes.compiled import can_compile
 from sigmahat_kernels.panel import WINSOR_LIMIT
-from sigmahat_kernels.parallel import Pause, available_threads, for_each, for_each_group, go_on
+from sigmahat_kernels.parallel import Pause, for_each, for_each_group, go_on, threads_for
 from sigmahat_kernels.parameters import Parameters, intensity_of
 from sigmahat_kernels.request import MAX_COVARIANCE_CELLS, PADDING, Request, block_ids
 from sigmahat_kernels.scratch import Scratch
 from sigmahat_kernels.shared_window import KeptMoments, WindowMoments, share_window
+from sigmahat_kernels.solvers import OwnSolver, choose_solver
 from sigmahat_kernels.status import InvalidRequest, Status
 
 
@@ -86,9 +89,10 @@ def assemble(
         are of the rows that an asset has, correlations of universes with missing returns those of
         `gaps.complete_correlations`.
     threads : int, optional
-        Python threads; default one per available core.
+        Python threads; default one per available core. On a GPU there is one.
     kept : KeptMoments, optional
-        What `compute_features` kept of the same panel. Its returns are winsorised: not for `classic`.
+        What `compute_features` kept of the same panel. Its returns are winsorised: not for `classic`. On a GPU only
+        universes with missing returns need it.
     pause : callable
         Called between slices of a few universes; no number depends on it.
 
@@ -110,17 +114,11 @@ def assemble(
         covariance[chunk.universes, :size, size:] = np.nan
         chunk.fill(covariance, chunk.universes)
 
-    for_each_chunk(
-        fill,
-        request,
-        parameters,
-        status,
-        block_intensity=block_intensity,
-        classic=classic,
-        threads=threads,
-        kept=kept,
-        pause=pause,
-    )
+    groups, parameters, intensity = _prepared(request, parameters, status, block_intensity, classic)
+    if array_namespace(request.panel) is not np and isinstance(choose_solver(request.panel), OwnSolver):
+        limit = None if classic else WINSOR_LIMIT
+        groups = assemble_on_device(covariance, request, groups, parameters, intensity, limit, pause)
+    _work_on_groups(fill, request, groups, parameters, intensity, classic, threads, kept, pause)
     return covariance
 
 
@@ -140,10 +138,30 @@ def for_each_chunk(
 
     The arguments are those of `assemble`. No more than one chunk a thread need be in memory.
     """
-    intensity = _intensity_of_assets(request, parameters, block_intensity)
-    if classic:
-        parameters = classic_parameters(parameters)
+    groups, parameters, intensity = _prepared(request, parameters, status, block_intensity, classic)
+    _work_on_groups(work, request, groups, parameters, intensity, classic, threads, kept, pause)
 
+
+def _prepared(
+    request: Request, parameters: Parameters, status: np.ndarray, block_intensity: np.ndarray | None, classic: bool
+) -> tuple[list[WindowGroup], Parameters, np.ndarray]:
+    """Good universes by window; the parameters that count; the intensity of each asset."""
+    intensity = _intensity_of_assets(request, parameters, block_intensity)
+    groups = list(group_by_window(request, np.flatnonzero(status == Status.GOOD)))
+    return groups, classic_parameters(parameters) if classic else parameters, intensity
+
+
+def _work_on_groups(
+    work: Callable[[Chunk], None],
+    request: Request,
+    groups: list[WindowGroup],
+    parameters: Parameters,
+    intensity: np.ndarray,
+    classic: bool,
+    threads: int | None,
+    kept: KeptMoments | None,
+    pause: Pause,
+) -> None:
     def work_on_group(group: WindowGroup, threads: int) -> None:
         pause()
         group, moments = _moments_of(request, group, classic, kept)
@@ -153,8 +171,11 @@ def for_each_chunk(
             threads,
         )
 
-    groups = list(group_by_window(request, np.flatnonzero(status == Status.GOOD)))
-    for_each_group(work_on_group, groups, threads or available_threads())
+    for_each_group(
+        lambda group, threads: within_memory(lambda groups: work_on_group(groups[0], threads), request, [group]),
+        groups,
+        threads_for(request.panel, threads),
+    )
 
 
 def _unfilled(request: Request, status: np.ndarray) -> np.ndarray:

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache, wraps
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ To the type checker it is NumPy's: CuPy has no stubs, and a Protocol of what bot
 finds are tuples, numbers and None in an array's place, and attributes that no array has; arrays on the wrong side are
 found by ``tests/without_gpu``, which refuses host arrays as CuPy does.
 """
+
+T = TypeVar("T")
 
 AnyArray: TypeAlias = Any
 """An `Array` or a ``torch.Tensor``, of which the kernels know nothing."""
@@ -33,6 +36,29 @@ def array_namespace(x: Array) -> ModuleType:
     """
     cupy = sys.modules.get("cupy")
     return cupy if cupy is not None and isinstance(x, cupy.ndarray) else numpy
+
+
+def current_device(xp: ModuleType) -> int:
+    """Number of the device that `xp` works on in this thread; 0 for NumPy."""
+    return 0 if xp is numpy else int(xp.cuda.runtime.getDevice())
+
+
+def kept_for_each_device(maxsize: int) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """`functools.lru_cache` for a function that makes arrays of the library `xp`, its first argument.
+
+    What was made on one device is of no use on another.
+    """
+
+    def decorate(make: Callable[..., T]) -> Callable[..., T]:
+        kept = lru_cache(maxsize)(lambda device, xp, *arguments: make(xp, *arguments))
+
+        @wraps(make)
+        def made(xp: ModuleType, *arguments: Any) -> T:
+            return kept(current_device(xp), xp, *arguments)
+
+        return made
+
+    return decorate
 
 
 def to_numpy(x: Array) -> numpy.ndarray:

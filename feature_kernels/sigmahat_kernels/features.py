@@ -12,7 +12,9 @@ from sigmahat_kernels import heartbeat, missing, regime, temporal
 from sigmahat_kernels.backend import Array, array_namespace, joined, to_numpy
 from sigmahat_kernels.correlation import CORRELATION, correlation_features
 from sigmahat_kernels.groups import (
+    Memberships,
     Part,
+    StackedMemberships,
     WindowGroup,
     batches_of,
     gather_parts,
@@ -21,12 +23,13 @@ from sigmahat_kernels.groups import (
     packs_of,
     parts_of,
     refuse_columns,
+    within_memory,
 )
 from sigmahat_kernels.market import MARKET, market_features
 from sigmahat_kernels.missing import MISSING
-from sigmahat_kernels.oddities import Warnings, flag_assets, flag_universes
+from sigmahat_kernels.oddities import Warnings, flag_assets, flag_universes, look_for_oddities
 from sigmahat_kernels.pairs import PairStatistics
-from sigmahat_kernels.parallel import Pause, available_threads, for_each, for_each_group, go_on
+from sigmahat_kernels.parallel import Pause, for_each, for_each_group, go_on, threads_for
 from sigmahat_kernels.regime import REGIME, SPREADS, regime_features
 from sigmahat_kernels.request import PADDING, Request, check_universes
 from sigmahat_kernels.scratch import Scratch
@@ -70,7 +73,7 @@ def compute_features(
     request : Request
         As checked by `request.read_request`; on a GPU with a CuPy panel.
     threads : int, optional
-        Python threads; default one per available core, on a GPU one: its work is not on this side.
+        Python threads; default one per available core. On a GPU there is one: its work is not on this side.
     solver : str, optional
         One of `solvers.SOLVERS`, who computes the spectra; default the best that there is for where the panel lies.
     kept : KeptMoments, optional
@@ -84,17 +87,21 @@ def compute_features(
         If that solver cannot run.
     """
     chosen = choose_solver(request.panel, solver)
-    threads = threads or (available_threads() if array_namespace(request.panel) is np else 1)
+    threads = threads_for(request.panel, threads)
     status, status_asset = check_universes(request)
     features = np.full((len(status), N_FEATURES), np.nan, np.float32)
     warnings = Warnings(np.zeros(len(status), np.int32), np.zeros(request.universes.shape, np.int32))
     table = FeatureTable(features, status, status_asset, warnings, ())
     groups = list(group_by_window(request, np.flatnonzero(status == Status.GOOD)))
-    for_each_group(
-        lambda batch, threads: _fill_batch(table, request, batch, chosen, kept, pause, threads),
-        list(batches_of(request, groups)),
-        threads,
-    )
+
+    def fill(batch: Sequence[WindowGroup], threads: int) -> None:
+        def fill_some(groups: Sequence[WindowGroup]) -> None:
+            whole = groups is batch  # moments of a part of a window's universes would be of no use to the others
+            _fill_batch(table, request, groups, chosen, kept if whole else None, pause, threads)
+
+        within_memory(fill_some, request, batch)
+
+    for_each_group(fill, list(batches_of(request, groups)), threads)
     good = np.flatnonzero(status == Status.GOOD)
     own = flag_universes(request._replace(universes=request.universes[good], windows=request.windows[good]))
     warnings.of_universe[good] = own | np.bitwise_or.reduce(warnings.of_asset[good], axis=1)
@@ -145,10 +152,11 @@ def _fill_batch(
         return
     all_shared = share_windows(usable.returns, usable.cuts)
     heartbeat.beat()
-    for group, cut, shared in zip(usable.groups, usable.cuts, all_shared.each(), strict=True):
+    suspect = look_for_oddities(all_shared, usable.stale, usable.groups)
+    for group, cut, shared, looked_at in zip(usable.groups, usable.cuts, all_shared.each(), suspect, strict=True):
         if kept is not None:
             kept.keep(group, shared.moments)
-        odd = flag_assets(request, group, usable.stale[cut], shared.window, shared.products.slow)
+        odd = flag_assets(request, group, usable.stale[cut], shared.window, shared.products.slow) if looked_at else None
         if odd is not None:
             table.warnings.of_asset[group.universes] = odd
     summands = _summands(all_shared, solver)
@@ -175,14 +183,18 @@ def _measure_parts(
     """All features that depend on the universe's returns, of all parts one after the other: name -> (n,)."""
     xp = array_namespace(summands.factor)
     stacked = xp.stack(list(summands.averages.values()))
-    memberships = [(cut, membership_of(request, part)) for part, cut in parts]
-    n_assets = joined([membership.sum(axis=0) for _, membership in memberships]).astype(xp.int64)
-    sums = joined([stacked[:, cut] @ membership for cut, membership in memberships])
-    averages = dict(zip(summands.averages, sums / n_assets, strict=True))
+    index = gather_parts(request, parts)
+    n_assets = xp.asarray((index != PADDING).sum(axis=1))
+    slow = summands.products.slow
+    memberships = (
+        Memberships([(cut, membership_of(request, part)) for part, cut in parts])
+        if slow.ndim == 2
+        else StackedMemberships(index, slow)
+    )
+    averages = dict(zip(summands.averages, memberships.sum(stacked) / n_assets, strict=True))
     for spread in SPREADS:
         averages[spread] = xp.sqrt(xp.maximum(averages.pop(f"{spread}_square") - averages[spread] ** 2, 0.0))
     n_effective = averages.pop("n_observed") - 1.0
-    index = gather_parts(request, parts)
     moments = solver.series_moments(summands.series, memberships, index)
     # Ledoit and Wolf's pi-hat over pairs i != j on the correlation scale, before the squared correlations are taken
     # off: (1/n) sum_t (sum_i x_ti^2)^2 less the terms i = j, with x = sqrt(n) z; the double sum over assets factors.
@@ -213,7 +225,7 @@ def _solve_parts(
     for chunk in solver.chunks(request, together):
         pause()
         where, n_assets = xp.asarray(chunk), int(sizes[chunk].max())
-        values, pairs = solver.measure(summands.products, summands.factor, xp.asarray(index[chunk, :n_assets]), scratch)
+        values, pairs = solver.measure(summands.products, summands.factor, index[chunk, :n_assets], scratch)
         heartbeat.beat()
         eigenvalues[where, width - n_assets :] = values
         for name, value in pairs._asdict().items():

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
 import numpy as np
 
-from sigmahat_kernels.backend import AnyArray, Array, array_namespace
+from sigmahat_kernels.backend import AnyArray, Array, array_namespace, joined
+from sigmahat_kernels.cuda import device
 from sigmahat_kernels.request import PADDING, Request
 from sigmahat_kernels.returns import Judged, judge_columns, mean_row_days, universe_status
 from sigmahat_kernels.stale import without_stale
@@ -78,11 +79,27 @@ def _gathered(request: Request, group: WindowGroup) -> Array:
     return request.panel[group.start : group.stop][:, xp.asarray(group.columns)]
 
 
+def returns_together(request: Request, groups: Sequence[WindowGroup]) -> Array:
+    """Returns of several groups' columns over windows of one length, side by side, (T, m); stale prices included."""
+    xp = array_namespace(request.panel)
+    if len(groups) == 1:
+        return _gathered(request, groups[0])
+    if xp is np:
+        return np.concatenate([_gathered(request, group) for group in groups], axis=1)
+    starts = np.repeat([group.start for group in groups], [len(group.columns) for group in groups])
+    first, column = xp.asarray(np.stack([starts, np.concatenate([group.columns for group in groups])]))
+    rows = xp.arange(groups[0].stop - groups[0].start)
+    return request.panel[first + rows[:, None], column]
+
+
 def batches_of(request: Request, groups: Sequence[WindowGroup]) -> Iterator[list[WindowGroup]]:
     """Groups of windows of one length, in batches small enough for the cache; a large group is a batch of its own.
 
     What is done to single columns is done to all columns of a batch at once, in the time of a few columns more.
     """
+    if array_namespace(request.panel) is not np:
+        yield from _batches_on_device(request, groups)
+        return
     limit = _scaled(request, BATCH_CELLS)
     by_length = sorted(groups, key=lambda group: group.stop - group.start)  # stable
     for n_obs, alike in groupby(by_length, key=lambda group: group.stop - group.start):
@@ -95,6 +112,64 @@ def batches_of(request: Request, groups: Sequence[WindowGroup]) -> Iterator[list
                 batch, n_columns = [], len(group.columns)
             batch.append(group)
         yield batch
+
+
+def _batches_on_device(request: Request, groups: Sequence[WindowGroup]) -> Iterator[list[WindowGroup]]:
+    """The same on a GPU: groups of a batch have as many columns, so that their arrays stack; one may be half copies."""
+    limit = _scaled(request, BATCH_CELLS)
+
+    def shape(group: WindowGroup) -> tuple[int, int]:
+        return group.stop - group.start, len(group.columns)
+
+    batch: list[WindowGroup] = []
+    for group in sorted(groups, key=shape, reverse=True):
+        n_obs, n_columns = shape(batch[0] if batch else group)
+        fits = (len(batch) + 1) * n_columns * max(n_obs, n_columns) <= limit
+        if batch and not (fits and shape(group)[0] == n_obs and 2 * shape(group)[1] >= n_columns):
+            yield batch
+            batch, n_columns = [], shape(group)[1]
+        batch.append(_widened(group, n_columns))
+    if batch:
+        yield batch
+
+
+def _widened(group: WindowGroup, n_columns: int) -> WindowGroup:
+    """The group with its first column repeated behind the others, of which no universe knows."""
+    more = np.full(n_columns - len(group.columns), group.columns[0])
+    return group._replace(columns=np.concatenate([group.columns, more]))
+
+
+def within_memory(
+    work: Callable[[Sequence[WindowGroup]], None], request: Request, groups: Sequence[WindowGroup]
+) -> None:
+    """Call `work` on groups; where the memory does not suffice, on half of them at a time, down to one universe.
+
+    Raises
+    ------
+    MemoryError
+        If it does not suffice for one.
+    """
+    try:
+        work(groups)
+        return
+    except MemoryError:
+        halves = _halves(request, groups)
+        if not halves:
+            raise
+    # Only here: as long as it is handled, the error holds on to all arrays of the functions that it has left.
+    if array_namespace(request.panel) is not np:
+        device.free_memory()
+    for half in halves:
+        within_memory(work, request, half)
+
+
+def _halves(request: Request, groups: Sequence[WindowGroup]) -> list[Sequence[WindowGroup]]:
+    if len(groups) > 1:
+        return [groups[: len(groups) // 2], groups[len(groups) // 2 :]]
+    (group,) = groups
+    if len(group.universes) == 1:
+        return []
+    return [[_group(request, group.start, group.stop, half)] for half in np.array_split(group.universes, 2)]
 
 
 Part = tuple[WindowGroup, slice]
@@ -114,10 +189,9 @@ def refuse_columns(
     request: Request, groups: Sequence[WindowGroup], status: np.ndarray, status_asset: np.ndarray
 ) -> UsableGroups:
     """Give universes that hold an unusable column its status, in place; return what remains of a batch."""
-    gathered = [_gathered(request, group) for group in groups]
     xp = array_namespace(request.panel)
-    returns, stale = without_stale(gathered[0] if len(gathered) == 1 else xp.concatenate(gathered, axis=1))
-    cuts = _side_by_side(groups)
+    returns, stale = without_stale(returns_together(request, groups))
+    cuts = side_by_side(groups)
     judged = judge_columns(returns, _row_days(request, groups))
     if not judged.status.any() and not judged.large.any():
         return UsableGroups(list(groups), cuts, returns, stale)
@@ -126,10 +200,12 @@ def refuse_columns(
         own = Judged(judged.status[cut], judged.large[cut])
         left = _refuse(request, group, own, status, status_asset)
         if len(left.universes):
+            if xp is not np:
+                left = _widened(left, len(group.columns))
             remaining.append(left)
             kept.append(cut.start + group.place[left.columns])
     there = xp.asarray(np.concatenate(kept) if kept else np.empty(0, np.int64))
-    return UsableGroups(remaining, _side_by_side(remaining), returns[:, there], stale[there])
+    return UsableGroups(remaining, side_by_side(remaining), returns[:, there], stale[there])
 
 
 def _refuse(
@@ -147,7 +223,8 @@ def _refuse(
     return _group(request, group.start, group.stop, group.universes[~refused])
 
 
-def _side_by_side(groups: Sequence[WindowGroup]) -> list[slice]:
+def side_by_side(groups: Sequence[WindowGroup]) -> list[slice]:
+    """Where the columns of each of some groups stand, side by side."""
     edges = np.cumsum([0, *(len(group.columns) for group in groups)]).tolist()
     return [slice(*pair) for pair in pairwise(edges)]
 
@@ -260,6 +337,56 @@ def membership_of(request: Request, group: WindowGroup) -> Array:
     membership = xp.zeros((n_columns + 1, len(rows)))
     membership[held, xp.arange(len(rows))[:, None]] = 1.0
     return membership[:-1]
+
+
+class Memberships:
+    """Which universes hold which columns: to sum over the assets of each.
+
+    Parameters
+    ----------
+    parts : sequence of (slice, array of shape (m', n'))
+        Of each window in turn: its columns, and 1.0 where a universe holds one.
+    """
+
+    def __init__(self, parts: Sequence[tuple[slice, Array]]) -> None:
+        self._parts = parts
+
+    def sum(self, values: Array) -> Array:
+        """Sums over the assets of n universes, (..., m) -> (..., n)."""
+        return joined([values[..., cut] @ membership for cut, membership in self._parts])
+
+
+class StackedMemberships(Memberships):
+    """The same of windows of as many columns each, in one stack of matrix products.
+
+    Parameters
+    ----------
+    index : integer array of shape (n, N)
+        On the host: positions of each universe's assets among the columns of all windows, PADDING behind.
+    stack : array of shape (windows, m, ...)
+        Of these windows.
+    """
+
+    def __init__(self, index: np.ndarray, stack: Array) -> None:
+        xp = array_namespace(stack)
+        self._n_windows, self._n_columns = stack.shape[:2]
+        n_positions = self._n_windows * self._n_columns
+        window = index[:, 0] // self._n_columns
+        count = np.bincount(window, minlength=self._n_windows)
+        slot = np.empty(len(index), np.int64)
+        slot[np.argsort(window, kind="stable")] = np.arange(len(index)) - np.repeat(np.cumsum(count) - count, count)
+        width = int(count.max())
+        held = xp.asarray(np.where(index == PADDING, n_positions, index))  # padding goes to one row more
+        slots, self._places = xp.asarray(np.stack([slot, window * width + slot]))
+        membership = xp.zeros((n_positions + 1, width))
+        membership[held, slots[:, None]] = 1.0
+        self._membership = membership[:-1].reshape(self._n_windows, self._n_columns, width)
+
+    def sum(self, values: Array) -> Array:
+        """See `Memberships.sum`."""
+        rows = values.reshape(-1, self._n_windows, self._n_columns).transpose(1, 0, 2)
+        sums = (rows @ self._membership).transpose(1, 0, 2)
+        return sums.reshape(len(sums), -1)[:, self._places].reshape(*values.shape[:-1], -1)
 
 
 def _scaled(request: Request, cells: int) -> int:

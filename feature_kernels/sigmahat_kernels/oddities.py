@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.groups import WindowGroup
 from sigmahat_kernels.panel import Window
 from sigmahat_kernels.request import PADDING, Request
+from sigmahat_kernels.shared_window import SharedWindows
 from sigmahat_kernels.status import (
     DOMINANT_RETURN,
     FEW_RETURNS,
@@ -63,7 +65,7 @@ def flag_assets(request: Request, group: WindowGroup, stale: Array, window: Wind
         Their equal-weighted correlation.
     """
     near = _near_copies(window, slow)
-    of_column = to_numpy(_flag_columns(window, near, stale))
+    of_column = to_numpy(_flag_columns(window, near.any(axis=0), stale))
     if not of_column.any():
         return None
     rows = request.universes[group.universes]
@@ -72,6 +74,24 @@ def flag_assets(request: Request, group: WindowGroup, stale: Array, window: Wind
     _forgive_market_days(of_asset, place, held, window)
     _forgive_absent_copies(of_asset, place, near)
     return of_asset
+
+
+def look_for_oddities(shared: SharedWindows, stale: Array, groups: Sequence[WindowGroup]) -> list[bool]:
+    """Which windows `flag_assets` must look at: on a GPU only those in which it would find something.
+
+    There it waits for every window; this waits once. Returns are missing in some windows: these are always looked at.
+    """
+    xp = array_namespace(shared.factor)
+    if xp is np or len(groups) == 1:
+        return [True] * len(groups)
+    near = xp.abs(shared.blocks().slow) > NEAR_COPY
+    near.reshape(len(groups), -1)[:, :: near.shape[2] + 1] = False
+    repeated = np.array([group.columns[1:] <= group.columns[0] for group in groups])  # by `groups.batches_of`
+    if repeated.any():
+        near[:, 1:] &= xp.asarray(~repeated)[:, :, None]
+    window = shared.window
+    odd = _flag_columns(window, near.any(axis=1).reshape(-1), stale) + (window.n_observed < len(window.returns))
+    return to_numpy(odd.reshape(len(groups), -1).any(axis=1)).tolist()
 
 
 def flag_universes(request: Request) -> np.ndarray:
@@ -109,15 +129,15 @@ def _near_copies(window: Window, slow: Array) -> Array:
     return near
 
 
-def _flag_columns(window: Window, near: Array, stale: Array) -> Array:
-    """What can be wrong with each column; (m,), where the window is."""
+def _flag_columns(window: Window, has_copy: Array, stale: Array) -> Array:
+    """What can be wrong with each column, and whether it has a copy; (m,), where the window is."""
     n = window.n_observed
     return (
         (n < FEW_RETURNS * len(window.returns)) * int(WarningFlag.FEW_RETURNS)
         + stale * int(WarningFlag.STALE_PRICES)
         # The kurtosis is a sum of fourth powers already: sum x^4 / (sum x^2)^2 = kurtosis n / (n - 1)^2.
         + (window.kurtosis * n > DOMINANT_RETURN * (n - 1.0) ** 2) * int(WarningFlag.DOMINANT_RETURN)
-        + near.any(axis=0) * int(WarningFlag.NEAR_COPY)
+        + has_copy * int(WarningFlag.NEAR_COPY)
         + _outside(window.volatilities[0], USUAL_VOLATILITY) * int(WarningFlag.UNUSUAL_VOLATILITY)
     )
 

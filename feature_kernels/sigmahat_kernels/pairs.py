@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from types import ModuleType
 from typing import NamedTuple
 
-from sigmahat_kernels.backend import Array, array_namespace
+from sigmahat_kernels.backend import Array, array_namespace, kept_for_each_device
 from sigmahat_kernels.scratch import Scratch, take
 
 HISTOGRAM_BINS = 32
@@ -34,10 +33,10 @@ def gather_pairs(products: Sequence[Array], index: Array, scratch: Scratch) -> t
 
     Parameters
     ----------
-    products : arrays of shape (m, m)
+    products : arrays of shape (m, m), or (windows, m, m)
         Symmetric; the first has the correlations.
     index : int64 array of shape (n, N)
-        Columns of each universe.
+        Columns of each universe; of several windows, positions among the columns of all.
     scratch : Scratch
         Of this thread; holds the results.
     """
@@ -46,8 +45,9 @@ def gather_pairs(products: Sequence[Array], index: Array, scratch: Scratch) -> t
     row, column, expand = _pairs_of(xp, n_assets)
     shape = (n, len(row))
     cells, columns = (scratch.array(name, shape, xp.int64) for name in ("cells", "columns"))
-    take(index * products[0].shape[1], row, cells, axis=1)
-    cells += take(index, column, columns, axis=1)
+    take(index * products[0].shape[-1], row, cells, axis=1)
+    of_window = index if products[0].ndim == 2 else index % products[0].shape[-1]
+    cells += take(of_window, column, columns, axis=1)
     pairs = [take(product, cells, scratch.array(f"pairs_{k}", shape)) for k, product in enumerate(products)]
     correlation = scratch.array("matrices", (n, n_assets, n_assets))
     take(pairs[0], expand, correlation.reshape(n, -1), axis=1)
@@ -56,7 +56,7 @@ def gather_pairs(products: Sequence[Array], index: Array, scratch: Scratch) -> t
     return correlation, pairs
 
 
-@lru_cache(maxsize=4)
+@kept_for_each_device(4)
 def _pairs_of(xp: ModuleType, n_assets: int) -> tuple[Array, Array, Array]:
     """Row and column of each pair, shape (P,), and the pair of each cell of the matrix, shape (N * N,)."""
     row, column = xp.tril_indices(n_assets, -1)

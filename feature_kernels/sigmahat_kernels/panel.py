@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 
-from sigmahat_kernels.backend import Array, array_namespace
+from sigmahat_kernels.backend import Array, array_namespace, kept_for_each_device
 
 WINSOR_LIMIT = 3.0
 """Standardised returns are cut here: one fat-tailed day must not set the correlations."""
@@ -99,7 +98,7 @@ def prepare_window(returns: Array, *, winsor_limit: float | None = WINSOR_LIMIT)
     return Window(filled, observed, standardised, volatility, n_observed, kurtosis, tail_share)
 
 
-@lru_cache(maxsize=64)
+@kept_for_each_device(64)
 def exponential_weights(xp: ModuleType, n_obs: int, halflife: float) -> Array:
     """Weights 2^(-age/halflife), the last row's age being 0; not normalised. Shape (n_obs,); not to be written to."""
     exponents = -xp.arange(n_obs - 1, -1, -1, dtype=xp.float64) / halflife

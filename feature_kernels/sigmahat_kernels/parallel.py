@@ -9,9 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import TypeVar
 
+import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from sigmahat_kernels import heartbeat
+from sigmahat_kernels.backend import Array, array_namespace
 
 T = TypeVar("T")
 
@@ -28,6 +30,14 @@ def available_threads() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def threads_for(panel: Array, threads: int | None) -> int:
+    """Python threads for what is computed where a panel lies: as many as asked for, by default one a core.
+
+    On a GPU always that of the caller: the work is not on this side, and another thread would begin on another device.
+    """
+    return threads or available_threads() if array_namespace(panel) is np else 1
 
 
 def for_each(work: Callable[[T], None], items: Iterable[T], threads: int) -> None:

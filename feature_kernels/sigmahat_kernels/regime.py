@@ -75,19 +75,17 @@ def asset_series(window: Window, slow_factor: Array) -> Array:
     return series
 
 
-def market_series(series: Array, membership: Array) -> MarketSeries:
-    """Sums over the assets of all universes at once, in one matrix product.
+def market_series(sums: Array, n_assets: Array) -> MarketSeries:
+    """The series of n universes.
 
     Parameters
     ----------
-    series : array of shape (4 or 5, T, m)
-        Of `asset_series`.
-    membership : array of shape (m, n)
-        1.0 where universe n holds column m.
+    sums : array of shape (4 or 5, T, n)
+        Of `asset_series`, over the assets of each universe.
+    n_assets : array of shape (n,)
     """
-    xp = array_namespace(membership)
-    sums = series @ membership
-    count = xp.maximum(sums[4], 1.0) if len(series) == 5 else membership.sum(axis=0)
+    xp = array_namespace(sums)
+    count = xp.maximum(sums[4], 1.0) if len(sums) == 5 else n_assets
     mean = sums[0] / count
     mean_return = mean.mean(axis=0)
     return MarketSeries(

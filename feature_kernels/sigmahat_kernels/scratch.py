@@ -53,8 +53,12 @@ def take(source: Array, index: Array, out: Array, axis: int | None = None) -> Ar
 
 
 def take_blocks(source: Array, index: Array, scratch: Scratch, name: str) -> Array:
-    """Rows and columns `index` (n, N) of a matrix, as a stack (n, N, N) in the array `name` of `scratch`."""
+    """Rows and columns `index` (n, N) of a matrix, as a stack (n, N, N) in the array `name` of `scratch`.
+
+    Of a stack of matrices (windows, m, m), `index` has positions among the columns of all.
+    """
     n, n_assets = index.shape
     cells = scratch.array("cells", (n, n_assets, n_assets), index.dtype)
-    array_namespace(index).add(index[:, :, None] * source.shape[1], index[:, None, :], out=cells)
+    column = index if source.ndim == 2 else index % source.shape[-1]
+    array_namespace(index).add(index[:, :, None] * source.shape[-1], column[:, None, :], out=cells)
     return take(source, cells, scratch.array(name, cells.shape))

@@ -109,7 +109,12 @@ def share_windows(returns: Array, cuts: Sequence[slice], *, winsor_limit: float 
     window = prepare_window(returns, winsor_limit=winsor_limit)
     slow, fast = correlation_factor(window), correlation_factor(window, halflife=FAST_HALFLIFE)
     products = [_multiply_out(slow[:, cut], fast[:, cut]) for cut in cuts]
-    return SharedWindows(window, slow, products, cuts)
+    xp = array_namespace(returns)
+    if xp is np or len(cuts) == 1:
+        return SharedWindows(window, slow, products, cuts)
+    stack = Products(*(xp.stack(of_each) for of_each in zip(*products, strict=True)))
+    products = [Products(*(of_all[k] for of_all in stack)) for k in range(len(cuts))]
+    return SharedWindows(window, slow, products, cuts, stack)
 
 
 def _multiply_out(slow: Array, fast: Array) -> Products:
@@ -125,6 +130,7 @@ class SharedWindows(NamedTuple):
     factor: Array  # (T, m)
     products: Sequence[Products]  # of each
     cuts: Sequence[slice]  # where the columns of each stand
+    stack: Products | None = None  # (windows, m, m) each, of which `products` are views: on a GPU, of several windows
 
     def each(self) -> list[SharedWindow]:
         """Every window by itself, as views."""
@@ -134,9 +140,14 @@ class SharedWindows(NamedTuple):
         ]
 
     def blocks(self) -> Products:
-        """All products in one, for a universe to gather from: those of each window on its diagonal, nothing else."""
+        """All products in one, for a universe to gather from: those of each window on its diagonal, nothing else.
+
+        On a GPU, where all windows have as many columns, `stack`: no memory for what is nothing.
+        """
         if len(self.cuts) == 1:
             return self.products[0]
+        if self.stack is not None:
+            return self.stack
         xp = array_namespace(self.factor)
         m = self.factor.shape[1]
         blocks = Products(*(xp.empty((m, m)) for _ in Products._fields))

@@ -15,9 +15,9 @@ from typing import Protocol
 import numpy as np
 
 from sigmahat_kernels import pairs, regime
-from sigmahat_kernels.backend import Array, array_namespace, joined, to_numpy
+from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.cuda import cusolver, device, kernels
-from sigmahat_kernels.groups import WindowGroup, chunks_by_size, chunks_by_work
+from sigmahat_kernels.groups import Memberships, WindowGroup, chunks_by_size, chunks_by_work
 from sigmahat_kernels.lanes.compiled import can_compile
 from sigmahat_kernels.pairs import PairStatistics
 from sigmahat_kernels.panel import Window
@@ -39,16 +39,13 @@ REFINE_BELOW = 1e-3
 1e-6, so that the condition number would be off by more than 0.1 %."""
 
 FAST_DOUBLE_RATIO = 4
-"""Where float64 takes at most this many times as long as float32, it is used throughout."""
+"""Where float64 takes at most this many times as long as float32, it is used throughout: what is too large for a block
+in float64 goes to cuSOLVER at once. With few more rows than assets that would see nearly all of it in the end."""
 
 _MAX_STACK = 16_384
 """Matrices in one cuSOLVER call: from about 32,000 it fails with INVALID_VALUE, whatever their size."""
 
 _MAX_STACK_BYTES = 2**30
-
-
-Membership = tuple[slice, Array]
-"""Columns of a window among those side by side, and (m, n) 1.0 where one of its universes holds one of them."""
 
 
 class SolverError(RuntimeError):
@@ -115,11 +112,13 @@ class OwnKernels:
             return False
         return kernels.tridiagonal_shared_bytes(size, size_class.warps, self._precision) <= self._shared_limit
 
-    def eigvalsh(self, matrix: Array, index: Array | None) -> Array:
-        return kernels.eigvalsh(self._launch, matrix, index, self._precision)
+    def eigvalsh(self, matrix: Array, index: Array | None, sizes: np.ndarray | None = None) -> Array:
+        return kernels.eigvalsh(self._launch, matrix, index, self._precision, sizes)
 
-    def pair_statistics(self, products: Sequence[Array], index: Array) -> PairStatistics:
-        return kernels.pair_statistics(self._launch, products, index)
+    def pair_statistics(
+        self, products: Sequence[Array], index: Array, sizes: np.ndarray | None = None
+    ) -> PairStatistics:
+        return kernels.pair_statistics(self._launch, products, index, sizes)
 
 
 class Solver:
@@ -175,30 +174,31 @@ class Solver:
         """What `series_moments` sums over assets, for all columns of a window; see `regime.asset_series`."""
         return regime.asset_series(window, factor)
 
-    def series_moments(self, series: Array, memberships: Sequence[Membership], index: np.ndarray) -> SeriesMoments:
+    def series_moments(self, series: Array, memberships: Memberships, index: np.ndarray) -> SeriesMoments:
         """Moments of the series of n universes, which may be of several windows of one length.
 
         Parameters
         ----------
         series : array
             Of `asset_series`.
-        memberships : sequence of (slice, array of shape (m', n'))
-            Of each window in turn: its columns, and 1.0 where a universe holds one.
+        memberships : Memberships
+            Which universes hold which columns.
         index : integer array of shape (n, N)
             The same: columns of each universe, PADDING behind; in host memory.
         """
-        summed = [regime.market_series(series[..., cut], membership) for cut, membership in memberships]
-        return regime.series_moments(regime.MarketSeries(*map(joined, zip(*summed, strict=True))))
+        n_assets = array_namespace(series).asarray((index != PADDING).sum(axis=1))
+        return regime.series_moments(regime.market_series(memberships.sum(series), n_assets))
 
     def chunks(self, request: Request, part: WindowGroup) -> Iterator[np.ndarray]:
         """Positions within the part of universes that `measure` takes together."""
         return chunks_by_size(request, part)
 
     def measure(
-        self, products: Sequence[Array], factor: Array, index: Array, scratch: Scratch
+        self, products: Sequence[Array], factor: Array, index: np.ndarray, scratch: Scratch
     ) -> tuple[Array, PairStatistics]:
         """Spectra and pair statistics of the same universes, of one chunk; `scratch` is that of this thread."""
-        return self.eigenvalues(products[0], factor, index), self.pair_statistics(products, index)
+        there = array_namespace(factor).asarray(index)
+        return self.eigenvalues(products[0], factor, there), self.pair_statistics(products, there)
 
     def _solve(self, matrix: Array, index: Array | None, n_null: int) -> Array:
         size = matrix.shape[1] if index is None else index.shape[1]
@@ -228,6 +228,55 @@ class HostSolver(Solver):
         eigenvalues = dual_spectrum(factor[index]) if dual else correlation_spectrum(correlation)
         self.used.add(self.name)
         return eigenvalues, pairs.pair_statistics(correlation, entries, scratch)
+
+
+class OwnSolver(Solver):
+    """Own kernels on a GPU: universes of all sizes that they take, and of several windows, share a launch.
+
+    Others, and those whose Gram matrix is solved, come as in a `Solver`.
+    """
+
+    def __init__(self, name: str, own: OwnKernels, steps: Sequence[Step]) -> None:
+        super().__init__(name, [own, *steps])
+        self._own = own
+
+    def chunks(self, request: Request, part: WindowGroup) -> Iterator[np.ndarray]:
+        """See `Solver.chunks`."""
+        sizes = (request.universes[part.universes] != PADDING).sum(axis=1)
+        taken = np.array([self._takes(part.stop - part.start, size) for size in sizes.tolist()])
+        if taken.any():
+            yield np.flatnonzero(taken)
+        others = np.flatnonzero(~taken)
+        if len(others):
+            alone = part._replace(universes=part.universes[others])
+            yield from (others[chunk] for chunk in chunks_by_size(request, alone))
+
+    def measure(
+        self, products: Sequence[Array], factor: Array, index: np.ndarray, scratch: Scratch
+    ) -> tuple[Array, PairStatistics]:
+        """Spectra, zeros in front, and pair statistics, row sums with zeros behind; `index` ends in PADDING."""
+        if not self._takes(factor.shape[1], index.shape[1]):
+            return super().measure(products, factor, index, scratch)
+        there, sizes = array_namespace(factor).asarray(index), (index != PADDING).sum(axis=1)
+        values = self._own.eigvalsh(products[0], there, sizes)
+        self.used.add(self._own.name)
+        if not self._own.exact:
+            self._refine(values, products[0], there, sizes)
+        return values, self._own.pair_statistics(products, there, sizes)
+
+    def _takes(self, n_obs: int, n_assets: int) -> bool:
+        return self._own.takes(n_assets) and not is_dual(n_obs, n_assets)
+
+    def _refine(self, values: Array, product: Array, index: Array, sizes: np.ndarray) -> None:
+        """Compute doubtful spectra again, in place."""
+        xp = array_namespace(values)
+        first = xp.asarray(values.shape[1] - sizes)[:, None]
+        doubtful = to_numpy(xp.take_along_axis(values, first, axis=1)[:, 0] < REFINE_BELOW)
+        for size in np.unique(sizes[doubtful]).tolist():
+            rows = xp.asarray(np.flatnonzero(doubtful & (sizes == size)))
+            exact = next(step for step in self._steps if step.exact and step.takes(size))
+            values[rows, values.shape[1] - size :] = exact.eigvalsh(product, index[rows, :size])
+            self.used.add(exact.name)
 
 
 class LaneKernels:
@@ -267,7 +316,7 @@ class LanesSolver(Solver):
             row[...] = values.T
         return rows
 
-    def series_moments(self, series: Array, memberships: Sequence[Membership], index: np.ndarray) -> SeriesMoments:
+    def series_moments(self, series: Array, memberships: Memberships, index: np.ndarray) -> SeriesMoments:
         """See `Solver.series_moments`."""
         from sigmahat_kernels.lanes.series import measure_series
 
@@ -323,7 +372,7 @@ def choose_solver(panel: Array, requested: str | None = None) -> Solver:
     chosen: str | None = None
     steps: list[Step] = []
     for name in candidates:
-        found = _steps_on_device(name, device.current_device())
+        found = _find_steps(name)
         if isinstance(found, str):
             if name == requested:
                 raise SolverError(f"solver {name!r} cannot run here: {found}")
@@ -332,24 +381,35 @@ def choose_solver(panel: Array, requested: str | None = None) -> Solver:
             chosen = chosen or name
             steps += found
     assert chosen is not None  # LAPACK is always there
-    return Solver(chosen, steps)
+    own, *others = steps
+    return OwnSolver(chosen, own, others) if isinstance(own, OwnKernels) else Solver(chosen, steps)
+
+
+def _find_steps(name: str) -> list[Step] | str:
+    """What a solver consists of on the current device, or why it cannot run, now or ever."""
+    try:
+        return _steps_on_device(name, device.current_device())
+    except device.passing_errors() as error:
+        return f"{type(error).__name__}: {error}"
 
 
 @cache
 def _steps_on_device(name: str, number: int) -> list[Step] | str:
-    """What a solver consists of on the current device (`number` only distinguishes devices), or why it cannot run."""
+    """The same for good (`number` only distinguishes devices); raises what may be over at the next request."""
     try:
         if name == "kernels":
             for program in kernels.PROGRAMS:
                 device.compiled(program, number)
             precisions: list[type[np.floating]] = [np.float32, np.float64]
             if device.single_to_double_ratio() <= FAST_DOUBLE_RATIO:
-                precisions.reverse()
+                del precisions[0]
             return [OwnKernels(device.launch, precision, device.shared_memory_limit()) for precision in precisions]
         if name == "cusolver":
             cusolver.check_available()
             return [Stacked(name, cusolver.eigvalsh)]
-    except Exception as error:  # NVRTC, the driver and the loader each raise their own
+    except device.passing_errors():
+        raise
+    except Exception as error:  # NVRTC and the loader each raise their own
         return f"{type(error).__name__}: {error}"
     return [Stacked("cupy", lambda stack: array_namespace(stack).linalg.eigvalsh(stack)) if name == "cupy" else _LAPACK]
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
 from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 
-from sigmahat_kernels.backend import Array, array_namespace
+from sigmahat_kernels.backend import Array, array_namespace, kept_for_each_device
 
 SPECTRUM = {
     "log_assets": "ln N",
@@ -236,7 +235,7 @@ def _bulk(spectra: _Spectra) -> dict[str, Array]:
     }
 
 
-@lru_cache(maxsize=2)
+@kept_for_each_device(2 * 8)
 def _sketch(xp: ModuleType) -> tuple[Array, Array]:
     """Quantile levels, and the projections of these quantiles, shape (levels, projections)."""
     levels = (xp.arange(_SKETCH_LEVELS) + 0.5) / _SKETCH_LEVELS

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 import traceback
@@ -18,6 +19,7 @@ import triton_python_backend_utils as pb_utils
 from sigmahat_kernels import heartbeat
 from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.cost import CostTooHigh
+from sigmahat_kernels.cuda import device
 from sigmahat_kernels.metrics import REFUSED, REQUESTS, SECONDS, Meters, triton_sender
 from sigmahat_kernels.scratch import keep_freed_memory
 from sigmahat_kernels.status import InvalidRequest
@@ -25,6 +27,12 @@ from sigmahat_kernels.status import InvalidRequest
 PARAMETERS: dict[str, type] = {"caller": str, "classic": bool, "minimum_variance": bool}
 """What a request may ask for beside its tensors, name to type. Every model of an ensemble gets them all; those that
 Triton takes for itself (timeout, priority, sequence_*, binary data of HTTP) arrive at none."""
+
+MEMORY_SHARE = 0.3
+"""Share of a GPU's memory that an instance may keep: two Python steps and the members' engines stand on each."""
+
+LOST_DEVICE = 70
+"""Exit status of a process whose GPU answers nothing any more (EX_SOFTWARE)."""
 
 
 class PythonModel:
@@ -63,7 +71,7 @@ class PythonModel:
         self._count(begin, step=step)
 
     def to_device(self, name: str, tensor: Array) -> Array:
-        """Move PANEL and FEATURES to the GPU where the instance has one; index tensors are read on the host."""
+        """Move PANEL and FEATURES to the instance's GPU where it has one; index tensors are read on the host."""
         if not self.on_gpu or name not in ("PANEL", "FEATURES"):
             return to_numpy(tensor)
         import cupy
@@ -77,6 +85,7 @@ class PythonModel:
         config = json.loads(args["model_config"])
         self.name = config["name"]
         self.on_gpu = args["model_instance_kind"] == "GPU"
+        self._device_number = int(args["model_instance_device_id"])
         self._merges = config["max_batch_size"] > 0
         self._required = {tensor["name"]: not tensor.get("optional", False) for tensor in config["input"]}
         self._outputs = {
@@ -84,11 +93,16 @@ class PythonModel:
         }
         self.step = re.sub(r"-r\d+$", "", self.name)  # the same in every release
         self.meters = Meters(triton_sender(pb_utils))
+        if self.on_gpu:
+            device.use(self._device_number)  # Triton says where the instance is to be, and does not put it there
+            device.limit_memory(MEMORY_SHARE)
         self.load(Path(args["model_repository"]) / args["model_version"])
         heartbeat.start(self.name)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Called by Triton with the requests that it gathered; answers each, or gives each its own error."""
+        if self.on_gpu:
+            device.use(self._device_number)  # of this thread, which need not be that of `initialize`
         with heartbeat.working():
             # What one request asks for, or misspells, is no matter of the others'.
             if self._merges and len(set(map(_asked, requests))) == 1:
@@ -144,6 +158,10 @@ class PythonModel:
             return self._refuse("limit", f"RESOURCE_EXHAUSTED: {error}", pb_utils.TritonError.INVALID_ARG)
         # Whatever it is, the caller gets a short message and the log the rest.
         pb_utils.Logger.log_error(f"{self.name}: {traceback.format_exc()}")
+        if self.on_gpu and device.is_lost():
+            # Every later request of this process would fail; Triton starts another one.
+            pb_utils.Logger.log_error(f"{self.name}: GPU {self._device_number} is lost to this process, which ends")
+            os._exit(LOST_DEVICE)
         message = f"internal error in model '{self.name}'; the server's log has the details"
         return _failure(message, pb_utils.TritonError.INTERNAL)
 

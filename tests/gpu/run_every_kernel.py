@@ -22,6 +22,10 @@ def main() -> None:
             if own.takes(size):
                 own.eigvalsh(product, index)
     kernels.pair_statistics(device.launch, (product, product, product), cupy.arange(120).reshape(2, 60))
+    index = np.array([[*range(60)], [*range(330, 350), *[-1] * 40]])  # of two windows and sizes
+    of_columns = cupy.zeros((4, 660)), cupy.ones(8)
+    stack = cupy.stack([product, product])
+    kernels.assemble(device.launch, (stack, stack), *of_columns, index, np.full((2, 25), 0.1), np.full((2, 60), 0.5))
     cupy.cuda.Device().synchronize()
     print("every kernel ran")
 

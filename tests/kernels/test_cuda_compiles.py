@@ -16,6 +16,7 @@ pytest.importorskip("cuda.bindings.nvrtc", reason="needs sigmahat[dev]: NVRTC an
 REGISTERS = {
     "sturm": 48,
     "pair_statistics": 48,
+    "assemble": 56,
     ("float", 1): 72,
     ("float", 2): 80,
     ("float", 4): 80,
@@ -23,7 +24,7 @@ REGISTERS = {
     ("float", 16): 128,
     ("double", 1): 72,
     ("double", 2): 96,
-    ("double", 4): 120,
+    ("double", 4): 128,
     ("double", 8): 152,
 }
 

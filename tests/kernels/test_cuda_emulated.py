@@ -4,14 +4,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from without_gpu.emulator import COMPILER, FORWARD, REVERSE, SHUFFLED, Emulator, KernelFault
 
+from sigmahat_kernels.asset_statistics import ASSET_STATISTICS
+from sigmahat_kernels.covariance import estimate_covariance
 from sigmahat_kernels.cuda import kernels
 from sigmahat_kernels.cuda.kernels import Program
-from sigmahat_kernels.solvers import REFINE_BELOW, OwnKernels, Solver, choose_solver
+from sigmahat_kernels.parameters import Parameters
+from sigmahat_kernels.request import PADDING
+from sigmahat_kernels.scratch import Scratch
+from sigmahat_kernels.shared_window import Moments
+from sigmahat_kernels.solvers import REFINE_BELOW, OwnKernels, OwnSolver, Solver, choose_solver
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="the emulator needs g++")
 
@@ -143,13 +150,58 @@ def test_spectra_keep_trace_and_norm_and_ignore_the_order_of_assets(precision: t
     np.testing.assert_allclose(values[0], values[1], rtol=0, atol=30 * rtol)
 
 
+def run_sturm_on(emulator: Emulator, diagonal: np.ndarray, offdiagonal: np.ndarray, values: np.ndarray) -> None:
+    (blocks,) = kernels.blocks_of(np.full(len(values), values.shape[1]), values)
+    kernels.sturm(emulator, blocks, diagonal, offdiagonal, values)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_mixed_sizes_and_windows_in_one_launch(precision: type[np.floating]) -> None:
+    """Each universe's numbers are those that it has alone, to the bit, in every order of threads."""
+    windows = [factor_of(45, 100, seed) for seed in (1, 2, 3)]
+    stacks = [np.stack([scale * z @ z.T for z in windows]) for scale in (1.0, 0.9, 0.5)]
+    sizes = np.array([3, 33, 20, 40, 2, 32])  # of two size classes, none in order
+    index = np.full((6, 40), PADDING)
+    for u, size in enumerate(sizes):
+        index[u, :size] = 45 * (u % 3) + universes_of(45, size, 1, seed=u)[0]
+    forward, *others = (
+        (
+            kernels.eigvalsh(Emulator(order), stacks[0], index, precision, sizes),
+            kernels.pair_statistics(Emulator(order), stacks, index, sizes),
+        )
+        for order in (FORWARD, REVERSE, SHUFFLED)
+    )
+    for values, statistics in others:
+        np.testing.assert_array_equal(forward[0], values)
+        for one, other in zip(forward[1], statistics, strict=True):
+            np.testing.assert_array_equal(one, other)
+    for u, size in enumerate(sizes):
+        own = index[u : u + 1, :size] % 45
+        window = [stack[u % 3] for stack in stacks]
+        alone = kernels.eigvalsh(Emulator(), window[0], own, precision)
+        assert (forward[0][u, : 40 - size] == 0).all()
+        np.testing.assert_array_equal(forward[0][u, 40 - size :], alone[0])
+        for name, value in kernels.pair_statistics(Emulator(), window, own)._asdict().items():
+            found = getattr(forward[1], name)[u]
+            if name == "row_sum":
+                assert (found[size:] == 0).all()
+                found = found[:size]
+            np.testing.assert_array_equal(found, value[0], err_msg=name)
+
+
+def test_one_launch_for_each_size_class() -> None:
+    blocks = kernels.blocks_of(np.array([33, 352, 2, 64, 200, 32, 65]), np.zeros(1))
+    assert [each.rows.tolist() for each in blocks] == [[1], [4], [6], [3, 0], [5, 2]]
+    assert [each.largest for each in blocks] == [352, 200, 65, 64, 32]
+
+
 def test_clusters_of_a_tridiagonal_matrix() -> None:
     """Wilkinson's W21+, whose large eigenvalues come in pairs that agree to 1e-15, and a matrix that falls apart."""
     diagonal = np.array([np.abs(np.arange(21) - 10.0), np.repeat([1.0, 2.0, 3.0], 7)])
     offdiagonal = np.array([np.ones(21), np.zeros(21)])
     offdiagonal[:, -1] = 0.0
     values = np.empty((2, 21))
-    kernels.sturm(Emulator(), diagonal, offdiagonal, values)
+    run_sturm_on(Emulator(), diagonal, offdiagonal, values)
     dense = [np.diag(d) + np.diag(e[:-1], 1) + np.diag(e[:-1], -1) for d, e in zip(diagonal, offdiagonal, strict=True)]
     expected = np.maximum(np.linalg.eigvalsh(np.array(dense)), 0.0)  # W21+ has one negative eigenvalue
     np.testing.assert_allclose(values, expected, rtol=0, atol=1e-14)
@@ -166,7 +218,7 @@ def test_pivots_of_zero() -> None:
     in_double = np.array([[2.0, 2.0 - 1e-7, 3.0]])  # both brackets hold 2
     for diagonal, edit in ((in_float, None), (in_double, start_at_two)):
         values = np.empty_like(diagonal)
-        kernels.sturm(Emulator(edit=edit), diagonal, np.zeros_like(diagonal), values)
+        run_sturm_on(Emulator(edit=edit), diagonal, np.zeros_like(diagonal), values)
         np.testing.assert_allclose(values, np.sort(diagonal), rtol=0, atol=4e-15)
 
 
@@ -215,7 +267,7 @@ def run_sturm(emulator: Emulator) -> np.ndarray:
     rng = np.random.default_rng(5)
     values = np.empty((1, 40))
     offdiagonal = rng.random((1, 40))
-    kernels.sturm(emulator, 2.0 + rng.random((1, 40)), offdiagonal, values)
+    run_sturm_on(emulator, 2.0 + rng.random((1, 40)), offdiagonal, values)
     return values
 
 
@@ -225,7 +277,60 @@ def run_pair_statistics(emulator: Emulator) -> np.ndarray:
     return np.concatenate([np.ravel(value) for value in statistics])
 
 
-RUNS = {"tridiagonalise": run_tridiagonalise, "sturm": run_sturm, "pair_statistics": run_pair_statistics}
+def assembly_arguments(sizes: np.ndarray) -> tuple[Any, ...]:
+    """Of universes of three windows of 45 columns each, by turns."""
+    rng = np.random.default_rng(6)
+    windows = [factor_of(45, 100, seed) for seed in (1, 2, 3)]
+    slow, fast = (np.stack([mix(z @ z.T) for z in windows]) for mix in (np.array, lambda r: 0.8 * r + 0.2 * np.eye(45)))
+    index = np.full((len(sizes), max(sizes)), PADDING)
+    for u, size in enumerate(sizes):
+        index[u, :size] = 45 * (u % 3) + universes_of(45, size, 1, seed=u)[0]
+    logs = np.log(rng.uniform(0.5, 4.0, (4, 135)))
+    scales = np.array(list(ASSET_STATISTICS.values()))
+    heads, intensity = rng.uniform(0.0, 0.3, (len(sizes), 25)), rng.uniform(size=index.shape)
+    return (slow, fast), logs, scales, index, heads, intensity
+
+
+def test_matrices_match_the_array_form() -> None:
+    """Of mixed sizes and windows in one launch; to the bit in every order of threads, and symmetric to the bit."""
+    sizes = np.array([3, 33, 20, 40, 2, 32])
+    correlations, logs, scales, index, heads, intensity = assembly_arguments(sizes)
+    forward, *others = (
+        kernels.assemble(Emulator(order), correlations, logs, scales, index, heads, intensity)
+        for order in (FORWARD, REVERSE, SHUFFLED)
+    )
+    for other in others:
+        np.testing.assert_array_equal(forward, other)
+    np.testing.assert_array_equal(forward, forward.transpose(0, 2, 1))
+    volatilities, kurtosis = np.exp(logs[:3]), np.exp(logs[3])
+    for u, size in enumerate(sizes):
+        own = index[u, :size]
+        block = np.ix_(own % 45, own % 45)
+        slow, fast = (of[u % 3][block][None].copy() for of in correlations)
+        moments = Moments(slow, fast, volatilities[:, own][:, None], kurtosis[own][None])
+        head = np.split(heads[u : u + 1], np.cumsum([1, 2, 4, 8, 8]), axis=1)
+        memory, weights, blend, tilt, volatility_tilt, level = head
+        weights = np.concatenate([1.0 - weights.sum(axis=1, keepdims=True), weights], axis=1)
+        none = np.zeros((1, 1))
+        parameters = Parameters(
+            *(np.ones((1, 3)), weights, none, memory, blend, tilt, volatility_tilt, level, none, none, none, none)
+        )
+        (expected,) = estimate_covariance(moments, parameters, intensity[u : u + 1, :size])
+        np.testing.assert_allclose(forward[u, :size, :size], expected, rtol=1e-6, atol=1e-7 * expected.max())
+        assert np.isnan(forward[u, size:]).all()
+        assert np.isnan(forward[u, :, size:]).all()
+
+
+def run_assemble(emulator: Emulator) -> np.ndarray:
+    return kernels.assemble(emulator, *assembly_arguments(np.array([40])))
+
+
+RUNS = {
+    "assemble": run_assemble,
+    "tridiagonalise": run_tridiagonalise,
+    "sturm": run_sturm,
+    "pair_statistics": run_pair_statistics,
+}
 BARRIERS = [(name, k) for name in RUNS for k in range(Program(name, ()).text.count(BARRIER))]
 
 
@@ -275,6 +380,25 @@ def test_small_eigenvalues_are_refined_in_double() -> None:
     np.testing.assert_allclose(actual[0], expected[0], rtol=0, atol=1e-13)
     assert_close_spectra(actual[1], expected[1], np.float32)
     assert np.abs(actual[1] - expected[1]).max() > 1e-9  # the one that needs no double was left alone
+    assert solver.used == {"kernels-float32", "kernels-float64"}
+
+
+def test_small_eigenvalues_of_mixed_sizes_are_refined_too() -> None:
+    factor = factor_of(40, 252)
+    factor[1] = factor[0] + 1e-4 * factor[1]
+    factor[1] /= np.linalg.norm(factor[1])
+    product = factor @ factor.T
+    index = np.full((3, 20), PADDING)
+    for row, universe in zip(index, (np.arange(2, 14), np.arange(20), np.arange(9)), strict=True):
+        row[: len(universe)] = universe
+    single, double = (OwnKernels(Emulator(), precision, SHARED_LIMIT) for precision in (np.float32, np.float64))
+    solver = OwnSolver("kernels", single, [double])
+    values, _ = solver.measure((product, product, product), factor, index, Scratch(np))
+    for row, found in zip(index, values, strict=True):
+        own = row[row != PADDING]
+        expected = np.linalg.eigvalsh(product[np.ix_(own, own)])
+        precision = np.float64 if expected[0] < REFINE_BELOW else np.float32
+        assert_close_spectra(found[20 - len(own) :], expected, precision)
     assert solver.used == {"kernels-float32", "kernels-float64"}
 
 

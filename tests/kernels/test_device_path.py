@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from without_gpu.emulator import COMPILER, Emulator
-from without_gpu.pretended_cupy import pretended_cupy, waits
+from without_gpu.pretended_cupy import Device, pretended_cupy, waits
 
+from sigmahat_kernels import assemble as assemble_module
+from sigmahat_kernels import features as features_module
 from sigmahat_kernels import solvers
 from sigmahat_kernels.assemble import assemble
 from sigmahat_kernels.backend import to_numpy
@@ -25,8 +26,6 @@ from sigmahat_kernels.risk import measure_portfolios
 from sigmahat_kernels.shared_window import KeptMoments
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="the emulator needs g++")
-
-H200 = {"MaxSharedMemoryPerBlockOptin": 232_448, "SingleToDoublePrecisionPerfRatio": 2}
 
 
 @pytest.fixture
@@ -41,13 +40,12 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         return launch
 
     module = pretended_cupy()
-    module.cuda = SimpleNamespace(runtime=SimpleNamespace(getDevice=lambda: 0))
-    module.cuda.Device = lambda: SimpleNamespace(attributes=H200)
     monkeypatch.setitem(sys.modules, "cupy", module)
     monkeypatch.setattr(device, "compiled", compiled)
     monkeypatch.setattr(cusolver, "check_available", lambda: None)
     solvers._steps_on_device.cache_clear()
     yield module
+    Device(0).use()
     solvers._steps_on_device.cache_clear()
 
 
@@ -85,6 +83,41 @@ def test_features(cupy: Any, n_rows: int) -> None:
     assert sum(waits.values()) == few <= 6  # a window's, not a universe's
 
 
+def test_features_of_several_windows(cupy: Any) -> None:
+    """All in the same launches: of unequal numbers of columns, with refused universes, copies, gaps and odd returns."""
+    rng = np.random.default_rng(5)
+    returns = 0.01 * (rng.standard_normal((200, 40)) + rng.standard_normal((200, 1)))
+    returns[:, 31] = returns[:, 30]  # a copy
+    returns[150:, 5] = np.nan  # gaps, but for the first window
+    returns[70, 7] = 0.5  # a return that dominates
+    returns[:, 12] = 0.0  # a column that does not move
+    universes = np.full((12, 34), PADDING, np.int32)
+    sizes = [34, 2, 20, 7, 9, 33, 20, 12, 5, 3, 34, 17]
+    for u, (row, size) in enumerate(zip(universes, sizes, strict=True)):
+        row[:size] = rng.choice(34 if u % 3 else 40, size, replace=False)
+    windows = np.array([[0, 120], [40, 160], [80, 200], [80, 110]] * 3, np.int32)  # the last has fewer rows than assets
+    request = read_request(returns.astype(np.float32), universes, windows)
+    expected = compute_features(request, solver="lapack")
+    assert 0 < (expected.status != 0).sum() < 9
+    assert expected.warnings.of_asset.any()
+    for solver in (None, "cupy"):
+        actual = compute_features(request._replace(panel=cupy.asarray(request.panel)), solver=solver)
+        np.testing.assert_array_equal(actual.status, expected.status)
+        np.testing.assert_array_equal(actual.status_asset, expected.status_asset)
+        for found, wanted in zip(actual.warnings, expected.warnings, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+        np.testing.assert_allclose(actual.features, expected.features, rtol=1e-5, atol=1e-5)
+
+    parameters = split_parameters(rng.uniform(size=(len(universes), N_PARAMETERS)))
+    for classic in (False, True):
+        on_host, on_device = (
+            assemble(request._replace(panel=panel), parameters, expected.status, classic=classic)
+            for panel in (request.panel, cupy.asarray(request.panel))
+        )
+        np.testing.assert_array_equal(np.isnan(on_device), np.isnan(on_host))
+        np.testing.assert_allclose(on_device, on_host, rtol=1e-5, atol=1e-6 * np.nanmax(on_host))
+
+
 def test_matrices_from_kept_moments(cupy: Any) -> None:
     """They stay where the panel is, from the features on."""
     request = draw_request(120, 6)
@@ -118,6 +151,48 @@ def test_risk(cupy: Any) -> None:
         np.testing.assert_allclose(found, value, rtol=1e-5, atol=1e-6 * np.nanmax(np.abs(value)), err_msg=name)
     steps = 6  # of the long-only solver, at most, in each of up to six stacks of one size, with gaps and without
     assert sum(waits.values()) <= 6 * (5 + steps) + 6
+
+
+def test_every_device_of_a_node(cupy: Any) -> None:
+    """The same to the bit; what one device keeps for later requests is of no use on another."""
+    request = draw_request(120, 3)
+    answers = []
+    for number in (0, 1):
+        Device(number).use()
+        on_device = request._replace(panel=cupy.asarray(request.panel))
+        table = compute_features(on_device, threads=4)
+        parameters = split_parameters(np.full((3, N_PARAMETERS), 0.1))
+        answers.append((table.features, assemble(on_device, parameters, table.status, threads=4)))
+    for first, second in zip(*answers, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_half_at_a_time_where_memory_does_not_suffice(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = draw_request(120, 6)
+    parameters = split_parameters(np.full((6, N_PARAMETERS), 0.1))
+    on_device = request._replace(panel=cupy.asarray(request.panel))
+
+    def answer() -> tuple[np.ndarray, np.ndarray]:
+        table = compute_features(on_device)
+        return table.features, assemble(on_device, parameters, table.status)
+
+    expected = answer()
+    most = 34  # columns: what the largest universe has
+    for module, name in ((features_module, "share_windows"), (assemble_module, "share_window")):
+        undisturbed = getattr(module, name)
+
+        def shared(returns: Any, *arguments: Any, undisturbed: Any = undisturbed, **options: Any) -> Any:
+            if returns.shape[1] > most:
+                raise MemoryError("out of memory")
+            return undisturbed(returns, *arguments, **options)
+
+        monkeypatch.setattr(module, name, shared)
+    for found, wanted in zip(answer(), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    assert cupy.get_default_memory_pool().freed >= 2
+    most = 33
+    with pytest.raises(MemoryError):
+        answer()
 
 
 @pytest.mark.parametrize("name", ["kernels", "cupy", "lapack"])

@@ -14,7 +14,7 @@ import pytest
 
 from sigmahat_kernels import pairs
 from sigmahat_kernels.features import compute_features
-from sigmahat_kernels.groups import chunks_by_work, group_by_window
+from sigmahat_kernels.groups import Memberships, chunks_by_work, group_by_window
 from sigmahat_kernels.lanes.spectra import SPARE, eigenvalues_of_triangles, triangle_size
 from sigmahat_kernels.lanes.tridiagonal import tridiagonalise_across, tridiagonalise_lanes
 from sigmahat_kernels.lanes.universes import eigenvalues_of_stack
@@ -217,8 +217,10 @@ def test_moments_of_series(n_obs: int, gaps: bool) -> None:
         index[k, : len(columns)] = columns
     lanes, lapack = choose_solver(returns, "lanes"), choose_solver(returns, "lapack")
     series = lanes.asset_series(window, factor)
-    found = lanes.series_moments(series, [(slice(None), membership)], index)
-    expected = lapack.series_moments(lapack.asset_series(window, factor), [(slice(None), membership)], index)
+    found = lanes.series_moments(series, Memberships([(slice(None), membership)]), index)
+    expected = lapack.series_moments(
+        lapack.asset_series(window, factor), Memberships([(slice(None), membership)]), index
+    )
     of_market = np.sqrt(expected.variance)
     scales = {
         **dict.fromkeys(("mean_return", "recent", "fall"), of_market),
@@ -233,7 +235,7 @@ def test_moments_of_series(n_obs: int, gaps: bool) -> None:
         assert value.shape == wanted.shape
         error, scale = np.abs(value - wanted), scales.get(name, np.ones(len(members)))
         assert (error <= 1e-11 * scale)[..., moves].all(), name
-    alone = lanes.series_moments(series, [(slice(None), membership[:, 4:5])], index[4:5])
+    alone = lanes.series_moments(series, Memberships([(slice(None), membership[:, 4:5])]), index[4:5])
     for one, all_ in zip(alone, found, strict=True):
         np.testing.assert_array_equal(one[..., 0], all_[..., 4])
 

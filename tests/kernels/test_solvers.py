@@ -4,18 +4,17 @@
 from __future__ import annotations
 
 import sys
-import types
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from without_gpu.pretended_cupy import H200, CUDARuntimeError, pretended_cupy
 
 from sigmahat_kernels import solvers
 from sigmahat_kernels.cuda import cusolver, device
 from sigmahat_kernels.cuda.cusolver import CusolverError
 from sigmahat_kernels.solvers import DEVICE_SOLVERS, Solver, SolverError, choose_solver
 
-H200 = {"MaxSharedMemoryPerBlockOptin": 232_448, "SingleToDoublePrecisionPerfRatio": 2}
 RTX = {"MaxSharedMemoryPerBlockOptin": 101_376, "SingleToDoublePrecisionPerfRatio": 64}
 
 
@@ -30,6 +29,7 @@ class Machine:
         self.attributes = H200
         self.compiles = True
         self.has_cusolver = True
+        self.passing: Exception | None = None  # raised once, by the next kernel that is compiled
 
 
 @pytest.fixture
@@ -37,6 +37,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     pretended = Machine()
 
     def compiled(program, number):
+        passing, pretended.passing = pretended.passing, None
+        if passing is not None:
+            raise passing
         if not pretended.compiles:
             raise RuntimeError("nvrtc: unsupported architecture")
 
@@ -44,7 +47,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
         if not pretended.has_cusolver:
             raise CusolverError("libcusolver.so.12 has no cusolverDnXsyevBatched")
 
-    monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(ndarray=DeviceArray))
+    module = pretended_cupy()
+    module.ndarray = DeviceArray
+    monkeypatch.setitem(sys.modules, "cupy", module)
     monkeypatch.setattr(device, "current_device", lambda: 0)
     monkeypatch.setattr(device, "compiled", compiled)
     monkeypatch.setattr(device, "_attribute", lambda name: pretended.attributes[name])
@@ -61,7 +66,31 @@ def steps_of(solver: Solver) -> list[str]:
 def test_the_best_comes_first_and_the_others_stand_behind_it(machine: Machine) -> None:
     solver = choose_solver(DeviceArray())
     assert solver.name == "kernels"
-    assert steps_of(solver) == ["kernels-float64", "kernels-float32", "cusolver", "cupy", "lapack"]
+    assert steps_of(solver) == ["kernels-float64", "cusolver", "cupy", "lapack"]
+
+
+@pytest.mark.parametrize(("size", "first"), [(228, "kernels-float64"), (229, "cusolver"), (256, "cusolver")])
+def test_what_does_not_fit_in_double_is_solved_once(machine: Machine, size: int, first: str) -> None:
+    """Not in float32 and then again: with few more rows than assets, all of it would be."""
+    step = next(step for step in choose_solver(DeviceArray())._steps if step.takes(size))
+    assert (step.name, step.exact) == (first, True)
+
+
+@pytest.mark.parametrize("error", [MemoryError("2 GB"), CUDARuntimeError("cudaErrorMemoryAllocation: out of memory")])
+def test_what_may_pass_is_tried_again(machine: Machine, error: Exception) -> None:
+    machine.passing = error
+    with pytest.warns(UserWarning, match=f"'kernels' cannot run here, the next one is used: {type(error).__name__}"):
+        assert choose_solver(DeviceArray()).name == "cusolver"
+    assert choose_solver(DeviceArray()).name == "kernels"
+
+
+def test_what_lasts_is_not(machine: Machine) -> None:
+    machine.compiles = False
+    with pytest.warns(UserWarning, match="unsupported architecture"):
+        choose_solver(DeviceArray())
+    machine.compiles = True
+    with pytest.warns(UserWarning, match="unsupported architecture"):
+        assert choose_solver(DeviceArray()).name == "cusolver"
 
 
 def test_slow_double_precision_makes_float32_the_first(machine: Machine) -> None:

@@ -10,12 +10,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Event
+from threading import Event, Thread
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from without_gpu.pretended_cupy import Device, pretended_cupy
 
 from sigmahat_kernels.cost import CostTooHigh
 from sigmahat_kernels.members import Member, member_folders
@@ -130,7 +131,7 @@ def triton_module(monkeypatch: pytest.MonkeyPatch, logged: list[str]) -> Iterato
         sys.modules.pop(module, None)
 
 
-def model(module: ModuleType, max_batch_size: int) -> Any:
+def model(module: ModuleType, max_batch_size: int, kind: str = "CPU", device_id: int = 0) -> Any:
     class Doubler(module.PythonModel):  # type: ignore[name-defined]
         calls: list[int]
 
@@ -158,7 +159,8 @@ def model(module: ModuleType, max_batch_size: int) -> Any:
             "model_config": json.dumps(config),
             "model_repository": "/models/doubler",
             "model_version": "3",
-            "model_instance_kind": "CPU",
+            "model_instance_kind": kind,
+            "model_instance_device_id": str(device_id),
         }
     )
     return made
@@ -272,6 +274,51 @@ def test_only_panel_and_features_go_to_the_device(triton_module: ModuleType, cup
     assert not cupy.waited
 
 
+@pytest.fixture
+def two_devices(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """CuPy on a node with two GPUs, pretended."""
+    module = pretended_cupy()
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    yield module
+    Device(0).use()
+
+
+def test_every_instance_works_on_its_own_device(triton_module: ModuleType, two_devices: Any) -> None:
+    first, second = (model(triton_module, 0, "GPU", number) for number in (0, 1))
+    assert two_devices.get_default_memory_pool().limits == dict.fromkeys((0, 1), triton_module.MEMORY_SHARE)
+    for instance, number in ((first, 0), (second, 1), (first, 0)):
+        found: list[Any] = []
+        # In a thread that has never seen a device, as Triton's may be.
+        thread = Thread(target=lambda: found.extend(instance.execute([request(1)])))  # noqa: B023 - joined at once
+        instance.answer = lambda tensors, parameters, to=instance.to_device: {"DOUBLED": to("PANEL", tensors["VALUES"])}
+        thread.start()
+        thread.join()
+        assert found[0].tensors[0].values.device_id == number
+
+
+def test_what_lies_on_another_device_comes_over(triton_module: ModuleType, two_devices: Any) -> None:
+    """A caller's CUDA shared memory may be on any."""
+    Device(1).use()
+    there = two_devices.zeros(3)
+    instance = model(triton_module, 0, "GPU", 0)
+    assert instance.to_device("PANEL", there).device_id == 0
+
+
+def test_a_process_ends_with_its_device(
+    triton_module: ModuleType, two_devices: Any, logged: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is wrong with one request is not: the device still answers."""
+    ended: list[int] = []
+    monkeypatch.setattr("os._exit", ended.append)
+    instance = model(triton_module, 0, "GPU", 1)
+    (response,) = instance.execute([request(101)])
+    assert (response.error.code, ended) == ("internal", [])
+    monkeypatch.setattr(Device, "broken", True)
+    instance.execute([request(101)])
+    assert ended == [triton_module.LOST_DEVICE]
+    assert logged[-1] == "doubler: GPU 1 is lost to this process, which ends"
+
+
 def test_a_request_without_a_required_tensor_is_the_callers_error(triton_module: ModuleType) -> None:
     (response,) = model(triton_module, 0).execute([FakeRequest(EXTRA=np.ones(2))])
     assert (response.error.code, response.error.message) == ("invalid", "the request has no VALUES")
@@ -314,6 +361,7 @@ def sliced(triton_module: ModuleType) -> Iterator[Any]:
             "model_repository": "/models/slices",
             "model_version": "1",
             "model_instance_kind": "CPU",
+            "model_instance_device_id": "0",
         }
     )
     yield made

@@ -26,7 +26,8 @@ def compile_for(program: Program, architecture: str) -> Resources:
         return result[1] if len(result) == 2 else None
 
     source = checked(nvrtc.nvrtcCreateProgram(program.text.encode(), f"{program.name}.cu".encode(), 0, None, None))
-    options = [f"-arch={architecture}", "--std=c++17", "--ptxas-options=-v", *program.options]
+    # CuPy adds the second one to the options that it is given: float32 below the smallest normal number becomes zero.
+    options = [f"-arch={architecture}", "-ftz=true", "--std=c++17", "--ptxas-options=-v", *program.options]
     (failed,) = nvrtc.nvrtcCompileProgram(source, len(options), [option.encode() for option in options])
     buffer = b" " * checked(nvrtc.nvrtcGetProgramLogSize(source))
     checked(nvrtc.nvrtcGetProgramLog(source, buffer))

@@ -8,6 +8,8 @@ import threading
 from functools import cache
 from typing import Any
 
+from sigmahat_kernels.cuda import device
+
 _LIBRARIES = ("libcusolver.so.12", "libcusolver.so.11")  # of CUDA 13 and 12
 _NO_VECTORS, _LOWER = 0, 0
 _REAL_TYPES = {"float32": 0, "float64": 1}  # cudaDataType
@@ -82,6 +84,8 @@ def _library() -> tuple[Any, ctypes.c_void_p]:
 
     try:
         _ = cupy.cuda.Device().cusolver_handle  # CuPy finds and loads the library, wherever it is installed
+    except device.passing_errors():
+        raise
     except (ImportError, OSError, RuntimeError) as error:
         raise CusolverError(f"cuSOLVER cannot be loaded: {error}") from error
     for name in _LIBRARIES:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+from sigmahat_kernels import backend
 from sigmahat_kernels.cuda.kernels import Program
 
 
@@ -28,11 +29,25 @@ def compiled(program: Program, device: int) -> Any:
     return kernel
 
 
+def use(number: int) -> None:
+    """Make a device the current one of this thread."""
+    import cupy
+
+    cupy.cuda.Device(number).use()
+
+
+def limit_memory(share: float) -> None:
+    """Let CuPy's pool take no more than a share of the current device's memory."""
+    import cupy
+
+    cupy.get_default_memory_pool().set_limit(fraction=share)
+
+
 def current_device() -> int:
     """Number of the device that CuPy allocates on."""
     import cupy
 
-    return cupy.cuda.runtime.getDevice()
+    return backend.current_device(cupy)
 
 
 def shared_memory_limit() -> int:
@@ -43,6 +58,31 @@ def shared_memory_limit() -> int:
 def single_to_double_ratio() -> int:
     """How many times as fast float32 arithmetic is as float64: 2 on data-centre GPUs, 32 or 64 on others."""
     return _attribute("SingleToDoublePrecisionPerfRatio")
+
+
+def passing_errors() -> tuple[type[Exception], ...]:
+    """What the device's memory, the runtime and the driver raise: the next call may succeed."""
+    import cupy
+
+    return MemoryError, cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError
+
+
+def free_memory() -> None:
+    """Give back what CuPy's pool keeps of the current device's memory for later arrays."""
+    import cupy
+
+    cupy.get_default_memory_pool().free_all_blocks()
+
+
+def is_lost() -> bool:
+    """Whether an earlier error on the current device is sticky: then every later call of this process fails too."""
+    import cupy
+
+    try:
+        cupy.cuda.Device().synchronize()
+    except cupy.cuda.runtime.CUDARuntimeError:
+        return True
+    return False
 
 
 def _attribute(name: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -49,6 +50,7 @@ Launch: TypeAlias = Callable[[Program, int, int, int, Sequence[Any]], None]
 """launch(program, blocks, threads, shared_bytes, arguments): arrays go as pointers, NumPy scalars as they are."""
 
 STURM = Program("sturm", ())
+ASSEMBLE = Program("assemble", ())
 PAIR_STATISTICS = Program("pair_statistics", (f"-DWARPS={PAIR_WARPS}",))
 
 
@@ -62,6 +64,7 @@ def tridiagonal_program(size_class: SizeClass, precision: type[np.floating]) -> 
 PROGRAMS = (
     STURM,
     PAIR_STATISTICS,
+    ASSEMBLE,
     *(tridiagonal_program(size_class, np.float32) for size_class in SIZE_CLASSES),
     *(tridiagonal_program(size_class, np.float64) for size_class in SIZE_CLASSES[:-1]),
 )
@@ -78,23 +81,44 @@ def tridiagonal_shared_bytes(size: int, warps: int, precision: type[np.floating]
     return (size * (size + 1) // 2 + (4 + warps) * size) * np.dtype(precision).itemsize
 
 
+class Blocks(NamedTuple):
+    """Which universe each block of a launch takes."""
+
+    rows: Array  # (blocks,) int32, universes from the largest to the smallest, so that no block is left at the end
+    sizes: Array  # (n,) int32, assets of every universe
+    largest: int
+
+
+def blocks_of(sizes: np.ndarray, like: Array) -> list[Blocks]:
+    """One launch of each size class for universes of any sizes (n,), on the host; its arrays where `like` is."""
+    xp = array_namespace(like)
+    order = np.argsort(-sizes, kind="stable")
+    ordered = sizes[order]
+    there, of_all = xp.asarray(order.astype(np.int32)), xp.asarray(sizes.astype(np.int32))
+    edges = [0, *(int((ordered > size_class.largest).sum()) for size_class in reversed(SIZE_CLASSES)), len(order)]
+    return [Blocks(there[start:stop], of_all, int(ordered[start])) for start, stop in pairwise(edges) if stop > start]
+
+
 def eigvalsh(
     launch: Launch,
     matrix: Array,
     index: Array | None,
     precision: type[np.floating],
+    sizes: np.ndarray | None = None,
     size_class: SizeClass | None = None,
 ) -> Array:
     """Eigenvalues, ascending and none negative, shape (n, N) float64.
 
     Parameters
     ----------
-    matrix : float64 array of shape (m, m) or (n, N, N), C-contiguous
-        One matrix from which every universe takes its rows and columns, or one matrix each.
+    matrix : float64 array of shape (m, m), (windows, m, m) or (n, N, N), C-contiguous
+        One matrix from which every universe takes its rows and columns, one of each window, or one of each universe.
     index : integer array of shape (n, N), or None
-        Those rows and columns.
+        Those rows and columns; of several windows, positions among the columns of all, m a window.
     precision : float32 or float64
         Arithmetic of the tridiagonalisation; what follows is float64.
+    sizes : integer array of shape (n,), optional
+        On the host: how many entries of its row of `index` a universe has. Zeros stand in front of its eigenvalues.
     size_class : SizeClass, optional
         Another number of warps than `SIZE_CLASSES` says.
     """
@@ -105,50 +129,57 @@ def eigvalsh(
     else:
         n, size = index.shape
         index, index_stride, stride = xp.ascontiguousarray(index, dtype=xp.int32), size, 0
-    size_class = size_class or size_class_of(size)
-    assert size_class is not None  # who calls has asked
     matrix = xp.ascontiguousarray(matrix)
-    diagonal, offdiagonal, eigenvalues = (xp.empty((n, size)) for _ in range(3))
-    launch(
-        tridiagonal_program(size_class, precision),
-        n,
-        WARP * size_class.warps,
-        tridiagonal_shared_bytes(size, size_class.warps, precision),
-        (
-            matrix,
-            np.int64(stride),
-            np.int32(matrix.shape[-1]),
-            index,
-            np.int32(index_stride),
-            np.int32(size),
-            diagonal,
-            offdiagonal,
-        ),
-    )
-    sturm(launch, diagonal, offdiagonal, eigenvalues)
+    diagonal, offdiagonal = (xp.empty((n, size)) for _ in range(2))
+    eigenvalues = xp.zeros((n, size))
+    for blocks in blocks_of(np.full(n, size) if sizes is None else sizes, matrix):
+        own = size_class or size_class_of(blocks.largest)
+        assert own is not None  # who calls has asked
+        launch(
+            tridiagonal_program(own, precision),
+            len(blocks.rows),
+            WARP * own.warps,
+            tridiagonal_shared_bytes(blocks.largest, own.warps, precision),
+            (
+                *(matrix, np.int64(stride), np.int32(matrix.shape[-1]), index, np.int32(index_stride)),
+                *(blocks.rows, blocks.sizes, np.int32(size), diagonal, offdiagonal),
+            ),
+        )
+        sturm(launch, blocks, diagonal, offdiagonal, eigenvalues)
     return eigenvalues
 
 
-def sturm(launch: Launch, diagonal: Array, offdiagonal: Array, eigenvalues: Array) -> None:
-    """Write the eigenvalues of tridiagonal matrices, all arrays of shape (n, N) float64."""
-    n, size = diagonal.shape
-    threads = -(-size // WARP) * WARP
-    launch(STURM, n, threads, size * (16 + 8 + 8), (diagonal, offdiagonal, np.int32(size), eigenvalues))
+def sturm(launch: Launch, blocks: Blocks, diagonal: Array, offdiagonal: Array, eigenvalues: Array) -> None:
+    """Write the eigenvalues of tridiagonal matrices behind each other's zeros, all arrays of shape (n, N) float64."""
+    threads = -(-blocks.largest // WARP) * WARP
+    launch(
+        STURM,
+        len(blocks.rows),
+        threads,
+        blocks.largest * (16 + 8 + 8),
+        (diagonal, offdiagonal, blocks.rows, blocks.sizes, np.int32(diagonal.shape[1]), eigenvalues),
+    )
 
 
-def pair_statistics(launch: Launch, products: Sequence[Array], index: Array) -> PairStatistics:
+def pair_statistics(
+    launch: Launch, products: Sequence[Array], index: Array, sizes: np.ndarray | None = None
+) -> PairStatistics:
     """What `pairs.pair_statistics` computes, without gathering the matrices.
 
     Parameters
     ----------
-    products : three float64 arrays of shape (m, m)
+    products : three float64 arrays of shape (m, m) or (windows, m, m)
         Equal-weighted and exponentially weighted correlation of all columns of a window, and what its first half adds
         to the former.
     index : integer array of shape (n, N)
-        Columns of each universe.
+        Columns of each universe; of several windows, positions among the columns of all.
+    sizes : integer array of shape (n,), optional
+        On the host: how many entries of its row of `index` a universe has. Zeros stand behind its row sums.
     """
     xp = array_namespace(index)
     n, size = index.shape
+    sizes = np.full(n, size) if sizes is None else sizes
+    rows = np.argsort(-sizes, kind="stable").astype(np.int32)
     row_sum, sums = xp.empty((n, size)), xp.empty((n, len(_PAIR_SUMS)))
     histogram = xp.empty((n, HISTOGRAM_BINS), xp.int32)
     launch(
@@ -158,8 +189,10 @@ def pair_statistics(launch: Launch, products: Sequence[Array], index: Array) -> 
         8 * (size + len(_PAIR_SUMS) * PAIR_WARPS) + 4 * (HISTOGRAM_BINS * WARP + size),
         (
             *(xp.ascontiguousarray(product) for product in products),
-            np.int32(products[0].shape[1]),
+            np.int32(products[0].shape[-1]),
             xp.ascontiguousarray(index, dtype=xp.int32),
+            xp.asarray(rows),
+            xp.asarray(sizes.astype(np.int32)),
             np.int32(size),
             row_sum,
             sums,
@@ -169,3 +202,62 @@ def pair_statistics(launch: Launch, products: Sequence[Array], index: Array) -> 
     return PairStatistics(
         row_sum=row_sum, histogram=histogram, **{name: sums[:, k] for k, name in enumerate(_PAIR_SUMS)}
     )
+
+
+def assemble_shared_bytes(size: int) -> int:
+    """Shared memory of a block that assembles a matrix of `size` rows."""
+    return size * (13 * 8 + 4)
+
+
+def assemble(
+    launch: Launch,
+    correlations: Sequence[Array],
+    logs: Array,
+    scales: Array,
+    index: np.ndarray,
+    heads: np.ndarray,
+    intensity: np.ndarray,
+) -> Array:
+    """What `covariance.estimate_covariance` computes, of universes of any sizes and windows; (n, N, N) float32.
+
+    Parameters
+    ----------
+    correlations : two float64 arrays of shape (m, m) or (windows, m, m)
+        Equal-weighted and exponentially weighted, of all columns of a window.
+    logs : float64 array of shape (4, columns of all windows)
+        ln of the volatilities, in the order of `parameters.VOLATILITY_BASES`, and of the kurtosis.
+    scales : float64 array
+        Of `asset_statistics.ASSET_STATISTICS`.
+    index : integer array of shape (n, N)
+        On the host: positions of each universe's assets among the columns of all windows, PADDING behind.
+    heads : float64 array of shape (n, 25)
+        On the host: see the kernel.
+    intensity : float64 array of shape (n, N)
+        On the host: what each asset's intensity is tilted from.
+    """
+    xp = array_namespace(logs)
+    n, longest = index.shape
+    sizes = (index >= 0).sum(axis=1)
+    out = xp.empty((n, longest, longest), xp.float32)
+    launch(
+        ASSEMBLE,
+        n,
+        WARP * PAIR_WARPS,
+        assemble_shared_bytes(int(sizes.max())),
+        (
+            *(xp.ascontiguousarray(correlation) for correlation in correlations),
+            np.int32(correlations[0].shape[-1]),
+            xp.ascontiguousarray(logs),
+            np.int32(logs.shape[1]),
+            scales,
+            xp.asarray(index.astype(np.int32)),
+            xp.asarray(heads),
+            xp.asarray(np.ascontiguousarray(intensity, np.float64)),
+            xp.asarray(np.argsort(-sizes, kind="stable").astype(np.int32)),
+            xp.asarray(sizes.astype(np.int32)),
+            np.int32(longest),
+            np.float32(np.nan),
+            out,
+        ),
+    )
+    return out

@@ -20,13 +20,15 @@ __device__ double warp_max(double value) {
     return value;
 }
 
-// Correlations of all columns, (width, width) row-major: equal-weighted, exponentially weighted, and what the first half
-// of the window adds to the equal-weighted one. index: (blocks, n) the columns of each universe.
-// row_sum: (blocks, n). sums: (blocks, 7), in the order of `mine` below. histogram: (blocks, 32).
-// Dynamic shared memory: n + 7 WARPS doubles, 32 * 32 + n ints.
+// Correlations of all columns, (width, width) a window, one after the other, row-major: equal-weighted, exponentially
+// weighted, and what the first half of the window adds to the equal-weighted one.
+// rows: the universe u of each block, of n = sizes[u] assets. index: (., longest) their positions among the columns of
+// all windows. row_sum: (., longest), 0 behind n. sums: (., 7), in the order of `mine` below. histogram: (., 32).
+// Dynamic shared memory: n + 7 WARPS doubles, 32 * 32 + n ints. Of the largest n.
 extern "C" __global__ void __launch_bounds__(32 * WARPS)
-pair_statistics(const double* slow, const double* fast, const double* first, int width, const int* index, int n,
-                double* row_sum, double* sums, int* histogram) {
+pair_statistics(const double* slow, const double* fast, const double* first, int width, const int* index,
+                const int* rows, const int* sizes, int longest, double* row_sum, double* sums, int* histogram) {
+    const int universe = rows[blockIdx.x], n = sizes[universe];
     extern __shared__ double2 shared[];
     double* const row_sums = reinterpret_cast<double*>(shared);
     double* const partial = row_sums + n;                               // (7, WARPS)
@@ -34,7 +36,14 @@ pair_statistics(const double* slow, const double* fast, const double* first, int
     int* const columns = bins + kBins * 32;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 
-    for (int j = threadIdx.x; j < n; j += 32 * WARPS) columns[j] = index[(long long)blockIdx.x * n + j];
+    index += (long long)universe * longest;
+    row_sum += (long long)universe * longest;
+    const int window = index[0] / width * width;  // its first column
+    slow += (long long)window * width;
+    fast += (long long)window * width;
+    first += (long long)window * width;
+    for (int j = threadIdx.x; j < n; j += 32 * WARPS) columns[j] = index[j] - window;
+    for (int j = n + threadIdx.x; j < longest; j += 32 * WARPS) row_sum[j] = 0;
     for (int b = threadIdx.x; b < kBins * 32; b += 32 * WARPS) bins[b] = 0;
     __syncthreads();  // columns and bins are set
 
@@ -61,7 +70,7 @@ pair_statistics(const double* slow, const double* fast, const double* first, int
         largest = warp_max(largest);
         if (lane == 0) {
             row_sums[i] = sum;
-            row_sum[(long long)blockIdx.x * n + i] = sum;
+            row_sum[i] = sum;
             nearest += largest;
         }
     }
@@ -82,11 +91,11 @@ pair_statistics(const double* slow, const double* fast, const double* first, int
     if (threadIdx.x < kSums) {
         double total = 0;
         for (int k = 0; k < WARPS; ++k) total += partial[threadIdx.x * WARPS + k];
-        sums[(long long)blockIdx.x * kSums + threadIdx.x] = total;
+        sums[(long long)universe * kSums + threadIdx.x] = total;
     }
     for (int b = threadIdx.x; b < kBins; b += 32 * WARPS) {
         int total = 0;
         for (int l = 0; l < 32; ++l) total += bins[32 * b + l];
-        histogram[(long long)blockIdx.x * kBins + b] = total;
+        histogram[(long long)universe * kBins + b] = total;
     }
 }

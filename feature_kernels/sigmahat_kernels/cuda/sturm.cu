@@ -52,16 +52,21 @@ __device__ int count_below(const double2* rows, int n, double x, double& step) {
     return count;
 }
 
-// diagonal, offdiagonal: (blocks, n), as tridiagonalise writes them. eigenvalues: (blocks, n), ascending, negative
-// ones raised to 0; not a number where an entry is none. Launch with n threads or more. Dynamic shared memory: n times (double2, float2, double).
+// matrices: the matrix u of each block, of n = sizes[u] rows. diagonal, offdiagonal: (., width), as tridiagonalise writes
+// them. eigenvalues: (., width), the last n of a row, ascending, negative ones raised to 0; not a number where an entry
+// is none. Launch with n threads or more. Dynamic shared memory: n times (double2, float2, double). Of the largest n.
 extern "C" __global__ void __launch_bounds__(1024)
-sturm(const double* diagonal, const double* offdiagonal, int n, double* eigenvalues) {
+sturm(const double* diagonal, const double* offdiagonal, const int* matrices, const int* sizes, int width,
+      double* eigenvalues) {
+    const int n = sizes[matrices[blockIdx.x]];
+    const long long start = (long long)matrices[blockIdx.x] * width;
     extern __shared__ double2 shared[];
     double2* const rows = shared;
     float2* const coarse = reinterpret_cast<float2*>(rows + n);
     double* const found = reinterpret_cast<double*>(coarse + n);
-    diagonal += (long long)blockIdx.x * n;
-    offdiagonal += (long long)blockIdx.x * n;
+    diagonal += start;
+    offdiagonal += start;
+    eigenvalues += start + width - n;
     const int k = threadIdx.x;
     if (k < n) {
         const double above = k > 0 ? offdiagonal[k - 1] : 0;
@@ -107,6 +112,6 @@ sturm(const double* diagonal, const double* offdiagonal, int n, double* eigenval
         // Brackets of equal eigenvalues can end a rounding out of order.
         double largest = found[0];
         for (int j = 1; j <= k; ++j) largest = fmax(largest, found[j]);
-        eigenvalues[(long long)blockIdx.x * n + k] = largest;
+        eigenvalues[k] = largest;
     }
 }

@@ -32,14 +32,16 @@ __device__ REAL warp_sum_four(const REAL* value, int lane) {
     return sum;
 }
 
-// matrices: row-major, `width` columns each, `stride` doubles apart (0: all blocks read the same matrix).
-// index: the n rows and columns that block b takes, from index[b * index_stride].
-// diagonal, offdiagonal: (blocks, n) results; the last entry of a row of offdiagonal is 0.
-// Dynamic shared memory: n (n + 1) / 2 + (4 + WARPS) n values of type REAL.
+// rows: the universe u of each block, of n = sizes[u] assets.
+// index: its rows and columns, from index[u * index_stride], as positions among the columns of all windows.
+// matrices: one (width, width) a window, row-major, one after the other; those of universe u begin u * stride doubles on.
+// diagonal, offdiagonal: n results from u * result_stride; the last one of offdiagonal is 0.
+// Dynamic shared memory: n (n + 1) / 2 + (4 + WARPS) n values of type REAL, of the largest n.
 extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
-tridiagonalise(const double* matrices, long long stride, int width, const int* index, int index_stride, int n,
-               double* diagonal, double* offdiagonal) {
+tridiagonalise(const double* matrices, long long stride, int width, const int* index, int index_stride, const int* rows,
+               const int* sizes, int result_stride, double* diagonal, double* offdiagonal) {
     extern __shared__ double2 shared[];
+    const int universe = rows[blockIdx.x], n = sizes[universe];
     REAL* const a = reinterpret_cast<REAL*>(shared);  // element (i, j), j <= i, at i (i + 1) / 2 + j
     REAL* const p = a + n * (n + 1) / 2;              // product of the remaining matrix with the last reflector
     REAL* v = p + n;                                  // the last reflector
@@ -48,13 +50,14 @@ tridiagonalise(const double* matrices, long long stride, int width, const int* i
     REAL* const column_sums = row_sums + n;           // p, the part from on and above it, (WARPS, n)
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 
-    matrices += blockIdx.x * stride;
-    index += (long long)blockIdx.x * index_stride;
-    diagonal += (long long)blockIdx.x * n;
-    offdiagonal += (long long)blockIdx.x * n;
+    matrices += universe * stride;
+    index += (long long)universe * index_stride;
+    diagonal += (long long)universe * result_stride;
+    offdiagonal += (long long)universe * result_stride;
+    const int first = index[0] / width * width;  // column of the universe's window
     for (int i = warp; i < n; i += WARPS)
         for (int j = lane; j <= i; j += 32)
-            a[i * (i + 1) / 2 + j] = (REAL)matrices[(long long)index[i] * width + index[j]];
+            a[i * (i + 1) / 2 + j] = (REAL)matrices[(long long)index[i] * width + index[j] - first];
     for (int j = threadIdx.x; j < n; j += 32 * WARPS) p[j] = v[j] = 0;
     REAL tau = 0;  // the last reflector is H = I - tau v v', v's last entry being 1
     __syncthreads();

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From parameters to covariance matrices on a GPU: universes of all sizes and windows in one launch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sigmahat_kernels import heartbeat
+from sigmahat_kernels.asset_statistics import ASSET_STATISTICS
+from sigmahat_kernels.backend import array_namespace, to_numpy
+from sigmahat_kernels.cuda import device, kernels
+from sigmahat_kernels.groups import (
+    WindowGroup,
+    batches_of,
+    gather_parts,
+    returns_together,
+    side_by_side,
+    within_memory,
+)
+from sigmahat_kernels.parallel import Pause
+from sigmahat_kernels.parameters import Parameters
+from sigmahat_kernels.request import PADDING, Request
+from sigmahat_kernels.shared_window import share_windows
+from sigmahat_kernels.stale import without_stale
+
+_LAUNCH_CELLS = 2**28
+"""Cells of the matrices of one launch: 1 GB."""
+
+
+def assemble_on_device(
+    covariance: np.ndarray,
+    request: Request,
+    groups: Sequence[WindowGroup],
+    parameters: Parameters,
+    intensity: np.ndarray,
+    winsor_limit: float | None,
+    pause: Pause,
+) -> list[WindowGroup]:
+    """Estimate the universes of some windows, in place; see `assemble.assemble`.
+
+    Returns
+    -------
+    list of WindowGroup
+        What is left to the array form: universes with missing returns, or too large for a block's shared memory.
+    """
+    left: list[WindowGroup] = []
+    heads = _heads(parameters)
+
+    def fill(batch: Sequence[WindowGroup]) -> None:
+        pause()
+        left.extend(_fill_batch(covariance, request, batch, heads, intensity, winsor_limit))
+
+    for batch in batches_of(request, groups):
+        within_memory(fill, request, batch)
+    return left
+
+
+def _fill_batch(
+    covariance: np.ndarray,
+    request: Request,
+    batch: Sequence[WindowGroup],
+    heads: np.ndarray,
+    intensity: np.ndarray,
+    winsor_limit: float | None,
+) -> list[WindowGroup]:
+    cuts = side_by_side(batch)
+    returns, _ = without_stale(returns_together(request, batch))
+    shared = share_windows(returns, cuts, winsor_limit=winsor_limit)
+    window, products = shared.window, shared.blocks()
+    xp = array_namespace(window.returns)
+    incomplete = to_numpy(window.n_observed < len(window.returns))
+    universes = np.concatenate([group.universes for group in batch])
+    index = np.full((len(universes), covariance.shape[1]), PADDING)
+    positions = gather_parts(request, list(zip(batch, cuts, strict=True)))
+    index[:, : positions.shape[1]] = positions
+    held = index != PADDING
+    fits = kernels.assemble_shared_bytes(1) * held.sum(axis=1) <= device.shared_memory_limit()
+    taken = np.flatnonzero(fits & ~(held & incomplete[index]).any(axis=1))
+    logs = xp.log(xp.concatenate([window.volatilities, window.kurtosis[None]]))
+    scales = xp.asarray(list(ASSET_STATISTICS.values()))
+    per_launch = max(1, _LAUNCH_CELLS // covariance.shape[1] ** 2)
+    for start in range(0, len(taken), per_launch):
+        some = taken[start : start + per_launch]
+        rows = universes[some]
+        correlations = products.slow, products.fast
+        matrices = kernels.assemble(
+            device.launch, correlations, logs, scales, index[some], heads[rows], intensity[rows]
+        )
+        covariance[rows] = to_numpy(matrices)
+        heartbeat.beat()
+    done = np.zeros(len(covariance), bool)
+    done[universes[taken]] = True
+    remaining = (group._replace(universes=group.universes[~done[group.universes]]) for group in batch)
+    return [group for group in remaining if len(group.universes)]
+
+
+def _heads(parameters: Parameters) -> np.ndarray:
+    """What the kernel reads of each universe's parameters, (n, 25) float64."""
+    of = Parameters(*(np.asarray(head, np.float64) for head in parameters))
+    weights = of.target_weights * of.target_intensity
+    total = weights.sum(axis=1, keepdims=True)
+    # All weights zero: nothing is shrunk, and any mix of targets does; see `covariance.shrink_correlation`.
+    weights = np.where(total > 0, weights / np.where(total > 0, total, 1.0), 1.0 / weights.shape[1])
+    tilts = (of.intensity_tilt, of.volatility_tilt)
+    return np.concatenate([of.memory, weights[:, 1:], of.volatility, *tilts, of.level], axis=1)

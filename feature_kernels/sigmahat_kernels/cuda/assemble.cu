@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Covariance matrices of many universes of any sizes, one block a universe, straight from the correlations of all assets.
+// The specification is covariance.estimate_covariance.
+//
+// A warp owns whole rows, a lane every 32nd column; a statistic has a warp. Sums run in a fixed order, every warp that
+// needs a total sums it for itself, and an entry and its mirror image are the same expression of the same operands: so
+// results repeat to the last bit, and matrices are symmetric to the bit.
+
+constexpr int kWarps = 8;
+constexpr int kStatistics = 8;
+constexpr double kLeastUnshared = 1e-6, kLimit = 4, kStill = 1e-12;
+
+// Columns of `heads`.
+constexpr int kMemory = 0, kConstant = 1, kFactor = 2, kBlend = 3, kPull = 6, kIntensityTilt = 7, kVolatilityTilt = 15,
+              kLevel = 23, kCommon = 24, kHeads = 25;
+
+__device__ double warp_sum(double value) {
+    for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffffu, value, distance);
+    return value;
+}
+
+__device__ double warp_max(double value) {
+    for (int distance = 16; distance > 0; distance /= 2)
+        value = fmax(value, __shfl_xor_sync(0xffffffffu, value, distance));
+    return value;
+}
+
+// The sum of n numbers, in every lane.
+__device__ double total(const double* values, int n, int lane) {
+    double sum = 0;
+    for (int i = lane; i < n; i += 32) sum += values[i];
+    return warp_sum(sum);
+}
+
+// slow, fast: correlations of all columns, (width, width) a window, one after the other, row-major.
+// logs: (4, n_columns) ln of the volatilities and of the kurtosis of the columns of all windows.
+// scales: the usual size of each statistic. rows: the universe u of each block, of n = sizes[u] assets.
+// index: (., longest) their positions among the columns of all windows. heads: (., 25). intensity: (., longest).
+// out: (., longest, longest), `padding` where there is no asset.
+// Dynamic shared memory: 13 n doubles and n ints, of the largest n.
+extern "C" __global__ void __launch_bounds__(32 * kWarps)
+assemble(const double* slow, const double* fast, int width, const double* logs, int n_columns, const double* scales,
+         const int* index, const double* heads, const double* intensity, const int* rows, const int* sizes, int longest,
+         float padding, float* out) {
+    extern __shared__ double2 shared[];
+    const int universe = rows[blockIdx.x], n = sizes[universe];
+    double* const statistics = reinterpret_cast<double*>(shared);  // (8, n)
+    double* const row_sum = statistics + kStatistics * n;          // of an asset's correlations with the others
+    double* const log_volatility = row_sum + n;
+    double* const kept = log_volatility + n;
+    double* const shrunk = kept + n;
+    double* const other = shrunk + n;  // what is added to ln volatility; then the variance's inverse
+    double* const factor = statistics;  // once these are read
+    int* const columns = reinterpret_cast<int*>(other + n);
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+
+    index += (long long)universe * longest;
+    heads += (long long)universe * kHeads;
+    intensity += (long long)universe * longest;
+    out += (long long)universe * longest * longest;
+    const int window = index[0] / width * width;  // its first column
+    slow += (long long)window * width;
+    fast += (long long)window * width;
+    logs += window;
+    for (int j = threadIdx.x; j < n; j += 32 * kWarps) columns[j] = index[j] - window;
+    __syncthreads();  // columns are set
+
+    for (int i = warp; i < n; i += kWarps) {
+        const long long row = (long long)columns[i] * width;
+        double sum = 0, fast_sum = 0, squares = 0, nearest = 0;
+        for (int j = lane; j < n; j += 32) {
+            if (i == j) continue;
+            const double r = slow[row + columns[j]];
+            sum += r;
+            fast_sum += fast[row + columns[j]];
+            squares += r * r;
+            nearest = fmax(nearest, fabs(r));
+        }
+        sum = warp_sum(sum);
+        fast_sum = warp_sum(fast_sum);
+        squares = warp_sum(squares);
+        nearest = warp_max(nearest);
+        if (lane == 0) {
+            const double* const own = logs + columns[i];
+            const double mean = sum / (n - 1);
+            row_sum[i] = sum;
+            statistics[i] = mean;
+            statistics[n + i] = fast_sum / (n - 1) - mean;
+            statistics[2 * n + i] = log(fmax(1 - nearest * nearest, kLeastUnshared));
+            statistics[3 * n + i] = own[0];
+            statistics[4 * n + i] = own[n_columns] - own[0];
+            statistics[5 * n + i] = own[2 * n_columns] - own[0];
+            statistics[6 * n + i] = own[3 * n_columns];
+            statistics[7 * n + i] = sqrt(squares / (n - 1));
+        }
+    }
+    __syncthreads();  // statistics are complete
+
+    for (int k = warp; k < kStatistics; k += kWarps) {
+        double* const values = statistics + k * n;
+        const double mean = total(values, n, lane) / n;
+        for (int i = lane; i < n; i += 32) values[i] = fmin(fmax((values[i] - mean) / scales[k], -kLimit), kLimit);
+    }
+    __syncthreads();  // and relative to their means
+
+    for (int i = threadIdx.x; i < n; i += 32 * kWarps) {
+        double odds = 0, raised = heads[kLevel], blended = 0;
+#pragma unroll 1  // a few registers are worth more here: they let more blocks wait for memory side by side
+        for (int k = 0; k < kStatistics; ++k) {
+            odds += statistics[k * n + i] * heads[kIntensityTilt + k];
+            raised += statistics[k * n + i] * heads[kVolatilityTilt + k];
+        }
+        for (int k = 0; k < 3; ++k) blended += logs[k * n_columns + columns[i]] * heads[kBlend + k];
+        const double tilted = intensity[i] * exp(odds);
+        const double share = tilted / (tilted + fmax(1 - intensity[i], 0.0));
+        kept[i] = sqrt(fmax(1 - share, 0.0));
+        shrunk[i] = sqrt(share);
+        log_volatility[i] = blended;
+        other[i] = raised;
+    }
+    __syncthreads();  // what the totals are of is complete, and statistics are read
+
+    const double mean_log = total(log_volatility, n, lane) / n, off_diagonal = total(row_sum, n, lane);
+    const double all = off_diagonal + n;
+    const double loading = all > kStill * n * n ? sqrt(heads[kFactor] / all) : 0;
+    for (int i = threadIdx.x; i < n; i += 32 * kWarps) {
+        const double volatility = exp(log_volatility[i] + heads[kPull] * (mean_log - log_volatility[i]) + other[i]);
+        kept[i] *= volatility;
+        shrunk[i] *= volatility;
+        factor[i] = shrunk[i] * (row_sum[i] + 1) * loading;
+        other[i] = 1 / (kept[i] * kept[i] + shrunk[i] * shrunk[i]);
+    }
+    __syncthreads();  // the factors of the entries are set
+
+    const double common = heads[kCommon] * n / total(other, n, lane);
+    const double constant = heads[kConstant] * off_diagonal / (n * (n - 1.0));
+    const double memory = heads[kMemory];
+    for (int i = warp; i < longest; i += kWarps) {
+        float* const row = out + (long long)i * longest;
+        for (int j = lane; j < longest; j += 32) {
+            float entry = padding;
+            if (i == j && i < n) entry = (float)(kept[i] * kept[i] + shrunk[i] * shrunk[i] + common);
+            if (i != j && i < n && j < n) {
+                // Of a product of matrices the halves need not agree to the bit: the lower one is read.
+                const long long cell = (long long)columns[i > j ? i : j] * width + columns[i > j ? j : i];
+                const double r = slow[cell], mixed = r + memory * (fast[cell] - r);
+                const double shared_part = shrunk[i] * shrunk[j] * constant, factor_part = factor[i] * factor[j];
+                entry = (float)(kept[i] * kept[j] * mixed + shared_part + factor_part + common);
+            }
+            row[j] = entry;
+        }
+    }
+}

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the demo's request asks of a GPU stays within what was promised."""
+
+from __future__ import annotations
+
+from benchmarks.speed.device_calls import N_WINDOWS, SIZES, STEPS, count, draw_request
+
+MOST = {"launches": 60, "array_calls": 1_500, "host_copies": 40, "waits": 10}
+"""Of features and matrices together, for 2,000 universes of 20 to 200 assets over 36 windows."""
+
+
+def test_counts_of_the_demo() -> None:
+    """They do not grow with the number of universes, so that few tell of many: these use all columns of each window."""
+    counts = [
+        {step: count(draw_request(n_universes, SIZES, N_WINDOWS), step) for step in STEPS} for n_universes in (576, 720)
+    ]
+    assert counts[0] == counts[1]
+    for name, most in MOST.items():
+        assert sum(of_step[name] for of_step in counts[0].values()) <= most, name
+
+
+def test_sizes_share_launches() -> None:
+    """One of tridiagonalise and of sturm for each size class, one of pair statistics, one of all matrices."""
+    equal, mixed = (draw_request(24, sizes, 3) for sizes in ((100, 100), (20, 200)))
+    assert [count(equal, step)["launches"] for step in STEPS] == [3, 1]
+    assert [count(mixed, step)["launches"] for step in STEPS] == [9, 1]
