@@ -144,14 +144,16 @@ def plot_matrix(matrix: Any, *, ax: Axes | None = None, title: str | None = None
     ax.figure.colorbar(image, ax=ax)
     labels = getattr(matrix, "columns", None)
     if labels is not None and len(labels) <= _MOST_LABELS:
-        ax.set_xticks(range(len(labels)), labels=list(map(str, labels)), rotation=90)
-        ax.set_yticks(range(len(labels)), labels=list(map(str, labels)))
+        texts = {"labels": list(map(str, labels)), "fontsize": min(10.0, _LABEL_POINTS / len(labels))}
+        ax.set_xticks(range(len(labels)), rotation=90, **texts)
+        ax.set_yticks(range(len(labels)), **texts)
     if title is not None:
         ax.set_title(title)
     return ax
 
 
 _MOST_LABELS = 60
+_LABEL_POINTS = 300.0  # of all labels of an axis, one above the other
 
 
 def _checked(covariance: Any) -> npt.NDArray[np.float64]:
