@@ -144,9 +144,9 @@ def plot_matrix(matrix: Any, *, ax: Axes | None = None, title: str | None = None
     ax.figure.colorbar(image, ax=ax)
     labels = getattr(matrix, "columns", None)
     if labels is not None and len(labels) <= _MOST_LABELS:
-        texts = {"labels": list(map(str, labels)), "fontsize": min(10.0, _LABEL_POINTS / len(labels))}
-        ax.set_xticks(range(len(labels)), rotation=90, **texts)
-        ax.set_yticks(range(len(labels)), **texts)
+        texts, size = list(map(str, labels)), min(10.0, _LABEL_POINTS / len(labels))
+        ax.set_xticks(range(len(labels)), labels=texts, rotation=90, fontsize=size)
+        ax.set_yticks(range(len(labels)), labels=texts, fontsize=size)
     if title is not None:
         ax.set_title(title)
     return ax
