@@ -18,7 +18,7 @@ demo: $(VENV)/serve ## start the real Triton and estimate 2,000 universes; RETUR
 test: check $(VENV)-deploy/done $(VENV)-deploy/browser $(VENV)-numpy2/done ## checkers, then every test; then the array code once more on NumPy 2
 	$(BIN)/python -m sigmahat_kernels.lanes
 	$(BIN)/python -m pytest -n $(CORES) --dist worksteal -m "not live and not server"
-	$(BIN)/python -m pytest -m "server and not live"
+	$(BIN)/python -m pytest -n $(CORES) --dist loadfile -m "server and not live"
 	$(VENV)-numpy2/bin/python -m pytest -n $(CORES) --dist worksteal tests/kernels tests/client
 
 test-deploy: $(VENV)/dev $(VENV)-deploy/done ## the chart and its kin alone, and live: an image, Envoy and Prometheus

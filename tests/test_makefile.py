@@ -31,5 +31,5 @@ def test_the_matrix_keeps_versions_apart() -> None:
     for version in ("3.11", "3.12"):
         assert f"python{version} -m venv .venv-{version}" in lines
         assert f"python{version} -m venv .venv-{version}-numpy2" in lines
-        assert f'.venv-{version}/bin/python -m pytest -m "server and not live"' in lines
+        assert any(line.startswith(f".venv-{version}/bin/python -m pytest") for line in lines)
     assert not any(re.search(r"(^|\s)\.venv/", line) for line in lines)

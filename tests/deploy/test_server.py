@@ -581,6 +581,7 @@ def test_serve_starts_again_what_has_died_and_gives_up_on_what_keeps_dying(
             slow = next(pid for pid in group_of(triton_pid) if "/slow/" in command_of(pid))
             os.kill(triton_pid if victim == "Triton" else slow, signal.SIGKILL)
             wait_for(lambda pid=triton_pid: not group_of(pid))
+            wait_for(lambda: process.poll() is not None or not ready_file.exists())  # the supervisor has noticed
             wait_for(lambda: process.poll() is not None or ready_file.exists())
             if process.poll() is None:
                 assert json.loads(ready_file.read_text()) == first  # the same ports
