@@ -14,7 +14,8 @@ INTRODUCTION = """\
 # Speed
 
 Ratios of throughput unless a unit is named, each of one run on one machine, so that they travel further than seconds
-do. Measure them on yours: `make bench` for the kernels, `python -m benchmarks.speed.service` for the service,
+do. Measure them on yours: `make bench` for the kernels, `python -m benchmarks.speed.service`
+and `.risk` for the service,
 `sigmahat loadtest` for a server under load ([how](loadtest.md)).
 """
 
@@ -22,7 +23,7 @@ do. Measure them on yours: `make bench` for the kernels, `python -m benchmarks.s
 def page() -> str:
     """The whole page."""
     lines = [INTRODUCTION, tables.speed(), "", "| results | machine | versions | commit |", "| --- | --- | --- | --- |"]
-    for name in ("cpu", "service"):
+    for name in ("cpu", "service", "risk"):
         found = json.loads((RESULTS / f"{name}.json").read_text())
         machine, versions = found["machine"], found["versions"]
         lines.append(

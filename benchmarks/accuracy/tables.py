@@ -168,8 +168,12 @@ def _both_portfolios(method: Mapping[str, Mapping[str, float]] | None) -> str:
 SPEED = {
     "features_over_eigvalsh_n100": "all features over `numpy.linalg.eigvalsh` alone, N = 100, one thread",
     "features_over_eigvalsh_n250": "the same, N = 250",
-    "features_over_sklearn_lw_n100": "all features over a loop of `sklearn.covariance.LedoitWolf().fit`, one thread",
+    "features_over_sklearn_lw_n20": "all features over a loop of `sklearn.covariance.LedoitWolf().fit`, N = 20",
+    "features_over_sklearn_lw_n100": "the same, N = 100",
+    "features_over_sklearn_lw_n250": "the same, N = 250",
+    "assemble_over_before_n100": "matrices by the compiled pass over the array form, N = 100, one thread",
     "two_threads_over_one": "two threads over one",
+    "two_threads_over_one_mixed_sizes": "the same, universes of 20 to 200 assets",
     "dual_over_direct_n500_t60": "spectra by the T x T Gram matrix over the N x N one, N = 500, T = 60",
     "peak_memory_ratio": "peak memory over the panel's share plus two parts of the universes",
     "service_over_inprocess_n100": "parameters through gRPC over the same pipeline in one process",
@@ -177,6 +181,8 @@ SPEED = {
     "shm_over_grpc": "covariances through shared memory over gRPC",
     "covariance_shm_universes_per_s": "universes a second with covariances, both cores, shared memory",
     "single_universe_extra_ms": "milliseconds that a call of one universe costs beyond the same in process",
+    "risk_bytes_over_covariance_n100_p3": "bytes of the risk of three portfolios over those of matrices",
+    "risk_throughput_over_covariance_n100_p3": "throughput of the same",
     "client_peak_mb_100k": "MB that a client needs to stream 100,000 universes with covariances",
 }
 
@@ -184,7 +190,7 @@ SPEED = {
 def speed() -> str:
     """Figures of ``make bench`` and of the service, by name."""
     figures: dict[str, float] = {}
-    for name in ("cpu", "service"):
+    for name in ("cpu", "service", "risk"):
         figures |= json.loads((RESULTS / f"{name}.json").read_text())["figures"]
     return _markdown(
         [["figure", ""], ["---", "--:"], *([text, f"{figures[name]:.3g}"] for name, text in SPEED.items())]
