@@ -50,6 +50,11 @@ class Job(NamedTuple):
         columns = self.universes[u, : self.sizes[u]].tolist()
         return tuple(self.labels[c] if c < n_columns else self.unknown[u, i] for i, c in enumerate(columns))
 
+    def asset_of(self, u: int, i: int) -> Hashable:
+        """The i-th of them."""
+        column = int(self.universes[u, i])
+        return self.labels[column] if column < len(self.labels) else self.unknown[u, i]
+
 
 def chunks(job: Job, cells: int = CHUNK_CELLS, *, n_portfolios: int = 0) -> Iterator[slice]:
     """Cut the universes, in order, into requests of at most `MAX_UNIVERSES` rows, `CHUNK_COST`, and about `cells`

@@ -67,7 +67,8 @@ def read_portfolios(portfolios: Any, job: Job) -> Positions:
         return _checked(_on_columns({name: portfolios}, job))
     if is_a(portfolios, "pandas", "DataFrame"):
         return _checked(_on_columns(_rows(portfolios), job))
-    require(isinstance(portfolios, Mapping), f"{_WANTED}, got {shown(portfolios)}")
+    if not isinstance(portfolios, Mapping):
+        raise InvalidRequest(f"{_WANTED}, got {shown(portfolios)}")
     require(len(portfolios) > 0, "portfolios are empty: there is nothing to measure")
     depths = {_depth(value) for value in portfolios.values()}
     require(len(depths) == 1, f"{_WANTED}, got a mapping that mixes them")

@@ -108,7 +108,7 @@ def _row_days(job: Job, start: int, stop: int) -> float:
 
 
 def _refused(job: Job, u: int, i: int, code: int) -> RefusedAsset:
-    asset = job.assets_of(u)[i]
+    asset = job.asset_of(u, i)
     column = int(job.universes[u, i])
     if code in (Status.UNKNOWN_ASSET, Status.DUPLICATE_ASSET) or column >= len(job.labels):
         return RefusedAsset(asset, code, 0, "")

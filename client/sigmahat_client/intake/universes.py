@@ -25,7 +25,8 @@ def read_labels(
     """Labels of the columns: those that the caller gives, or the container's; column numbers where there are none."""
     if assets is None and found is None:
         return range(n_columns)
-    require(not isinstance(assets, str | bytes), f"assets must be a list of labels, got {shown(assets)}")
+    if isinstance(assets, str | bytes):
+        raise InvalidRequest(f"assets must be a list of labels, got {shown(assets)}")
     labels = list(found or ()) if assets is None else list(assets)
     require(len(labels) == n_columns, f"assets must name the {n_columns} columns of returns, got {len(labels)} names")
     try:
@@ -49,22 +50,22 @@ def read_universes(universes: Any, labels: Sequence[Hashable]) -> tuple[Names, n
         universes = universes.to_dict() if universes.index.is_unique else universes.tolist()
     if universes is None:
         universes = {"all": labels}
-    require(
-        isinstance(universes, Iterable)
-        and not isinstance(universes, str | bytes)
-        and not is_a(universes, "pandas", "DataFrame"),
-        f"universes must be a mapping of names to lists of assets, or a list of such lists, got {shown(universes)}",
-    )
+    # What is wrong is written only where something is: to write thousands of lists takes longer than to estimate them.
+    if (
+        not isinstance(universes, Iterable)
+        or isinstance(universes, str | bytes)
+        or is_a(universes, "pandas", "DataFrame")
+    ):
+        wanted = "universes must be a mapping of names to lists of assets, or a list of such lists"
+        raise InvalidRequest(f"{wanted}, got {shown(universes)}")
     given = list(universes.values() if isinstance(universes, Mapping) else universes)
     names: Names = tuple(universes if isinstance(universes, Mapping) else range(len(given)))
     require(len(given) > 0, "universes are empty: there is nothing to estimate")
     column_of = {label: column for column, label in enumerate(labels)}
     rows, unknown = [], {}
     for u, (name, universe) in enumerate(zip(names, given, strict=True)):
-        require(
-            isinstance(universe, Iterable) and not isinstance(universe, str | bytes | Mapping),
-            f"universe {name!r} must be a list of assets, got {shown(universe)}",
-        )
+        if not isinstance(universe, Iterable) or isinstance(universe, str | bytes | Mapping):
+            raise InvalidRequest(f"universe {name!r} must be a list of assets, got {shown(universe)}")
         entries = universe.tolist() if isinstance(universe, np.ndarray) else list(universe)
         _check_size(name, len(entries))
         require(
