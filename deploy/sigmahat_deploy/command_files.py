@@ -12,6 +12,7 @@ import click
 import pandas as pd
 
 from sigmahat_client.columns import described
+from sigmahat_kernels.request import MARKET_COLUMNS
 
 INPUT = click.Path(exists=True, dir_okay=False, path_type=Path)
 OUTPUT = click.Path(dir_okay=False, path_type=Path)
@@ -23,6 +24,22 @@ TABLES: Mapping[str, Callable[[pd.DataFrame, Path], object]] = {
     ".json": lambda table, path: _write_json(table, path),
 }
 """Ending -> what writes a table with names of rows."""
+
+UNIVERSES = click.option(
+    "--universes", type=INPUT, help="JSON: name to assets, or to assets, start and stop. Default: all assets."
+)
+MARKET = click.option(
+    "--market",
+    type=INPUT,
+    help=f"File of market indicators, dates first, as RETURNS: columns {', '.join(MARKET_COLUMNS)}, one or more.",
+)
+BLOCKS = click.option(
+    "--blocks", type=INPUT, help="CSV of two columns, asset and block (sector ...), or JSON: asset to block."
+)
+AS_JSON = click.option(
+    "--json", "as_json", is_flag=True, help="Say at the end what was done as one JSON object, on one line."
+)
+"""Options that several commands have."""
 
 
 def check_outputs(inputs: Sequence[Path | None], outputs: Mapping[str, tuple[Path | None, Sequence[str]]]) -> None:

@@ -13,7 +13,18 @@ import pandas as pd
 
 from sigmahat_client import Estimates, SigmahatError
 from sigmahat_deploy.closing_lines import say_as_json, say_what_is_odd, say_what_was_written
-from sigmahat_deploy.command_files import INPUT, OUTPUT, STDOUT, TABLES, check_outputs, write_all
+from sigmahat_deploy.command_files import (
+    AS_JSON,
+    BLOCKS,
+    INPUT,
+    MARKET,
+    OUTPUT,
+    STDOUT,
+    TABLES,
+    UNIVERSES,
+    check_outputs,
+    write_all,
+)
 from sigmahat_deploy.connection import Connection, connection_options
 from sigmahat_deploy.progress_line import progress_of
 from sigmahat_deploy.returns_file import (
@@ -25,7 +36,6 @@ from sigmahat_deploy.returns_file import (
     read_universes,
 )
 from sigmahat_kernels.members import MemberError
-from sigmahat_kernels.request import MARKET_COLUMNS
 from sigmahat_kernels.status import Status
 
 SOME_FAILED = 3
@@ -34,9 +44,7 @@ SOME_FAILED = 3
 
 @click.command()
 @click.argument("returns", type=INPUT)
-@click.option(
-    "--universes", type=INPUT, help="JSON: name to assets, or to assets, start and stop. Default: all assets."
-)
+@UNIVERSES
 @click.option(
     "--out",
     required=True,
@@ -44,16 +52,12 @@ SOME_FAILED = 3
     help=f"File to write, one row a universe: {', '.join(TABLES)}; - writes CSV to standard output.",
 )
 @click.option("--covariances", type=OUTPUT, help="NPZ file to write: covariance/NAME and assets/NAME of each universe.")
-@click.option(
-    "--market",
-    type=INPUT,
-    help=f"File of market indicators, dates first, as RETURNS: columns {', '.join(MARKET_COLUMNS)}, one or more.",
-)
-@click.option("--blocks", type=INPUT, help="CSV of two columns, asset and block (sector ...), or JSON: asset to block.")
+@MARKET
+@BLOCKS
 @connection_options()
 @click.option("--classic", is_flag=True, help="Covariances by textbook linear shrinkage of the sample covariance.")
 @click.option("--drop-bad-assets", is_flag=True, help="Estimate universes without the assets that cannot be used.")
-@click.option("--json", "as_json", is_flag=True, help="Say at the end what was done as one JSON object, on one line.")
+@AS_JSON
 def estimate(
     returns: Path,
     universes: Path | None,

@@ -11,7 +11,17 @@ import pandas as pd
 
 from sigmahat_client import PortfolioError, SigmahatError
 from sigmahat_deploy.closing_lines import say_as_json, say_what_is_odd, say_what_was_written
-from sigmahat_deploy.command_files import INPUT, OUTPUT, TABLES, check_outputs, write_all
+from sigmahat_deploy.command_files import (
+    AS_JSON,
+    BLOCKS,
+    INPUT,
+    MARKET,
+    OUTPUT,
+    TABLES,
+    UNIVERSES,
+    check_outputs,
+    write_all,
+)
 from sigmahat_deploy.connection import Connection, connection_options
 from sigmahat_deploy.estimate_command import SOME_FAILED
 from sigmahat_deploy.portfolios_file import read_portfolios
@@ -25,7 +35,6 @@ from sigmahat_deploy.returns_file import (
     read_universes,
 )
 from sigmahat_kernels.members import MemberError
-from sigmahat_kernels.request import MARKET_COLUMNS
 from sigmahat_kernels.status import PortfolioStatus
 
 
@@ -38,9 +47,7 @@ from sigmahat_kernels.status import PortfolioStatus
     help="CSV, Parquet or Feather: columns portfolio, asset, weight, or a row a portfolio and a column an asset; "
     "or JSON: name to {asset: weight}.",
 )
-@click.option(
-    "--universes", type=INPUT, help="JSON: name to assets, or to assets, start and stop. Default: all assets."
-)
+@UNIVERSES
 @click.option(
     "--out",
     required=True,
@@ -54,16 +61,12 @@ from sigmahat_kernels.status import PortfolioStatus
 )
 @click.option("--horizon", default=1.0, show_default=True, help="Periods of the returns over which risk is told.")
 @click.option("--annualise", type=float, help="Tell it as of a year of so many periods instead, such as 252.")
-@click.option(
-    "--market",
-    type=INPUT,
-    help=f"File of market indicators, dates first, as RETURNS: columns {', '.join(MARKET_COLUMNS)}, one or more.",
-)
-@click.option("--blocks", type=INPUT, help="CSV of two columns, asset and block (sector ...), or JSON: asset to block.")
+@MARKET
+@BLOCKS
 @connection_options()
 @click.option("--classic", is_flag=True, help="By textbook linear shrinkage of the sample covariance.")
 @click.option("--drop-bad-assets", is_flag=True, help="Measure without the assets that cannot be used.")
-@click.option("--json", "as_json", is_flag=True, help="Say at the end what was done as one JSON object, on one line.")
+@AS_JSON
 def risk(
     returns: Path,
     portfolios: Path,

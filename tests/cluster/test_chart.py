@@ -295,9 +295,12 @@ def test_shared_memory_formula(render: Render) -> None:
         (found,) = [v for v in server(render(**settings))["volumes"] if v["name"] == "shm"]
         return str(found["emptyDir"]["sizeLimit"])
 
-    assert size() == "1500Mi"  # 2.5 x 200 MiB x 3 models
-    assert size(gpu__count=2) == "3000Mi"
-    assert size(device="cpu") == "3000Mi"  # 6 models
+    steps = [path.parents[1] for path in (ROOT / "model_repository").glob("*/1/model.py")]
+    on_gpu = sum((step / "configs" / "gpu.pbtxt").exists() for step in steps)
+    on_cpu = sum((step / "config.pbtxt").exists() for step in steps)
+    assert size() == f"{500 * on_gpu}Mi"  # 2.5 x 200 MiB
+    assert size(gpu__count=2) == f"{1000 * on_gpu}Mi"
+    assert size(device="cpu", sharedMemory__largestRequestMiB=1000) == f"{2500 * on_cpu}Mi"
     assert size(sharedMemory__largestRequestMiB=10) == "1024Mi"
     assert size(sharedMemory__sizeMiB=77) == "77Mi"
 

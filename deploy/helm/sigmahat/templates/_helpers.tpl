@@ -39,7 +39,7 @@ and end what they sent. */ -}}
 {{- define "sigmahat.sharedMemoryMiB" -}}
 {{- if .Values.sharedMemory.sizeMiB }}{{ .Values.sharedMemory.sizeMiB }}
 {{- else -}}
-{{- $pythonModels := ternary (mul 3 .Values.gpu.count) 6 (eq .Values.device "gpu") -}}
+{{- $pythonModels := ternary (mul 4 .Values.gpu.count) 1 (eq .Values.device "gpu") -}}
 {{- max 1024 (ceil (mulf 2.5 .Values.sharedMemory.largestRequestMiB $pythonModels)) -}}
 {{- end }}
 {{- end }}
