@@ -75,6 +75,8 @@ def test_kserve_example_is_a_pod_as_the_chart_makes_it(render: Render, tmp_path:
     (here,), (there,) = predictor["containers"], ours["containers"]
     for name in ("command", "image", "resources", "securityContext", "volumeMounts", "startupProbe", "lifecycle"):
         assert here[name] == there[name], name
+    limits = [{v["name"]: v["emptyDir"] for v in pod["volumes"] if v.get("emptyDir")} for pod in (predictor, ours)]
+    assert limits[0] == limits[1]
     keyed = {argument for argument in there["args"] if "CONTROL_KEY" not in argument}
     assert set(here["args"]) == keyed
     assert predictor["terminationGracePeriodSeconds"] == ours["terminationGracePeriodSeconds"]
