@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,9 @@ from sigmahat_kernels.shared_window import KeptMoments, WindowMoments, share_win
 from sigmahat_kernels.solvers import OwnSolver, choose_solver
 from sigmahat_kernels.status import InvalidRequest, Status
 
+if TYPE_CHECKING:
+    from sigmahat_kernels.lanes.assembly import Universes
+
 
 class Chunk(NamedTuple):
     """A few universes of one window and one size, and what their matrices are built from."""
@@ -42,22 +45,59 @@ class Chunk(NamedTuple):
     intensity: np.ndarray  # (n, N) what each asset's intensity is tilted from
     scratch: Scratch
 
+    @property
+    def compiled(self) -> bool:
+        """Whether kernels compiled for this CPU do the work."""
+        return array_namespace(self.moments.slow) is np and can_compile()
+
     def matrices(self) -> Array:
         """Estimate the covariance matrices, float64 (n, N, N), where the panel is, in memory that is used again."""
+        if not self.compiled:
+            return self._estimate()
+        n, size = self.places.shape
+        stack = self.scratch.array("stack", (n, size, size))
+        self.fill(stack, np.arange(n))
+        return stack
+
+    def fill(self, out: np.ndarray, rows: np.ndarray) -> None:
+        """Estimate the covariance matrices into memory of the host.
+
+        Parameters
+        ----------
+        out : contiguous float32 or float64 array of shape (universes, width, width)
+            ``out[rows[q], :N, :N]`` is written.
+        rows : int64 array of shape (n,)
+        """
+        if not self.compiled:
+            size = self.places.shape[1]
+            out[rows, :size, :size] = to_numpy(self._estimate().astype(out.dtype))
+            return
+        from sigmahat_kernels.lanes import assembly
+
+        assembly.fill_matrices(out, rows, self._universes(), self.scratch)
+
+    def multiply(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """See `lanes.assembly.multiply`; only where `compiled`."""
+        from sigmahat_kernels.lanes import assembly
+
+        return assembly.multiply(weights, self._universes(), self.scratch)
+
+    def _estimate(self) -> Array:
         xp = array_namespace(self.moments.slow)
-        if xp is np and can_compile():
-            stack = self.scratch.array("stack", (*self.places.shape, self.places.shape[1]))
-            self.fill(stack, np.arange(len(stack)))
-            return stack
         return estimate_covariance(
             self.moments.gather(self.places, self.scratch),
             Parameters(*(xp.asarray(head, xp.float64) for head in self.parameters)),
             xp.asarray(self.intensity, xp.float64),
         )
 
-    def fill(self, out: np.ndarray, rows: np.ndarray) -> None:
-        """See `fill_matrices`."""
-        fill_matrices(out, rows, self.moments, self.places, self.parameters, self.intensity, self.scratch)
+    def _universes(self) -> Universes:
+        from sigmahat_kernels.lanes import assembly
+
+        moments = self.moments
+        correlations = moments.completed(self.places, self.scratch) or (moments.slow, moments.fast)
+        logs = np.log(np.vstack([moments.volatilities, moments.kurtosis]))[:, self.places]
+        heads = Parameters(*(head.astype(np.float64) for head in self.parameters))
+        return assembly.universes_of(*correlations, self.places, logs, heads, self.intensity.astype(np.float64))
 
 
 def assemble(
@@ -230,43 +270,3 @@ def _work_on_part(
         work(Chunk(universes, moments, places, heads, intensity[universes, : places.shape[1]], scratch))
         heartbeat.beat()
 
-
-def fill_matrices(
-    out: np.ndarray,
-    rows: np.ndarray,
-    moments: WindowMoments,
-    index: np.ndarray,
-    parameters: Parameters,
-    intensity: np.ndarray,
-    scratch: Scratch,
-) -> None:
-    """Estimate the covariance matrices of a chunk of universes of one window, compiled for this CPU where that can be.
-
-    Parameters
-    ----------
-    out : contiguous float32 or float64 array of shape (universes, width, width)
-        On the host; ``out[rows[q], :N, :N]`` is written.
-    rows : int64 array of shape (n,)
-    moments : WindowMoments
-    index : integer array of shape (n, N)
-        As `WindowMoments.gather` takes it.
-    parameters : Parameters
-        One row a universe.
-    intensity : array of shape (n, N)
-        What each asset's intensity is tilted from.
-    scratch : Scratch
-        Of the library that the moments are of.
-    """
-    xp = array_namespace(moments.slow)
-    heads = Parameters(*(xp.asarray(head, xp.float64) for head in parameters))
-    asset_intensity = xp.asarray(intensity, xp.float64)
-    if xp is np and can_compile():
-        from sigmahat_kernels.lanes import assembly
-
-        correlations = moments.completed(index, scratch) or (moments.slow, moments.fast)
-        logs = np.log(np.vstack([moments.volatilities, moments.kurtosis]))[:, index]
-        assembly.fill_matrices(out, rows, *correlations, index, logs, heads, asset_intensity, scratch)
-        return
-    estimate = estimate_covariance(moments.gather(index, scratch), heads, asset_intensity)
-    size = index.shape[1]
-    out[rows, :size, :size] = to_numpy(estimate.astype(out.dtype))

@@ -83,6 +83,9 @@ def measure_portfolios(
 ) -> Risk:
     """Measure portfolios in every universe by the matrices that `assemble.assemble` builds, in float64.
 
+    Compiled for a CPU, their entries are multiplied as they are computed, and no matrix is written but for portfolios
+    of least variance; otherwise they are those of `products`.
+
     Parameters
     ----------
     portfolios : Portfolios
@@ -110,19 +113,23 @@ def measure_portfolios(
 
     def measure_chunk(chunk: Chunk) -> None:
         universes, size = chunk.universes, chunk.places.shape[1]
-        matrices = chunk.matrices()
-        xp = array_namespace(matrices)
         usable = good[universes]
-        weights = np.where(usable[:, :, None], portfolios.of(request, universes, size), 0.0)
-        marginal, covariance = map(to_numpy, products(matrices, xp.asarray(weights)))
-        variance = np.where(usable, np.einsum("npp->np", covariance), np.nan)
+        weights = portfolios.of(request, universes, size)
+        weights[~usable] = 0.0
+        marginal, covariance, diagonal = _measured(chunk, weights)
+        # What the products with a refused portfolio are is no number of anybody's.
+        marginal[~usable] = np.nan
+        covariance[~usable] = np.nan
+        covariance.swapaxes(1, 2)[~usable] = np.nan
+        variance = np.einsum("npp->np", covariance)
         risk.variance[universes] = variance
-        both = usable[:, :, None] & usable[:, None, :]
-        risk.portfolio_covariance[universes] = np.where(both, covariance, np.nan)
-        risk.marginal[universes, :, :size] = np.where(usable[:, :, None], marginal, np.nan)
+        risk.portfolio_covariance[universes] = covariance
+        risk.marginal[universes, :, :size] = marginal
         risk.beta[universes, :, :size] = marginal / variance[:, :, None]
-        risk.diagonal[universes, :size] = to_numpy(xp.einsum("nii->ni", matrices))
+        risk.diagonal[universes, :size] = diagonal
         if minimum_variance:
+            matrices = chunk.matrices()
+            xp = array_namespace(matrices)
             least = xp.stack([long_short(matrices), long_only(matrices)], axis=1)
             risk.minimum_variance_weights[universes, :, :size] = to_numpy(least)
             _, least_covariance = products(matrices, least)
@@ -140,3 +147,13 @@ def measure_portfolios(
         pause=pause,
     )
     return risk
+
+
+def _measured(chunk: Chunk, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`products` of a chunk's matrices, and their diagonals, on the host."""
+    if chunk.compiled:
+        return chunk.multiply(weights)
+    matrices = chunk.matrices()
+    xp = array_namespace(matrices)
+    marginal, covariance = products(matrices, xp.asarray(weights))
+    return to_numpy(marginal), to_numpy(covariance), to_numpy(xp.einsum("nii->ni", matrices))

@@ -12,6 +12,9 @@ from typing import Any
 from sigmahat_kernels.backend import Array, array_namespace
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_LINE = 64
+"""Bytes of a cache line: a vector that lies across two is loaded, or stored, in twice the time."""
+
 _LARGEST_KEPT_BLOCK, _KEPT_IN_ALL = 32 * 2**20, 256 * 2**20
 
 
@@ -29,6 +32,13 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, _KEPT_IN_ALL)
 
 
+def _aligned(memory: Array) -> Array:
+    """Without the elements in front of the first that begins a cache line; a GPU's memory begins with one."""
+    if array_namespace(memory).__name__ != "numpy":
+        return memory
+    return memory[-memory.ctypes.data % _LINE // memory.itemsize :]
+
+
 class Scratch:
     """Named arrays that one thread fills anew for every stack."""
 
@@ -41,7 +51,7 @@ class Scratch:
         size = math.prod(shape)
         memory = self._memory.get(name)
         if memory is None or memory.size < size or memory.dtype != dtype:
-            memory = self._memory[name] = self._xp.empty(size, dtype)
+            memory = self._memory[name] = _aligned(self._xp.empty(size + _LINE, dtype))[:size]
         return memory[:size].reshape(shape)
 
 

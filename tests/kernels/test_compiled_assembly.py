@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kernels.test_covariance import assert_close_covariance, simulate_parameters, simulate_returns
 
 from sigmahat_kernels import assemble as module
-from sigmahat_kernels.assemble import assemble, fill_matrices
+from sigmahat_kernels.assemble import Chunk, assemble
 from sigmahat_kernels.parameters import LEVELS, Parameters, intensity_of
 from sigmahat_kernels.request import PADDING, read_request
 from sigmahat_kernels.scratch import Scratch
@@ -57,36 +57,70 @@ def test_equals_the_array_form(monkeypatch, missing, classic):
 
 
 def chunk(n, n_assets, *, n_columns=40, seed=0, **heads):
-    """Arguments of `fill_matrices` between `rows` and `scratch`."""
     rng = np.random.default_rng(seed)
     moments = share_window(simulate_returns(80, n_columns, seed=seed).astype(float)).moments
     index = draw_universes(rng, n_columns, n * [n_assets]).astype(np.int64)
     parameters = simulate_parameters(n, seed=seed)._replace(**heads)
     intensity = np.broadcast_to(intensity_of(parameters)[:, None], index.shape)
-    return moments, index, parameters, intensity
+    return Chunk(np.arange(n), moments, index, parameters, intensity, Scratch(np))
 
 
-def filled(arguments, dtype=np.float64):
-    n, n_assets = arguments[1].shape
+def filled(chunk, dtype=np.float64):
+    n, n_assets = chunk.places.shape
     out = np.full((n, n_assets, n_assets), np.nan, dtype)
-    fill_matrices(out, np.arange(n), *arguments, Scratch(np))
+    chunk.fill(out, np.arange(n))
     return out
 
 
 @pytest.mark.parametrize("n_assets", [2, 8, 21, 40])
 def test_a_chunk_in_float64_equals_the_array_form_to_its_own_precision(monkeypatch, n_assets):
-    arguments = chunk(5, n_assets)
-    compiled = filled(arguments)
+    five = chunk(5, n_assets)
+    compiled = filled(five)
     monkeypatch.setattr(module, "can_compile", lambda: False)
-    assert_close_covariance(compiled, filled(arguments), rtol=DOUBLE)
-    np.testing.assert_array_equal(filled(arguments, np.float32).dtype, np.float32)
+    assert_close_covariance(compiled, filled(five), rtol=DOUBLE)
+    np.testing.assert_array_equal(filled(five, np.float32).dtype, np.float32)
+
+
+@pytest.mark.parametrize("n_assets", [2, 7, 8, 21, 40])
+@pytest.mark.parametrize("n_portfolios", [0, 1, 5])
+def test_products_are_those_of_the_matrices(n_assets, n_portfolios):
+    five = chunk(5, n_assets)
+    weights = np.random.default_rng(2).standard_normal((5, n_portfolios, n_assets))
+    weights[:, 2:3] = -weights[:, 1:2]  # a hedge that leaves nothing
+    assert_products(five, weights, filled(five))
+
+
+def assert_products(chunk, weights, matrices):
+    marginal, covariance, diagonal = chunk.multiply(weights)
+    np.testing.assert_array_equal(diagonal, np.einsum("nii->ni", matrices))
+    np.testing.assert_array_equal(covariance, covariance.transpose(0, 2, 1))
+    for q, matrix in enumerate(matrices):
+        for p, w in enumerate(weights[q]):
+            size = np.abs(matrix) @ np.abs(w)  # what rounding is relative to
+            assert (np.abs(marginal[q, p] - matrix @ w) <= DOUBLE * size).all()
+            assert (np.abs(covariance[q, p] - weights[q] @ matrix @ w) <= DOUBLE * (np.abs(weights[q]) @ size)).all()
+
+
+@pytest.mark.parametrize("n_assets", [9, 16])
+def test_bits_of_products_depend_on_no_other_universe_or_portfolio(n_assets):
+    five = chunk(5, n_assets)
+    weights = np.random.default_rng(2).standard_normal((5, 4, n_assets))
+    together = five.multiply(weights)
+    five.scratch.array("mixed", (16, 16))[:] = np.nan
+    five.scratch.array("portfolios", (4, 3, 16))[:] = np.nan
+    own = Parameters(*(head[[3]] for head in five.parameters))
+    alone = Chunk(np.arange(1), five.moments, five.places[[3]], own, five.intensity[[3]], five.scratch)
+    marginal, covariance, diagonal = alone.multiply(weights[[3], 1:3])
+    np.testing.assert_array_equal(marginal[0], together[0][3, 1:3])
+    np.testing.assert_array_equal(covariance[0], together[1][3, 1:3, 1:3])
+    np.testing.assert_array_equal(diagonal[0], together[2][3])
 
 
 def test_rows_that_are_not_named_are_left_alone():
-    arguments = chunk(2, 9)
+    two = chunk(2, 9)
     out = np.full((5, 12, 12), 7.0, np.float32)
-    fill_matrices(out, np.array([3, 1]), *arguments, Scratch(np))
-    np.testing.assert_array_equal(out[[3, 1], :9, :9], filled(arguments, np.float32))
+    two.fill(out, np.array([3, 1]))
+    np.testing.assert_array_equal(out[[3, 1], :9, :9], filled(two, np.float32))
     assert (out[[0, 2, 4]] == 7.0).all()
     assert (out[:, 9:] == 7.0).all()
     assert (out[:, :, 9:] == 7.0).all()
@@ -95,7 +129,8 @@ def test_rows_that_are_not_named_are_left_alone():
 @pytest.mark.parametrize("case", ["all shrunk", "nothing shrunk", "no weights", "hedged", "twins"])
 def test_borders(monkeypatch, case):
     """Intensity 1 and 0, weights of zero, a factor that does not move, and assets that are one."""
-    moments, index, parameters, intensity = chunk(3, 10, level=np.zeros((3, len(LEVELS)), np.float32))
+    three = chunk(3, 10, level=np.zeros((3, len(LEVELS)), np.float32))
+    moments, index, parameters, intensity = three[1:5]
     if case in ("all shrunk", "nothing shrunk"):
         intensity = np.full(index.shape, float(case == "all shrunk"))
     if case == "no weights":
@@ -106,11 +141,12 @@ def test_borders(monkeypatch, case):
         moments, index = moments._replace(slow=opposite, fast=opposite), np.array([np.arange(10)] * 3)
     if case == "twins":
         moments = moments._replace(slow=np.ones((40, 40)), fast=np.ones((40, 40)))
-    arguments = (moments, index, parameters, intensity)
-    compiled = filled(arguments)
+    three = three._replace(moments=moments, places=index, parameters=parameters, intensity=intensity)
+    compiled = filled(three)
     assert np.isfinite(compiled).all()
+    assert_products(three, np.random.default_rng(1).standard_normal((3, 2, 10)), compiled)
     monkeypatch.setattr(module, "can_compile", lambda: False)
-    assert_close_covariance(compiled, filled(arguments), rtol=DOUBLE)
+    assert_close_covariance(compiled, filled(three), rtol=DOUBLE)
 
 
 @settings(max_examples=15, deadline=None)

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`covariance.estimate_covariance` in one pass for the CPU: every entry is gathered, mixed, scaled and written once.
+"""`covariance.estimate_covariance` for the CPU: every entry is gathered, mixed, scaled, and written or multiplied, once.
 
 A universe's numbers are made by one loop over its own entries, so they are the same to the bit whatever its neighbours,
 and sums run over eight lanes on every processor. Only the lower triangle is computed: a matrix is symmetric to the bit.
+What an entry is, `_estimate` and `_scale_row` say alone: to matrices and to their products with portfolios.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import float32, float64, int64, types
@@ -38,19 +40,60 @@ _SLOW, _FAST, _SQUARES, _NEAREST = range(4)
 """Rows of `sums`: of an asset's correlations with the others, of the fast ones, of their squares; the largest size."""
 _KEPT, _SHRUNK, _FACTOR, _LOG_VOLATILITY, _LOG_SCALE = range(5)
 """Rows of `assets`: an entry is kept_i kept_j r_ij + shrunk_i shrunk_j r_bar + factor_i factor_j, and a number."""
+_WEIGHTS, _ROWS, _COLUMNS = range(3)
+"""Rows of each of `portfolios`: w; of S w what rows below the diagonal have part in, and these as columns above it."""
 
 
-def fill_matrices(
-    out: Array,
-    rows: Array,
-    slow: Array,
-    fast: Array,
-    index: Array,
-    logs: Array,
-    parameters: Parameters,
-    intensity: Array,
-    scratch: Scratch,
-) -> None:
+class Universes(NamedTuple):
+    """What the covariance matrices of n universes of N assets are estimated from; all arrays contiguous."""
+
+    slow: Array  # (1, m, m) or (n, N, N) float64, equal-weighted correlation, of a window's columns or of each universe
+    fast: Array  # the same exponentially weighted; symmetric, and only one half is read
+    columns: Array  # (n, N in whole vectors) int64, columns of each universe among those of the correlations
+    logs: Array  # (4, n, N) float64, ln of the volatilities in the order of `VOLATILITY_BASES`, and of the kurtosis
+    parameters: Parameters  # one row a universe, float64
+    intensity: Array  # (n, N) float64, what each asset's intensity is tilted from
+
+
+class _Memory(NamedTuple):
+    """What belongs to one universe at a time."""
+
+    mixed: Array  # (width, width), correlations below the diagonal, then what `_scale_row` makes of them
+    sums: Array  # (4, width)
+    statistics: Array  # (N_ASSET_STATISTICS, N)
+    assets: Array  # (5, width)
+
+
+def universes_of(
+    slow: Array, fast: Array, index: Array, logs: Array, parameters: Parameters, intensity: Array
+) -> Universes:
+    """Lay out for the kernels what universes are estimated from.
+
+    Parameters
+    ----------
+    slow, fast : float64 arrays of shape (m, m) or (n, N, N)
+        Equal-weighted and exponentially weighted correlation: of a window's columns, from which each universe gathers
+        its own, or of each universe.
+    index : int64 array of shape (n, N)
+        Columns of each universe; not read where the correlations are each universe's.
+    logs, parameters, intensity
+        See `Universes`.
+    """
+    n, n_assets = index.shape
+    columns = np.zeros((n, _whole(n_assets)), np.int64)
+    stack = slow.ndim == 3
+    columns[:, :n_assets] = np.arange(n_assets) if stack else index
+    return Universes(
+        np.ascontiguousarray(slow if stack else slow[None]),
+        np.ascontiguousarray(fast if stack else fast[None]),
+        columns,
+        np.ascontiguousarray(logs),
+        Parameters(*map(np.ascontiguousarray, parameters)),
+        np.ascontiguousarray(intensity),
+    )
+
+
+def fill_matrices(out: Array, rows: Array, universes: Universes, scratch: Scratch) -> None:
     """Estimate the covariance matrices of n universes of N assets.
 
     Parameters
@@ -58,36 +101,48 @@ def fill_matrices(
     out : contiguous float32 or float64 array of shape (universes, width, width)
         ``out[rows[q], :N, :N]`` is written.
     rows : int64 array of shape (n,)
-    slow, fast : float64 arrays of shape (m, m) or (n, N, N)
-        Equal-weighted and exponentially weighted correlation: of a window's columns, from which each universe gathers
-        its own, or of each universe. Symmetric; only one half is read.
-    index : int64 array of shape (n, N)
-        Columns of each universe; not read where the correlations are each universe's.
-    logs : float64 array of shape (4, n, N)
-        ln of the volatilities, in the order of `parameters.VOLATILITY_BASES`, and of the kurtosis.
-    parameters : Parameters
-        One row a universe, float64.
-    intensity : float64 array of shape (n, N)
-        What each asset's intensity is tilted from.
+    universes : Universes
     scratch : Scratch
     """
-    n, n_assets = index.shape
-    width = -(-n_assets // _LANES) * _LANES
-    columns = np.zeros((n, width), np.int64)
-    stack = slow.ndim == 3
-    columns[:, :n_assets] = np.arange(n_assets) if stack else index
-    _fill(
-        out,
-        rows,
-        np.ascontiguousarray(slow if stack else slow[None]),
-        np.ascontiguousarray(fast if stack else fast[None]),
-        columns,
-        np.ascontiguousarray(logs),
-        Parameters(*map(np.ascontiguousarray, parameters)),
-        np.ascontiguousarray(intensity),
+    _fill(out, rows, universes, _memory(universes, scratch))
+
+
+def multiply(weights: Array, universes: Universes, scratch: Scratch) -> tuple[Array, Array, Array]:
+    """What `risk.products` is of the covariance matrices of n universes, which are nowhere, and their diagonals.
+
+    Parameters
+    ----------
+    weights : contiguous float64 array of shape (n, P, N)
+    universes : Universes
+    scratch : Scratch
+
+    Returns
+    -------
+    marginal : array of shape (n, P, N)
+    covariance : array of shape (n, P, P)
+        Symmetric to the bit.
+    diagonal : array of shape (n, N)
+    """
+    n, n_portfolios, n_assets = weights.shape
+    marginal = np.empty(weights.shape)
+    covariance = np.empty((n, n_portfolios, n_portfolios))
+    diagonal = np.empty((n, n_assets))
+    portfolios = scratch.array("portfolios", (n_portfolios, 3, universes.columns.shape[1]))
+    _multiply(weights, marginal, covariance, diagonal, universes, _memory(universes, scratch), portfolios)
+    return marginal, covariance, diagonal
+
+
+def _whole(n_assets: int) -> int:
+    """Numbers in as many whole vectors as hold one of each asset."""
+    return -(-n_assets // _LANES) * _LANES
+
+
+def _memory(universes: Universes, scratch: Scratch) -> _Memory:
+    width = universes.columns.shape[1]
+    return _Memory(
         scratch.array("mixed", (width, width)),
         scratch.array("sums", (4, width)),
-        scratch.array("statistics", (N_ASSET_STATISTICS, n_assets)),
+        scratch.array("statistics", (N_ASSET_STATISTICS, universes.intensity.shape[1])),
         scratch.array("assets", (5, width)),
     )
 
@@ -202,26 +257,47 @@ def _combine(sums: Array, parameters: Parameters, q: int, n: int, assets: Array)
 
 
 @compiled
-def _write(mixed: Array, assets: Array, constant: float, common: float, n: int, out: Array, row: int) -> None:
-    """Scale the lower triangle and write it, eight rows at a time; then what was written of these as columns."""
+def _estimate(of: Universes, q: int, memory: _Memory) -> tuple[float, float]:
+    """Put into `memory` what the entries of a universe are made of; return the two numbers that `_combine` does."""
+    mixed, sums, statistics, assets = memory
+    source = q if len(of.slow) > 1 else 0
+    n = of.intensity.shape[1]
+    _mix(of.slow[source], of.fast[source], of.columns[q], n, of.parameters.memory[q, 0], mixed, sums)
+    _measure(sums, of.logs, q, statistics)
+    _scale(statistics, of.logs, of.parameters, of.intensity, q, assets)
+    return _combine(sums, of.parameters, q, n, assets)
+
+
+@compiled
+def _scale_row(mixed: Array, assets: Array, common: float, constant: float, i: int) -> float:
+    """Turn row i of the mixed correlations into entries of the matrix, zero from the diagonal on, which is returned."""
+    width = mixed.shape[1]
+    zero = splat(0.0, _LANES)
+    kept = splat(assets[_KEPT, i], _LANES)
+    shrunk = splat(assets[_SHRUNK, i], _LANES) * splat(constant, _LANES)
+    factor = splat(assets[_FACTOR, i], _LANES)
+    common_part = splat(common, _LANES)
+    diagonal = splat(float(i), _LANES)
+    for j in range(0, i + 1, _LANES):
+        entries = kept * load(assets, _KEPT * width + j, _LANES) * load(mixed, i * width + j, _LANES)
+        entries = entries + shrunk * load(assets, _SHRUNK * width + j, _LANES)
+        entries = entries + factor * load(assets, _FACTOR * width + j, _LANES)
+        entries = entries + common_part
+        store(mixed, i * width + j, select(count_up(j, _LANES) < diagonal, entries, zero))
+    return assets[_KEPT, i] ** 2 + assets[_SHRUNK, i] ** 2 + common
+
+
+@compiled
+def _write(mixed: Array, assets: Array, common: float, constant: float, n: int, out: Array, row: int) -> None:
+    """Write the lower triangle, eight rows at a time; then what was written of these as columns."""
     width, out_width = mixed.shape[1], out.shape[1]
     start = row * out_width * out_width
-    constant_part = splat(constant, _LANES)
-    common_part = splat(common, _LANES)
     for first in range(0, n, _LANES):
         count = min(_LANES, n - first)
         for i in range(first, first + count):
-            kept = splat(assets[_KEPT, i], _LANES)
-            shrunk = splat(assets[_SHRUNK, i], _LANES) * constant_part
-            factor = splat(assets[_FACTOR, i], _LANES)
+            out[row, i, i] = _scale_row(mixed, assets, common, constant, i)
             for j in range(0, i, _LANES):
-                entries = kept * load(assets, _KEPT * width + j, _LANES) * load(mixed, i * width + j, _LANES)
-                entries = entries + shrunk * load(assets, _SHRUNK * width + j, _LANES)
-                entries = entries + factor * load(assets, _FACTOR * width + j, _LANES)
-                entries = entries + common_part
-                store(mixed, i * width + j, entries)
-                store_first(out, start + i * out_width + j, min(_LANES, i - j), entries)
-            out[row, i, i] = assets[_KEPT, i] ** 2 + assets[_SHRUNK, i] ** 2 + common
+                store_first(out, start + i * out_width + j, min(_LANES, i - j), load(mixed, i * width + j, _LANES))
         for j in range(first):
             column = load_strided(mixed, first * width + j, width, _LANES)
             store_first(out, start + j * out_width + first, count, column)
@@ -230,37 +306,85 @@ def _write(mixed: Array, assets: Array, constant: float, common: float, n: int, 
                 out[row, j, i] = mixed[i, j]
 
 
-_ARGUMENTS = (
-    int64[::1],
-    float64[:, :, ::1],
-    float64[:, :, ::1],
-    int64[:, ::1],
-    float64[:, :, ::1],
-    types.NamedUniTuple(float64[:, ::1], len(HEADS), Parameters),
-    *5 * [float64[:, ::1]],
+@compiled
+def _multiply_rows(mixed: Array, i: int, portfolios: Array) -> None:
+    """Multiply rows i and i + 1 below the diagonal with all weights: as rows, and as columns above the diagonal."""
+    width = mixed.shape[1]
+    upper, lower = i * width, (i + 1) * width
+    for p in range(len(portfolios)):
+        weights, columns = (3 * p + _WEIGHTS) * width, (3 * p + _COLUMNS) * width
+        own = splat(portfolios[p, _WEIGHTS, i], _LANES)
+        own_lower = splat(portfolios[p, _WEIGHTS, i + 1], _LANES)
+        total = total_lower = splat(0.0, _LANES)
+        for j in range(0, i + 1, _LANES):
+            others = load(portfolios, weights + j, _LANES)
+            entries, entries_lower = load(mixed, upper + j, _LANES), load(mixed, lower + j, _LANES)
+            total = total + entries * others
+            total_lower = total_lower + entries_lower * others
+            found = load(portfolios, columns + j, _LANES) + (entries * own + entries_lower * own_lower)
+            store(portfolios, columns + j, found)
+        portfolios[p, _ROWS, i], portfolios[p, _ROWS, i + 1] = sum_lanes(total), sum_lanes(total_lower)
+
+
+@compiled
+def _multiply_out(portfolios: Array, covariance: Array) -> None:
+    """w_a'S w_b of all portfolios, of which S w stands where the columns stood."""
+    width = portfolios.shape[2]
+    for a in range(len(portfolios)):
+        for b in range(a + 1):
+            weights, marginal = (3 * a + _WEIGHTS) * width, (3 * b + _COLUMNS) * width
+            total = splat(0.0, _LANES)
+            for j in range(0, width, _LANES):
+                total = total + load(portfolios, weights + j, _LANES) * load(portfolios, marginal + j, _LANES)
+            covariance[a, b] = covariance[b, a] = sum_lanes(total)
+
+
+_UNIVERSES = types.NamedTuple(
+    (
+        float64[:, :, ::1],
+        float64[:, :, ::1],
+        int64[:, ::1],
+        float64[:, :, ::1],
+        types.NamedUniTuple(float64[:, ::1], len(HEADS), Parameters),
+        float64[:, ::1],
+    ),
+    Universes,
 )
+_MEMORY = types.NamedUniTuple(float64[:, ::1], len(_Memory._fields), _Memory)
 
 
 # Matrices that are answered are float32; what is computed from them wants all digits.
-@compiled_for((float32[:, :, ::1], *_ARGUMENTS), (float64[:, :, ::1], *_ARGUMENTS))
-def _fill(
-    out: Array,
-    rows: Array,
-    slow: Array,
-    fast: Array,
-    columns: Array,
-    logs: Array,
-    parameters: Parameters,
-    intensity: Array,
-    mixed: Array,
-    sums: Array,
-    statistics: Array,
-    assets: Array,
-) -> None:
+@compiled_for(
+    (float32[:, :, ::1], int64[::1], _UNIVERSES, _MEMORY), (float64[:, :, ::1], int64[::1], _UNIVERSES, _MEMORY)
+)
+def _fill(out: Array, rows: Array, of: Universes, memory: _Memory) -> None:
     for q in range(len(rows)):
-        source = q if len(slow) > 1 else 0
-        _mix(slow[source], fast[source], columns[q], intensity.shape[1], parameters.memory[q, 0], mixed, sums)
-        _measure(sums, logs, q, statistics)
-        _scale(statistics, logs, parameters, intensity, q, assets)
-        common, constant = _combine(sums, parameters, q, intensity.shape[1], assets)
-        _write(mixed, assets, constant, common, intensity.shape[1], out, rows[q])
+        common, constant = _estimate(of, q, memory)
+        _write(memory.mixed, memory.assets, common, constant, of.intensity.shape[1], out, rows[q])
+
+
+@compiled_for((*3 * [float64[:, :, ::1]], float64[:, ::1], _UNIVERSES, _MEMORY, float64[:, :, ::1]))
+def _multiply(
+    weights: Array,
+    marginal: Array,
+    covariance: Array,
+    diagonal: Array,
+    of: Universes,
+    memory: _Memory,
+    portfolios: Array,
+) -> None:
+    n = weights.shape[2]
+    memory.mixed[n:] = 0.0
+    for q in range(len(weights)):
+        common, constant = _estimate(of, q, memory)
+        portfolios[:] = 0.0
+        portfolios[:, _WEIGHTS, :n] = weights[q]
+        for first in range(0, n, 2):
+            for i in range(first, min(first + 2, n)):
+                diagonal[q, i] = _scale_row(memory.mixed, memory.assets, common, constant, i)
+            _multiply_rows(memory.mixed, first, portfolios)
+        for p in range(len(portfolios)):
+            for i in range(n):
+                portfolios[p, _COLUMNS, i] += portfolios[p, _ROWS, i] + diagonal[q, i] * portfolios[p, _WEIGHTS, i]
+        marginal[q] = portfolios[:, _COLUMNS, :n]
+        _multiply_out(portfolios, covariance[q])
