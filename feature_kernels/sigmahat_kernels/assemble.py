@@ -48,7 +48,7 @@ class Chunk(NamedTuple):
     @property
     def compiled(self) -> bool:
         """Whether kernels compiled for this CPU do the work."""
-        return array_namespace(self.moments.slow) is np and can_compile()
+        return is_compiled(self.moments)
 
     def matrices(self) -> Array:
         """Estimate the covariance matrices, float64 (n, N, N), where the panel is, in memory that is used again."""
@@ -98,6 +98,11 @@ class Chunk(NamedTuple):
         logs = np.log(np.vstack([moments.volatilities, moments.kurtosis]))[:, self.places]
         heads = Parameters(*(head.astype(np.float64) for head in self.parameters))
         return assembly.universes_of(*correlations, self.places, logs, heads, self.intensity.astype(np.float64))
+
+
+def is_compiled(moments: WindowMoments) -> bool:
+    """Whether kernels compiled for this CPU read these moments."""
+    return array_namespace(moments.slow) is np and can_compile()
 
 
 def assemble(
@@ -158,7 +163,7 @@ def assemble(
     if array_namespace(request.panel) is not np and isinstance(choose_solver(request.panel), OwnSolver):
         limit = None if classic else WINSOR_LIMIT
         groups = assemble_on_device(covariance, request, groups, parameters, intensity, limit, pause)
-    _work_on_groups(fill, request, groups, parameters, intensity, classic, threads, kept, pause)
+    _work_on_groups(fill, request, groups, parameters, intensity, classic, threads, kept, pause, stacked=False)
     return covariance
 
 
@@ -173,13 +178,15 @@ def for_each_chunk(
     threads: int | None = None,
     kept: KeptMoments | None = None,
     pause: Pause = go_on,
+    stacked: bool = True,
 ) -> None:
     """Call `work` with all good universes, a chunk at a time; threads call it at the same time, for other universes.
 
-    The arguments are those of `assemble`. No more than one chunk a thread need be in memory.
+    The arguments are those of `assemble`. No more than one chunk a thread need be in memory. Where `work` asks for no
+    `Chunk.matrices`, which are not `stacked` then, chunks may be larger.
     """
     groups, parameters, intensity = _prepared(request, parameters, status, block_intensity, classic)
-    _work_on_groups(work, request, groups, parameters, intensity, classic, threads, kept, pause)
+    _work_on_groups(work, request, groups, parameters, intensity, classic, threads, kept, pause, stacked)
 
 
 def _prepared(
@@ -201,12 +208,13 @@ def _work_on_groups(
     threads: int | None,
     kept: KeptMoments | None,
     pause: Pause,
+    stacked: bool,
 ) -> None:
     def work_on_group(group: WindowGroup, threads: int) -> None:
         pause()
         group, moments = _moments_of(request, group, classic, kept)
         for_each(
-            lambda part: _work_on_part(work, request, part, moments, parameters, intensity, pause),
+            lambda part: _work_on_part(work, request, part, moments, parameters, intensity, pause, stacked),
             parts_of(request, group),
             threads,
         )
@@ -258,11 +266,13 @@ def _work_on_part(
     parameters: Parameters,
     intensity: np.ndarray,
     pause: Pause,
+    stacked: bool,
 ) -> None:
     """Work on the universes of a part of a window, those of one size together."""
+    stacked |= not is_compiled(moments)
     scratch = Scratch(array_namespace(moments.slow))
     incomplete = moments.incomplete.columns if moments.incomplete is not None else None
-    for chunk in chunks_by_size(request, part, incomplete):
+    for chunk in chunks_by_size(request, part, incomplete, stacked=stacked):
         pause()
         universes = part.universes[chunk]
         places = gather_index(request, part, chunk)

@@ -32,7 +32,8 @@ REGISTERS = 16
 """Universes that fill two vector registers of the widest processors: chunks of `chunks_by_work` hold multiples."""
 
 _MAX_CHUNK = 8 * REGISTERS
-_FEW_CELLS, _MANY_CELLS = 4 * CHUNK_CELLS, 16 * CHUNK_CELLS
+_FEW_CHUNKS = 4
+_FEW_CELLS, _MANY_CELLS = _FEW_CHUNKS * CHUNK_CELLS, 16 * CHUNK_CELLS
 
 _MIN_PART, _MIN_PARTS = REGISTERS, 8
 
@@ -270,9 +271,12 @@ def packs_of(request: Request, parts: Sequence[Part]) -> Iterator[list[Part]]:
     yield pack
 
 
-def chunks_by_size(request: Request, group: WindowGroup, incomplete: np.ndarray | None = None) -> Iterator[np.ndarray]:
+def chunks_by_size(
+    request: Request, group: WindowGroup, incomplete: np.ndarray | None = None, *, stacked: bool = True
+) -> Iterator[np.ndarray]:
     """Positions within the group, in chunks of universes of one size, so that their matrices stack.
 
+    Where they are computed one by one, not `stacked`, chunks are larger: only what Python does for each counts.
     With `incomplete` (m,), whether a column misses returns, universes that hold one come in chunks of their own, small
     enough for their series of both moments.
     """
@@ -283,11 +287,12 @@ def chunks_by_size(request: Request, group: WindowGroup, incomplete: np.ndarray 
     if incomplete is not None:
         with_gaps = (held & incomplete[group.place[rows]]).any(axis=1)
     n_obs = group.stop - group.start
+    limit = _scaled(request, CHUNK_CELLS)
     for size in np.unique(sizes)[::-1].tolist():  # the large ones first: no thread is left with a long one at the end
         for apart in (False, True):
             members = np.flatnonzero((sizes == size) & (with_gaps == apart))
             cells = size * max(size, 2 * n_obs) if apart else size**2
-            per_chunk = max(1, _scaled(request, CHUNK_CELLS) // cells)
+            per_chunk = max(1, (limit if apart or stacked else _FEW_CHUNKS * limit) // cells)
             yield from (members[i : i + per_chunk] for i in range(0, len(members), per_chunk))
 
 

@@ -145,6 +145,7 @@ def measure_portfolios(
         threads=threads,
         kept=kept,
         pause=pause,
+        stacked=minimum_variance,
     )
     return risk
 
