@@ -136,13 +136,12 @@ def _risks(
 ) -> Risks:
     sizes = job.sizes[chunk].tolist()
 
+    def cut(whole: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], ...]:
+        """Each universe's part without padding, as an array of its own."""
+        return tuple(part[..., :size].copy() for part, size in zip(whole, sizes, strict=True))
+
     def own(name: str, scale: float) -> tuple[npt.NDArray[np.float64], ...] | None:
-        """Each universe's part of a tensor, without padding, as an array of its own."""
-        if name not in tensors:
-            return None
-        return tuple(
-            scale * part[..., :size].astype(np.float64) for part, size in zip(tensors[name], sizes, strict=True)
-        )
+        return cut(scale * tensors[name].astype(np.float64)) if name in tensors else None
 
     places = range(chunk.start, chunk.stop)
     least = tensors.get("MINIMUM_VARIANCE")
@@ -150,7 +149,7 @@ def _risks(
         estimates=estimates,
         portfolios=positions.names,
         periods=periods,
-        weights=tuple(positions.of(job, u) for u in places),
+        weights=cut(positions.of(job, chunk)),
         portfolio_status=np.array(tensors["PORTFOLIO_STATUS"]),
         portfolio_asset=tuple(
             tuple(_asset(job, u, code) for code in codes)

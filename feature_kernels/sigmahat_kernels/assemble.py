@@ -279,4 +279,3 @@ def _work_on_part(
         heads = Parameters(*(head[universes] for head in parameters))
         work(Chunk(universes, moments, places, heads, intensity[universes, : places.shape[1]], scratch))
         heartbeat.beat()
-

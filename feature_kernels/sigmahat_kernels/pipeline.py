@@ -15,7 +15,7 @@ from sigmahat_kernels.combine import Combined, combine, published_tensors
 from sigmahat_kernels.features import FeatureTable, compute_features
 from sigmahat_kernels.members import MEMBER_FILES, Member, member_folders
 from sigmahat_kernels.oddities import Warnings, published_warnings
-from sigmahat_kernels.parallel import Pause, go_on
+from sigmahat_kernels.parallel import Pause, available_threads, for_each, go_on
 from sigmahat_kernels.parameters import split_parameters
 from sigmahat_kernels.portfolios import Portfolios
 from sigmahat_kernels.request import Request, with_blocks
@@ -28,6 +28,10 @@ Answer = Callable[[np.ndarray], np.ndarray]
 Measure = Callable[[str], AbstractContextManager[object]]
 """Given the name of a stage ("features", "members", "assemble" or "measure"). What it returns is entered for as long as
 it runs."""
+
+
+_MANY_ROWS = 64
+"""Rows that take a member longer than threads take to begin."""
 
 
 class Outputs(NamedTuple):
@@ -81,7 +85,7 @@ class Pipeline:
         with measure("features"):
             table, row_status, row_asset = features_and_status(request, kept, pause=pause)
         with measure("members"):
-            combined = combine([member(table.features) for member in self.members], row_status)
+            combined = combine(self._answers(table.features), row_status)
         outputs = Outputs(combined, row_status[:, 0], row_asset[:, 0], table.warnings)
         heads = split_parameters(combined.parameters)
         of_matrices: dict[str, Any] = {
@@ -100,6 +104,20 @@ class Pipeline:
                 )
                 outputs = outputs._replace(risk=risk)
         return outputs
+
+    def _answers(self, features: np.ndarray) -> list[np.ndarray]:
+        """What each member answers, side by side where there are rows enough: one alone keeps one core busy.
+
+        A member sees all rows at once, whatever the threads: its last bits depend on how many there are.
+        """
+        answers: dict[int, np.ndarray] = {}
+
+        def ask(k: int) -> None:
+            answers[k] = self.members[k](features)
+
+        places = range(len(self.members))
+        for_each(ask, places, available_threads() if len(features) >= _MANY_ROWS else 1)
+        return [answers[k] for k in places]
 
 
 def published_outputs(outputs: Outputs, universes: np.ndarray) -> dict[str, np.ndarray]:

@@ -48,6 +48,8 @@ class Job(NamedTuple):
         """Assets of one universe."""
         n_columns = len(self.labels)
         columns = self.universes[u, : self.sizes[u]].tolist()
+        if max(columns, default=0) < n_columns:  # as in nearly all: without a step of Python for each
+            return tuple(map(self.labels.__getitem__, columns))
         return tuple(self.labels[c] if c < n_columns else self.unknown[u, i] for i, c in enumerate(columns))
 
     def asset_of(self, u: int, i: int) -> Hashable:

@@ -41,14 +41,13 @@ class Positions(NamedTuple):
         """Tensors of one request's universes, as wide as its UNIVERSES."""
         return {"WEIGHTS": self.weights[chunk, :, :width]} if self.weights.ndim == _PER_UNIVERSE else {}
 
-    def of(self, job: Job, u: int) -> np.ndarray:
-        """Weights that are sent of one universe, float64 (n_portfolios, its assets); 0 on an asset that is unknown."""
-        size = int(job.sizes[u])
+    def of(self, job: Job, chunk: slice) -> np.ndarray:
+        """Weights that are sent of some universes, float64 (n, n_portfolios, widest); 0 on an asset that is unknown."""
         if self.weights.ndim == _PER_UNIVERSE:
-            return self.weights[u, :, :size].astype(np.float64)
-        columns = job.universes[u, :size]
-        known = columns < self.weights.shape[1]
-        return np.where(known, self.weights[:, np.where(known, columns, 0)], 0.0).astype(np.float64)
+            return self.weights[chunk].astype(np.float64)
+        columns = job.universes[chunk]
+        known = (columns >= 0) & (columns < self.weights.shape[1])
+        return np.where(known, self.weights[:, np.where(known, columns, 0)], 0.0).swapaxes(0, 1).astype(np.float64)
 
 
 def read_portfolios(portfolios: Any, job: Job) -> Positions:

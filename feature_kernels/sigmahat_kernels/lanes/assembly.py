@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`covariance.estimate_covariance` for the CPU: every entry is gathered, mixed, scaled, and written or multiplied, once.
+"""`covariance.estimate_covariance` for the CPU: entries are gathered, mixed, scaled, then written or multiplied, once.
 
 A universe's numbers are made by one loop over its own entries, so they are the same to the bit whatever its neighbours,
 and sums run over eight lanes on every processor. Only the lower triangle is computed: a matrix is symmetric to the bit.
