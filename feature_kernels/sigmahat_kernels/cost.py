@@ -44,7 +44,7 @@ MATRIX_PAIRS = 1e-5
 
 
 class RiskTerms(NamedTuple):
-    """Milliseconds that a universe of N assets and P portfolios takes beyond its matrix."""
+    """Milliseconds that a universe of N assets and P portfolios takes beyond the entries of its matrix."""
 
     products: float = 1.2e-7  # x P N^2
     minimum_variance_pairs: float = 5e-5  # x N^2
