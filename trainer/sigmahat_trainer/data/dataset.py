@@ -169,13 +169,7 @@ def draw_dataset(
     collected: dict[int, list[Sample]] = {}
     n_draws = -(-n_samples // UNIVERSES_PER_WINDOW)
     # Panels count by the root of their size: thousands of stocks must not drown out the funds and other countries.
-    earliest = [
-        max(min(WINDOW_LENGTHS), 0 if first is None else int(np.searchsorted(panel.dates, np.datetime64(first, "D"))))
-        for panel in panels
-    ]
-    usable = [
-        (panel, start) for panel, start in zip(panels, earliest, strict=True) if start <= len(panel.dates) - horizon
-    ]
+    usable = [(panel, _earliest_stop(panel, first)) for panel in panels if can_draw(panel, horizon, first)]
     if not usable and simulated_share < 1:
         raise ValueError(
             f"no panel has {min(WINDOW_LENGTHS)} days and a holding period of {horizon} from {first or 'its start'} on"
@@ -193,6 +187,16 @@ def draw_dataset(
     return Dataset(
         {size: Sample(*map(np.stack, zip(*samples, strict=True))) for size, samples in sorted(collected.items())}
     )
+
+
+def can_draw(panel: ReturnPanel, horizon: int, first: str | None) -> bool:
+    """Whether the panel has rows for a window and for a holding period of `horizon` rows from the ISO date on."""
+    return _earliest_stop(panel, first) <= len(panel.dates) - horizon
+
+
+def _earliest_stop(panel: ReturnPanel, first: str | None) -> int:
+    start = 0 if first is None else int(np.searchsorted(panel.dates, np.datetime64(first, "D")))
+    return max(min(WINDOW_LENGTHS), start)
 
 
 def _real_samples(rng: np.random.Generator, panel: ReturnPanel, earliest: int, horizon: int) -> Iterator[Sample]:
