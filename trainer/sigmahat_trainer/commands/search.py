@@ -53,7 +53,7 @@ def draw(
 ) -> None:
     """Draw training and validation samples once, for `sigmahat search`.
 
-    Of the settings, only windows, simulated-share, horizon and seed matter here.
+    Of the settings, only windows, simulated-share, market-power, horizon and seed matter here.
     """
     from sigmahat_trainer.data.panels import load_panels
     from sigmahat_trainer.data.sample_sets import draw_sample_sets

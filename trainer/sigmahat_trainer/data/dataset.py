@@ -18,6 +18,7 @@ from sigmahat_kernels.shared_window import share_window
 from sigmahat_kernels.stale import without_stale
 from sigmahat_kernels.status import Status
 from sigmahat_trainer.data.baskets import LEAST_ASSETS, draw_baskets
+from sigmahat_trainer.data.markets import MARKET_POWER, panel_shares
 from sigmahat_trainer.data.panels import ReturnPanel
 from sigmahat_trainer.data.simulate import TRAINING_DESIGNS
 from sigmahat_trainer.progress import track
@@ -144,6 +145,7 @@ def draw_dataset(
     horizon: int,
     seed: int,
     first: str | None = None,
+    market_power: float = MARKET_POWER,
     progress: bool = False,
 ) -> Dataset:
     """Draw samples from real panels and simulated designs.
@@ -162,26 +164,26 @@ def draw_dataset(
         Seeds every draw.
     first : str, optional
         ISO date before which no holding period may start; windows may reach further back.
+    market_power : float
+        How much more a large market is drawn from than a small one, see `markets.panel_shares`.
     progress : bool
         Show a progress bar.
     """
     rng = np.random.default_rng(seed)
     collected: dict[int, list[Sample]] = {}
     n_draws = -(-n_samples // UNIVERSES_PER_WINDOW)
-    # Panels count by the root of their size: thousands of stocks must not drown out the funds and other countries.
     usable = [(panel, _earliest_stop(panel, first)) for panel in panels if can_draw(panel, horizon, first)]
     if not usable and simulated_share < 1:
         raise ValueError(
             f"no panel has {min(WINDOW_LENGTHS)} days and a holding period of {horizon} from {first or 'its start'} on"
         )
-    weight = np.sqrt([panel.returns.shape[0] * panel.returns.shape[1] for panel, _ in usable])
-    weight /= weight.sum()
+    shares = panel_shares([panel for panel, _ in usable], market_power)
     console = Console(stderr=True)
     for _ in track(range(n_draws), "samples", total=n_draws, console=console, shown=progress):
         if rng.random() < simulated_share:
             samples = _simulated_samples(rng, horizon)
         else:
-            samples = _real_samples(rng, *usable[rng.choice(len(usable), p=weight)], horizon)
+            samples = _real_samples(rng, *usable[rng.choice(len(usable), p=shares)], horizon)
         for sample in samples:
             collected.setdefault(sample.slow.shape[0], []).append(sample)
     return Dataset(

@@ -66,12 +66,14 @@ def drawing_settings(config: TrainConfig, *, train_until: str, validation_sample
             "simulated_share": config.simulated_share,
             "horizon": config.horizon,
             "seed": config.seed,
+            "market_power": config.market_power,
         },
         "validation": {
             "n_samples": validation_samples,
             "simulated_share": 0.0,
             "horizon": config.horizon,
             "seed": config.seed + 1,
+            "market_power": config.market_power,
             "first": day_after(train_until),  # not one holding period overlaps
         },
     }
@@ -93,7 +95,7 @@ def draw_sample_sets(
     ----------
     panels : sequence of ReturnPanel
     config : TrainConfig
-        Its windows, simulated_share, horizon and seed.
+        Its windows, simulated_share, market_power, horizon and seed.
     folder : Path
         Is made, and appears when it is complete.
     train_until, validate_until : str
