@@ -12,7 +12,7 @@ from rich.console import Console
 
 from sigmahat_kernels.files import new_folder
 from sigmahat_trainer.config import TrainConfig
-from sigmahat_trainer.data.dataset import Dataset, Sample, can_draw, draw_dataset, open_dataset, save_dataset
+from sigmahat_trainer.data.dataset import Dataset, Sample, Size, can_draw, draw_dataset, open_dataset, save_dataset
 from sigmahat_trainer.data.panels import ReturnPanel
 from sigmahat_trainer.data.split import day_after, split_panels
 
@@ -51,7 +51,7 @@ def pool(datasets: Mapping[str, Dataset]) -> Dataset:
     """All samples of several datasets in one; with a single one, that one itself."""
     if len(datasets) == 1:
         return next(iter(datasets.values()))
-    stacks: dict[int, list[Sample]] = {}
+    stacks: dict[Size, list[Sample]] = {}
     for dataset in datasets.values():
         for size, stack in dataset.by_size.items():
             stacks.setdefault(size, []).append(stack)
