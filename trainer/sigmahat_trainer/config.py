@@ -10,8 +10,6 @@ from typing import Any, TypeVar, cast
 
 import click
 
-from sigmahat_trainer.data.markets import MARKET_POWER
-
 T = TypeVar("T")
 
 
@@ -81,7 +79,7 @@ class TrainConfig:
     windows: int = setting(40_000, "training samples, each of one universe in one window", low=1, high=10_000_000)
     simulated_share: float = setting(0.25, "share of the training samples that are simulated", low=0.0, high=1.0)
     market_power: float = setting(
-        MARKET_POWER, "power of its asset-days by which a market is drawn from; 0: all markets alike", low=0.0, high=1.0
+        0.5, "power of its asset-days by which a market is drawn from; 0: all markets alike", low=0.0, high=1.0
     )
     horizon: int = setting(21, "periods after a window over which volatility is realised", low=1, high=252)
     qlike_weight: float = setting(0.1, "weight of the QLIKE of portfolios' forecasts", low=0.0, high=100.0)

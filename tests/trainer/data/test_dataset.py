@@ -81,7 +81,13 @@ def panel():
 
 def draw(panels, *, n_samples=240, simulated_share=0.0, horizon=HORIZON, seed=1, first=None):
     return draw_dataset(
-        panels, n_samples=n_samples, simulated_share=simulated_share, horizon=horizon, seed=seed, first=first
+        panels,
+        n_samples=n_samples,
+        simulated_share=simulated_share,
+        horizon=horizon,
+        seed=seed,
+        market_power=0.5,
+        first=first,
     )
 
 

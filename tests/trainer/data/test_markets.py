@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sigmahat_trainer.data.dataset import draw_dataset
-from sigmahat_trainer.data.markets import MARKET_POWER, market_of, panel_shares
+from sigmahat_trainer.data.markets import market_of, panel_shares
 from sigmahat_trainer.data.panels import ReturnPanel
 
 N_ASSETS = 12
@@ -34,7 +34,7 @@ def test_shares_by_hand(panels):
     """Roots of 1000, 250 and 90; the first is parted as the roots of 800 and 200, two to one."""
     roots = np.sqrt([1000, 250, 90])
     us, uk, nepal = roots / roots.sum()
-    np.testing.assert_allclose(panel_shares(panels), [us * 2 / 3, us / 3, uk, nepal], rtol=1e-12)
+    np.testing.assert_allclose(panel_shares(panels, 0.5), [us * 2 / 3, us / 3, uk, nepal], rtol=1e-12)
 
 
 @pytest.mark.parametrize("power", [0.0, 0.3, 1.0])
@@ -49,11 +49,11 @@ def test_the_power_goes_from_markets_alike_to_returns_alike(panels, power):
 def test_only_returns_that_are_known_count(panels):
     gaps = panels[2].returns.copy()
     gaps[:, 3:] = np.nan
-    shares = panel_shares([panels[2]._replace(name="half", returns=gaps), panels[2]])
+    shares = panel_shares([panels[2]._replace(name="half", returns=gaps), panels[2]], 0.5)
     np.testing.assert_allclose(shares[0] / shares[1], np.sqrt(3 / 12), rtol=1e-12)
 
 
-@pytest.mark.parametrize("power", [0.0, MARKET_POWER])
+@pytest.mark.parametrize("power", [0.0, 0.5])
 def test_samples_are_drawn_by_these_shares(panels, power):
     drawn = draw_dataset(panels, n_samples=1_800, simulated_share=0.0, horizon=10, seed=0, market_power=power)
     decade = np.concatenate([stack.period for stack in drawn.by_size.values()]) // 120

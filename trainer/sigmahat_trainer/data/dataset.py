@@ -18,7 +18,7 @@ from sigmahat_kernels.shared_window import share_window
 from sigmahat_kernels.stale import without_stale
 from sigmahat_kernels.status import Status
 from sigmahat_trainer.data.baskets import LEAST_ASSETS, draw_baskets
-from sigmahat_trainer.data.markets import MARKET_POWER, panel_shares
+from sigmahat_trainer.data.markets import panel_shares
 from sigmahat_trainer.data.panels import ReturnPanel
 from sigmahat_trainer.data.simulate import TRAINING_DESIGNS
 from sigmahat_trainer.progress import track
@@ -166,8 +166,8 @@ def draw_dataset(
     simulated_share: float,
     horizon: int,
     seed: int,
+    market_power: float,
     first: str | None = None,
-    market_power: float = MARKET_POWER,
     progress: bool = False,
 ) -> Dataset:
     """Draw samples from real panels and simulated designs.
@@ -184,10 +184,10 @@ def draw_dataset(
         H, rows of the holding period.
     seed : int
         Seeds every draw.
-    first : str, optional
-        ISO date before which no holding period may start; windows may reach further back.
     market_power : float
         How much more a large market is drawn from than a small one, see `markets.panel_shares`.
+    first : str, optional
+        ISO date before which no holding period may start; windows may reach further back.
     progress : bool
         Show a progress bar.
     """

@@ -11,16 +11,13 @@ import numpy as np
 if TYPE_CHECKING:
     from sigmahat_trainer.data.panels import ReturnPanel
 
-MARKET_POWER = 0.5
-"""Power of asset-days by which markets count, unless it is set otherwise: the root."""
-
 
 def market_of(name: str) -> str:
     """The market of a panel: its name up to the first underscore, so `us_sp500_1999_2021` and `us_etf` are of one."""
     return name.partition("_")[0]
 
 
-def panel_shares(panels: Sequence[ReturnPanel], power: float = MARKET_POWER) -> np.ndarray:
+def panel_shares(panels: Sequence[ReturnPanel], power: float) -> np.ndarray:
     """Probability of each panel to be drawn from, shape (len(panels),).
 
     A market counts by its asset-days, the returns that are known of all its panels, to this power; its panels share
