@@ -113,7 +113,7 @@ def compare(servers: dict[str, Server], arguments: argparse.Namespace) -> dict[s
     panel, universes = draw(arguments.universes)
     one = universes[:1]
     rng = np.random.default_rng(0)
-    history = sector_design(rng, N_OBS + arguments.windows, N_COLUMNS).astype(np.float32)
+    history = sector_design(rng, N_OBS + arguments.windows, N_COLUMNS).returns.astype(np.float32)
     windows = np.arange(arguments.windows)[:, None] + [0, N_OBS]
     lists = np.stack([rng.choice(N_COLUMNS, N_ASSETS, replace=False) for _ in windows])
 

@@ -150,7 +150,7 @@ def assemble_over_array_form() -> float:
 def draw_request(sizes: int | Sequence[int], n_obs: int, n_universes: int = N_UNIVERSES) -> Request:
     """Random universes of the given sizes from a panel of sectors with fat tails; the widest take every column."""
     rng = np.random.default_rng(0)
-    panel = sector_design(rng, n_obs, N_COLUMNS).astype(np.float32)
+    panel = sector_design(rng, n_obs, N_COLUMNS).returns.astype(np.float32)
     drawn = rng.choice([sizes] if isinstance(sizes, int) else sizes, n_universes)
     rows = np.full((n_universes, drawn.max()), PADDING, np.int32)
     for row, size in zip(rows, drawn, strict=True):

@@ -60,7 +60,7 @@ def core() -> dict[str, float]:
 def steps(n_assets: int) -> dict[str, float]:
     """Microseconds of each step for one universe of so many assets; the tridiagonalisation's operations too."""
     rng = np.random.default_rng(0)
-    shared = share_window(sector_design(rng, N_OBS, N_COLUMNS))
+    shared = share_window(sector_design(rng, N_OBS, N_COLUMNS).returns)
     index = np.array([np.sort(rng.choice(N_COLUMNS, n_assets, replace=False)) for _ in range(GROUP)])
     sizes, scratch = np.full(GROUP, n_assets), Scratch(np)
     membership = np.zeros((N_COLUMNS, GROUP))

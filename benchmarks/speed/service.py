@@ -69,7 +69,7 @@ def main() -> None:
 def draw(n_universes: int) -> tuple[np.ndarray, np.ndarray]:
     """A panel of sectors with fat tails, and random universes of it."""
     rng = np.random.default_rng(0)
-    panel = sector_design(rng, N_OBS, N_COLUMNS).astype(np.float32)
+    panel = sector_design(rng, N_OBS, N_COLUMNS).returns.astype(np.float32)
     return panel, rng.permuted(np.tile(np.arange(N_COLUMNS, dtype=np.int32), (n_universes, 1)), axis=1)[
         :, :N_ASSETS
     ].copy()

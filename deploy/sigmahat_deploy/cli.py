@@ -129,7 +129,10 @@ SUBCOMMANDS = {
         "sigmahat_trainer.commands.train:train",
         "train",
         "Train the members of the ensemble.",
-        ("sigmahat train --data panels/ --out runs/1", "sigmahat train --data panels/ --out runs/2 --preset full"),
+        (
+            "sigmahat train --data panels/ --out runs/1",
+            "sigmahat train --data panels/ --data more_panels/ --out runs/2 --preset full",
+        ),
     ),
     "export": Subcommand(
         "sigmahat_trainer.commands.export:export",

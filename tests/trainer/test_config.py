@@ -155,6 +155,6 @@ def test_help_names_every_setting_with_its_range_and_default():
     assert "units of each layer of a head [2..3 layers of 16..64, default 32,16]" in text
     assert "course of the learning rate [default cosine]" in text
     names = [each.name for config in (NetworkConfig, TrainConfig) for each in fields(config) if each.name != "network"]
-    assert len(names) == len(set(names)) == 21
+    assert len(names) == len(set(names)) == 22
     for name in names:
         assert f"--{name.replace('_', '-')} " in text

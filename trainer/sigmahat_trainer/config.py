@@ -78,6 +78,9 @@ class TrainConfig:
     members: int = setting(3, "members of the ensemble", low=1, high=16)
     windows: int = setting(40_000, "training samples, each of one universe in one window", low=1, high=10_000_000)
     simulated_share: float = setting(0.25, "share of the training samples that are simulated", low=0.0, high=1.0)
+    market_power: float = setting(
+        0.5, "power of its asset-days by which a market is drawn from; 0: all markets alike", low=0.0, high=1.0
+    )
     horizon: int = setting(21, "periods after a window over which volatility is realised", low=1, high=252)
     qlike_weight: float = setting(0.1, "weight of the QLIKE of portfolios' forecasts", low=0.0, high=100.0)
     auxiliary_weight: float = setting(0.1, "weight of the auxiliary losses", low=0.0, high=100.0)

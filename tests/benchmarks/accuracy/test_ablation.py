@@ -37,7 +37,7 @@ def ablation():
 @pytest.fixture(scope="module")
 def panels():
     def draw(n_samples, seed):
-        return draw_dataset([], n_samples=n_samples, simulated_share=1.0, horizon=10, seed=seed)
+        return draw_dataset([], n_samples=n_samples, simulated_share=1.0, horizon=10, seed=seed, market_power=0.5)
 
     return {"north": draw(60, 1), "south": draw(24, 2)}
 

@@ -28,14 +28,17 @@ from sigmahat_trainer.data.dataset import (
     WINDOW_LENGTHS,
     Dataset,
     Sample,
+    Size,
     draw_dataset,
     eligible_assets,
+    equivalent_returns,
     holding_returns,
     open_dataset,
     regime_label,
     save_dataset,
 )
 from sigmahat_trainer.data.panels import ReturnPanel
+from sigmahat_trainer.data.simulate import Simulated
 
 N_ROWS, N_ASSETS, HORIZON = 420, 26, 10
 PINNED, SILENT, STALE, HOLED, LATE, FLAT_LATELY = 3, 5, 7, 9, 11, 13
@@ -78,7 +81,13 @@ def panel():
 
 def draw(panels, *, n_samples=240, simulated_share=0.0, horizon=HORIZON, seed=1, first=None):
     return draw_dataset(
-        panels, n_samples=n_samples, simulated_share=simulated_share, horizon=horizon, seed=seed, first=first
+        panels,
+        n_samples=n_samples,
+        simulated_share=simulated_share,
+        horizon=horizon,
+        seed=seed,
+        market_power=0.5,
+        first=first,
     )
 
 
@@ -327,13 +336,13 @@ def test_same_seed_same_samples(panel):
 def test_nothing_simulated_at_share_0_and_nothing_real_at_share_1(panel):
     real = draw([panel], n_samples=120, simulated_share=0.0)
     assert real.periods().min() >= 480  # January 2010
-    assert max(real.by_size) <= N_ASSETS
+    assert max(real.by_size).n_assets <= N_ASSETS
     simulated = draw([panel], n_samples=120, simulated_share=1.0)
     assert simulated.periods().max() < 0
     assert len(simulated) == 120
     columns = {name: k for k, name in enumerate(FEATURE_NAMES)}
     assert (simulated.features()[:, [columns[name] for name in (*MARKET, *SEASON)]] == 0).all()
-    assert max(simulated.by_size) > N_ASSETS
+    assert max(simulated.by_size).n_assets > N_ASSETS
 
 
 def test_share_of_simulated_windows(panel):
@@ -341,22 +350,53 @@ def test_share_of_simulated_windows(panel):
     assert (np.concatenate([s.period for s in mixed.by_size.values()]) < 0).mean() == pytest.approx(0.4, abs=0.15)
 
 
-def test_simulated_holding_period_follows_its_window(monkeypatch):
-    """The design's own rows: a sample must not be scored on rows that it was measured on."""
-    n_rows = []
+@pytest.mark.parametrize("n_assets", [5, 40])
+def test_equivalent_returns_give_every_portfolio_its_true_variance(n_assets):
+    rng = np.random.default_rng(n_assets)
+    factor = rng.standard_normal((n_assets, n_assets))
+    covariance = 1e-4 * (factor @ factor.T / n_assets + 0.1 * np.eye(n_assets))
+    weights = rng.standard_normal((7, n_assets))
+    rows = equivalent_returns(covariance)
+    assert rows.shape == (n_assets, n_assets)
+    expected = [w @ covariance @ w for w in weights]
+    np.testing.assert_allclose(((weights @ rows.T) ** 2).mean(axis=1), expected, rtol=1e-10)
 
-    def counting_design(rng, n_obs, n_assets):
+
+def test_simulated_samples_are_scored_by_the_covariance_after_their_window(monkeypatch):
+    """By that of the holding period's rows, and not on rows that they were measured on."""
+    n_rows, asked = [], set()
+
+    def recognisable_design(rng, n_obs, n_assets):
         n_rows.append(n_obs)
-        noise = 0.01 * rng.standard_normal((n_obs, n_assets))
-        return noise + np.where(np.arange(n_obs) < n_obs - HORIZON, 0.0, 0.2)[:, None]  # the holding period is marked
+        returns = 0.01 * rng.standard_normal((n_obs, n_assets))
+        returns[-HORIZON:] = 0.2
 
-    monkeypatch.setattr(module, "TRAINING_DESIGNS", (counting_design,))
+        def ahead(n_ahead):
+            asked.add(n_ahead)
+            return np.diag(1.0 + np.arange(n_assets))
+
+        return Simulated(returns, ahead)
+
+    monkeypatch.setattr(module, "TRAINING_DESIGNS", (recognisable_design,))
     dataset = draw([], n_samples=60, simulated_share=1.0)
     assert {n - HORIZON for n in n_rows} <= set(WINDOW_LENGTHS)
+    assert asked == {HORIZON}
     for sample in rows_of(dataset):
-        assert (sample.forward > 0.1).all()
-        assert sample.forward.shape[0] == HORIZON
+        n_assets = len(sample.slow)
+        covariance = sample.forward.T @ sample.forward / n_assets
+        variances = np.diag(covariance)
+        np.testing.assert_allclose(covariance, np.diag(variances), atol=1e-4 * n_assets)
+        np.testing.assert_allclose(variances, np.round(variances), rtol=1e-4)  # of its own assets, in their order
+        assert (np.diff(np.round(variances)) >= 1).all()
         assert (sample.log_volatility < np.log(0.03)).all()
+
+
+def test_the_regime_of_a_simulated_sample_is_that_of_its_true_market_variance():
+    rng = np.random.default_rng(0)
+    covariance = 1e-4 * (np.full((6, 6), 0.3) + 0.7 * np.eye(6))
+    past = rng.multivariate_normal(np.zeros(6), covariance, 5_000)
+    for ratio, name in ((0.5, "calm"), (0.8, "normal"), (1.2, "elevated"), (2.0, "stressed")):
+        assert REGIMES[regime_label(past, equivalent_returns(ratio**2 * covariance))] == name
 
 
 def test_number_of_windows_asked_for(panel):
@@ -545,9 +585,10 @@ def test_dataset_counts_and_collects_over_sizes(drawn):
     assert np.isfinite(drawn.features()).all()
     assert drawn.periods().tolist() == sorted({int(sample.period) for sample in rows_of(drawn)})
     assert list(drawn.by_size) == sorted(drawn.by_size)
-    for size, stack in drawn.by_size.items():
+    for (size, n_ahead), stack in drawn.by_size.items():
         assert stack.slow.shape[1:] == stack.fast.shape[1:] == (size, size)
         assert stack.log_volatility.shape[1:] == (3, size)
+        assert stack.forward.shape[1:] == (n_ahead, size) == (HORIZON, size)
         for name in ("features", "slow", "fast", "log_volatility", "forward"):
             assert getattr(stack, name).dtype == np.float32, name
         assert stack.regime.dtype == stack.period.dtype == np.int64
@@ -555,5 +596,6 @@ def test_dataset_counts_and_collects_over_sizes(drawn):
 
 def test_sizes_of_two_digits_are_not_taken_for_others(tmp_path):
     stack = Sample(*(np.zeros((2, 1), np.float32) for _ in Sample._fields))
-    save_dataset(Dataset({5: stack, 50: stack, 150: stack}), tmp_path)
-    assert list(open_dataset(tmp_path).by_size) == [5, 50, 150]
+    sizes = [Size(5, 21), Size(50, 21), Size(50, 50), Size(150, 21)]
+    save_dataset(Dataset(dict.fromkeys(sizes, stack)), tmp_path)
+    assert list(open_dataset(tmp_path).by_size) == sizes

@@ -89,7 +89,7 @@ def test_folder_holds_panels_by_name_and_the_vix_is_none(tmp_path):
         write_panel(tmp_path / f"{name}.npz", seed=len(name))
     np.savez(tmp_path / "vix_daily.npz", dates=weekdays("2023-01-02", 3), close=np.array([20.0, 21.0, 22.0]))
     (tmp_path / "notes.txt").write_text("not a panel")
-    panels = load_panels(tmp_path)
+    panels = load_panels([tmp_path])
     assert [panel.name for panel in panels] == ["asia", "uk", "us"]
     assert all(panel.market[0, VIX] == 20.0 for panel in panels)
 
@@ -97,7 +97,33 @@ def test_folder_holds_panels_by_name_and_the_vix_is_none(tmp_path):
 def test_folder_without_panels_is_an_error(tmp_path):
     np.savez(tmp_path / "vix.npz", dates=weekdays("2023-01-02", 3), close=np.zeros(3))
     with pytest.raises(FileNotFoundError, match=r"no return panel \(\*\.csv, .*, \*\.npz\) in .*"):
-        load_panels(tmp_path)
+        load_panels([tmp_path])
+
+
+def test_folders_are_read_one_after_the_other_each_with_its_own_vix(tmp_path):
+    for folder, names in {"home": ("us", "asia"), "abroad": ("brazil",)}.items():
+        (tmp_path / folder).mkdir()
+        for name in names:
+            write_panel(tmp_path / folder / f"{name}.npz", seed=len(name))
+    np.savez(tmp_path / "home" / "vix.npz", dates=weekdays("2023-01-02", 1), close=np.array([20.0]))
+    panels = load_panels([tmp_path / "home", tmp_path / "abroad"])
+    assert [panel.name for panel in panels] == ["asia", "us", "brazil"]
+    np.testing.assert_array_equal([panel.market[0, VIX] for panel in panels], [20.0, 20.0, np.nan])
+
+
+def test_one_name_in_two_folders_is_refused(tmp_path):
+    for folder in ("home", "abroad"):
+        (tmp_path / folder).mkdir()
+        write_panel(tmp_path / folder / "us.npz")
+    with pytest.raises(UnreadableFile, match=r"/home/us\.npz and .*/abroad/us\.npz are panels of one name: rename"):
+        load_panels([tmp_path / "home", tmp_path / "abroad"])
+
+
+def test_one_folder_without_panels_among_others_is_an_error(tmp_path):
+    (tmp_path / "empty").mkdir()
+    write_panel(tmp_path / "us.npz")
+    with pytest.raises(FileNotFoundError, match=r"no return panel .* in .*/empty"):
+        load_panels([tmp_path, tmp_path / "empty"])
 
 
 WRITERS = {
@@ -142,7 +168,7 @@ def test_a_folder_may_mix_kinds_and_says_what_it_leaves(tmp_path):
     (tmp_path / "us_sectors.csv").write_text("ticker,sector\nA0,tech\n")
     (tmp_path / "notes.txt").write_text("not a panel")
     said = io.StringIO()
-    panels = load_panels(tmp_path, Console(file=said, width=40))
+    panels = load_panels([tmp_path], Console(file=said, width=40))
     assert [panel.name for panel in panels] == ["asia", "uk", "us"]
     for panel in panels:
         np.testing.assert_array_equal(panel.market[:3, VIX], [20.0, 21.0, 21.0])
@@ -153,15 +179,15 @@ def test_a_folder_may_mix_kinds_and_says_what_it_leaves(tmp_path):
 def test_a_folder_of_panels_alone_has_nothing_to_say(tmp_path):
     WRITERS[".csv"](daily_returns(), tmp_path / "us.csv")
     said = io.StringIO()
-    load_panels(tmp_path, Console(file=said))
+    load_panels([tmp_path], Console(file=said))
     assert said.getvalue() == ""
 
 
 def test_two_panels_of_one_name_are_refused(tmp_path):
     for ending in (".csv", ".npz"):
         WRITERS[ending](daily_returns(), tmp_path / f"us{ending}")
-    with pytest.raises(UnreadableFile, match=r"us\.csv and us\.npz are panels of one name: rename one"):
-        load_panels(tmp_path)
+    with pytest.raises(UnreadableFile, match=r"us\.csv and .*us\.npz are panels of one name: rename one"):
+        load_panels([tmp_path])
 
 
 def prices(table):

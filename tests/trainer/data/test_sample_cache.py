@@ -17,7 +17,7 @@ from sigmahat_trainer.data.dataset import Sample, draw_dataset, open_dataset
 from sigmahat_trainer.data.panels import ReturnPanel
 from sigmahat_trainer.data.sample_cache import cached_samples, describe_samples
 
-SETTINGS = {"n_samples": 30, "simulated_share": 0.3, "horizon": 10, "seed": 3, "first": None}
+SETTINGS = {"n_samples": 30, "simulated_share": 0.3, "horizon": 10, "seed": 3, "market_power": 0.5, "first": None}
 QUIET = Console(quiet=True)
 
 
@@ -101,6 +101,7 @@ def changed(field, cell):
         {"seed": 4},
         {"n_samples": 31},
         {"horizon": 11},
+        {"market_power": 0.0},
         {"first": "2012-02-01"},
         {"panels": PANELS[:1]},
         {"panels": [PANELS[0]._replace(name="west"), PANELS[1]]},

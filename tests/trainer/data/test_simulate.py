@@ -22,7 +22,7 @@ UNIT = DAILY_VOLATILITY**2
 
 
 def draw(design, n_obs, n_assets, seed=0):
-    return design(np.random.default_rng(seed), n_obs, n_assets)
+    return design(np.random.default_rng(seed), n_obs, n_assets).returns
 
 
 def eigenvalues(matrix):
@@ -47,7 +47,7 @@ def test_returns_are_finite_daily_returns_fixed_by_the_seed(design, shape):
 def test_each_draw_has_its_own_population(design):
     """Two long draws differ by more than sampling noise, and the generator goes on from the first."""
     rng = np.random.default_rng(3)
-    first, second = (np.corrcoef(design(rng, 4000, 10).T)[np.triu_indices(10, 1)] for _ in range(2))
+    first, second = (np.corrcoef(design(rng, 4000, 10).returns.T)[np.triu_indices(10, 1)] for _ in range(2))
     assert np.abs(first - second).max() > 0.15  # ten standard errors
 
 
@@ -130,7 +130,7 @@ def test_drifting_loadings_walk_half_a_unit_a_year():
     rng = np.random.default_rng(7)
     spread = {years: [] for years in (1, 4)}
     for _ in range(20):
-        returns = drifting_design(rng, 252 * 5, 60)
+        returns = drifting_design(rng, 252 * 5, 60).returns
         size = np.sqrt((returns**2).mean(axis=1, keepdims=True))
         returns = returns / size
         for years, distances in spread.items():
@@ -147,7 +147,7 @@ def test_drifting_volatility_is_a_random_walk_that_starts_each_draw_at_its_usual
     rng = np.random.default_rng(8)
     steps, levels = [], []
     for _ in range(30):
-        returns = drifting_design(rng, 1_000, 150)
+        returns = drifting_design(rng, 1_000, 150).returns
         # Eight rows a block: the noise of a block's size is small beside the walk over 25 blocks.
         log_size = 0.5 * np.log((returns**2).reshape(125, -1).mean(axis=1))
         steps.append(log_size[25:] - log_size[:-25])
@@ -206,12 +206,43 @@ def test_switching_regimes_have_correlations_and_levels_of_their_own():
     assert len(returns) / turns == pytest.approx(60, rel=0.35)
 
 
+class SamePopulation:
+    """A generator of the same population at every seed and of other returns: those are its tall normal arrays."""
+
+    def __init__(self, seed):
+        self.population, self.noise = np.random.default_rng(5), np.random.default_rng(seed)
+
+    def __getattr__(self, name):
+        return getattr(self.population, name)
+
+    def standard_normal(self, size):
+        of_returns = isinstance(size, tuple) and len(size) == 2 and size[0] > 8
+        return (self.noise if of_returns else self.population).standard_normal(size)
+
+    def chisquare(self, df, size):
+        return self.noise.chisquare(df, size)
+
+
+@pytest.mark.parametrize("design", TRAINING_DESIGNS)
+def test_the_covariance_ahead_is_that_of_the_last_rows(design):
+    """Second moments of the last rows of 600 draws from one population against what the design says of them."""
+    n_obs, n_ahead, n_assets, n_draws = 200, 120, 4, 600
+    draws = [design(SamePopulation(seed), n_obs, n_assets) for seed in range(n_draws)]
+    ahead = np.concatenate([each.returns[-n_ahead:] for each in draws])
+    truth = draws[0].ahead(n_ahead)
+    np.testing.assert_allclose(draws[1].ahead(n_ahead), truth, rtol=1e-12)
+    scale = np.sqrt(np.outer(np.diag(truth), np.diag(truth)))
+    np.testing.assert_allclose(ahead.T @ ahead / len(ahead) / scale, truth / scale, atol=0.03)
+    if design in (drifting_design, switching_design):
+        assert np.abs(draws[0].ahead(n_obs) / truth - 1).max() > 0.05  # other rows, another covariance
+
+
 def realised_after_shrinking(design, intensity, *, n_obs, n_assets):
     """Mean ln variance of the minimum-variance portfolio of correlations shrunk to the identity, on 2,000 new rows."""
     rng = np.random.default_rng(11)
     logs = []
     for _ in range(12):
-        returns = design(rng, n_obs + 2_000, n_assets)
+        returns = design(rng, n_obs + 2_000, n_assets).returns
         past, future = returns[:n_obs], returns[n_obs:]
         volatility = past.std(axis=0)
         correlation = (1 - intensity) * np.corrcoef(past.T) + intensity * np.eye(n_assets)

@@ -15,9 +15,10 @@ from sigmahat_trainer.baselines.adapters import closed_form, learned_constants
 from sigmahat_trainer.baselines.closed_form import qis_correlation, sample
 from sigmahat_trainer.data.dataset import MIN_COVERAGE, eligible_assets
 from sigmahat_trainer.data.panels import ReturnPanel
+from sigmahat_trainer.data.split import PERIODS, Period
 from sigmahat_trainer.evaluation.methods import HINDSIGHT, Methods
 from sigmahat_trainer.evaluation.portfolios import gmv_weights
-from sigmahat_trainer.evaluation.rolling import Cell, Period, evaluate, plan, request_of
+from sigmahat_trainer.evaluation.rolling import Cell, evaluate, plan, request_of
 
 REFERENCE = "qis_correlation"
 N_OBS, HORIZON = 60, 20
@@ -268,6 +269,26 @@ def test_holding_periods_of_one_number_happen_at_one_time():
         start = (397 if n_rows < 900 else 0) + n_obs
         wanted = [number for number, date in whole.items() if date >= panel.dates[start]]
         assert {number: whole[number] for number in wanted} == dates
+
+
+def test_a_panel_that_begins_later_is_tested_after_its_first_third_at_the_time_of_the_others():
+    panel, _ = make_panel(n_rows=900)
+    dates = np.busday_offset(np.datetime64("2016-01-01"), np.arange(900))
+    whole, late = panel._replace(dates=dates), panel._replace(dates=dates)
+    whole = whole._replace(dates=np.concatenate([[np.datetime64("2012-12-31")], dates[1:]]))
+    cell = Cell(10, N_OBS, HORIZON)
+
+    def held(which, part):
+        steps = plan(which, cell, PERIODS[part], draws=1, seed=0)
+        return {step.number: which.dates[step.stop] for step in steps}
+
+    tested, validated = held(late, "test"), held(late, "validation")
+    assert min(tested.values()) >= dates[300 + HORIZON]  # the purge
+    assert max(validated.values()) <= dates[300 - HORIZON]
+    others = held(whole, "test")
+    numbers = tested.keys() & others.keys()
+    assert len(numbers) >= len(tested) - 1  # whole lacks the row of the first day
+    assert max(abs((tested[number] - others[number]).astype(int)) for number in numbers) <= 4
 
 
 def test_a_date_with_too_few_names_is_left_out_and_those_after_it_are_not():

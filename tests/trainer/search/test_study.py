@@ -53,8 +53,8 @@ def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("dataset")
 
     def save(where, *, n_samples, seed):
-        drawn = draw_dataset([], n_samples=n_samples, simulated_share=1.0, horizon=10, seed=seed)
-        save_dataset(Dataset({n: stack for n, stack in drawn.by_size.items() if n <= 50}), folder / where)
+        drawn = draw_dataset([], n_samples=n_samples, simulated_share=1.0, horizon=10, seed=seed, market_power=0.5)
+        save_dataset(Dataset({n: stack for n, stack in drawn.by_size.items() if n.n_assets <= 50}), folder / where)
 
     save("training", n_samples=160, seed=0)
     save("validation/north", n_samples=60, seed=1)

@@ -68,8 +68,16 @@ def fit_baselines(
     if epochs:
         import_module("rienet_torch")  # that it is missing is said before the work, not after the constants
     torch.set_num_threads(1)
-    dataset = draw_dataset(panels, n_samples=windows, simulated_share=0.0, horizon=horizon, seed=seed, progress=True)
     config = TrainConfig(horizon=horizon, seed=seed)
+    dataset = draw_dataset(
+        panels,
+        n_samples=windows,
+        simulated_share=0.0,
+        horizon=horizon,
+        seed=seed,
+        market_power=config.market_power,
+        progress=True,
+    )
     with console.status("fitting the constants"):
         constants = {
             "learned_constants": _by_head(fit_constants(dataset, config, fixed=BEYOND_LINEAR), without=BEYOND_LINEAR),

@@ -16,7 +16,6 @@ from rich.console import Console
 
 from sigmahat_kernels.files import check_new, new_folder, write_whole
 from sigmahat_trainer.commands.options import (
-    VALIDATE_UNTIL,
     any_folder,
     existing_folder,
     plain_errors,
@@ -24,14 +23,13 @@ from sigmahat_trainer.commands.options import (
     say_next,
     train_until,
 )
+from sigmahat_trainer.data.split import PERIODS, Period
 
 if TYPE_CHECKING:
     from sigmahat_trainer.evaluation.jobs import Rows
 
 HEADLINE, EVERYTHING = "evaluation.json", "figures.json"
 """Files of figures: those that tables and pictures read, and all of them."""
-
-PERIODS = {"validation": ("2013-01-01", VALIDATE_UNTIL), "test": ("2016-01-01", None)}
 
 _panels = click.argument(
     "panels", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -58,7 +56,7 @@ def _none_or_several(context: click.Context, parameter: click.Parameter, draws: 
     return draws
 
 
-def _period(context: click.Context, parameter: click.Parameter, text: str) -> tuple[str, str | None]:
+def _period(context: click.Context, parameter: click.Parameter, text: str) -> Period:
     if text in PERIODS:
         return PERIODS[text]
     first, colon, last = text.partition(":")
@@ -70,7 +68,7 @@ def _period(context: click.Context, parameter: click.Parameter, text: str) -> tu
         raise click.BadParameter(f"{', '.join(PERIODS)} or FIRST:LAST (ISO dates) is wanted, got {text!r}") from None
     if not first or (len(bounds) == 2 and bounds[0] >= bounds[1]):
         raise click.BadParameter(f"the first day must be given and lie before the last, got {text!r}")
-    return first, last or None
+    return Period(first, last or None)
 
 
 _sizes = click.option(
@@ -135,12 +133,15 @@ def fit_baselines(
     These are files of returns as `sigmahat estimate` reads them.
     """
     from sigmahat_trainer.baselines.learned import fit_baselines as fit
-    from sigmahat_trainer.data.panels import load_panel
+    from sigmahat_trainer.data.panels import check_names, load_panel
+    from sigmahat_trainer.data.split import split_panels
 
     console = Console(stderr=True)
     with plain_errors(), new_folder(out) as folder:
+        check_names(panels)
+        split = split_panels([load_panel(path) for path in panels], train_until=train_until, console=console)
         fit(
-            [panel for panel in (load_panel(path).between(None, train_until) for path in panels) if len(panel.dates)],
+            split.training,
             folder,
             sizes=sizes,
             lengths=lengths,
@@ -178,7 +179,8 @@ def fit_baselines(
     default="validation",
     show_default=True,
     callback=_period,
-    help="validation (2013-2015), test (from 2016 on) or FIRST:LAST.",
+    help="validation (2013-2015), test (from 2016 on) or FIRST:LAST. A panel that begins after 2012 is "
+    "validated on its first third and tested on what follows.",
 )
 @click.option("--draws", default=4, show_default=True, type=click.IntRange(1), help="Universes at each date.")
 @click.option(
@@ -225,7 +227,7 @@ def evaluate(
     sizes: tuple[int, ...],
     lengths: tuple[int, ...],
     horizon: int,
-    period: tuple[str, str | None],
+    period: Period,
     draws: int,
     simulated_draws: int,
     simulated_sizes: tuple[int, ...] | None,
@@ -252,16 +254,15 @@ def evaluate(
     from sigmahat_trainer.evaluation.designs import DESIGNS
     from sigmahat_trainer.evaluation.jobs import Extent, plan_jobs, run_jobs
     from sigmahat_trainer.evaluation.methods import Sources
-    from sigmahat_trainer.evaluation.rolling import Period
     from sigmahat_trainer.provenance import provenance
 
     if model_repository is None and not runs:
         model_repository = released_repository()
     console = Console(stderr=True)
     sources = Sources(model_repository, runs, baselines, hindsight, dcc)
-    shapes = sizes, lengths, horizon, Period(*period), draws
+    shapes = sizes, lengths, horizon, period, draws
     extent = Extent(*shapes, simulated_draws, simulated_sizes or sizes, simulated_lengths or lengths, seed)
-    described = {"panels": [path.stem for path in panels], **extent._asdict(), "period": list(period)}
+    described = {"panels": [path.stem for path in panels], **extent._asdict(), "period": [period.first, period.last]}
     described |= {
         "runs": [run.name for run in runs],
         "fitted": baselines is not None,

@@ -12,9 +12,7 @@ import click
 from rich.console import Console
 
 from sigmahat_trainer.config import TrainConfig, click_options
-
-TRAIN_UNTIL, VALIDATE_UNTIL = "2012-12-31", "2015-12-31"
-"""Last days of what is learned from and of what is chosen by; all later ones are for the test."""
+from sigmahat_trainer.data.split import TRAIN_UNTIL, VALIDATE_UNTIL
 
 PRESETS: dict[str, dict[str, Any]] = {
     "small": {"windows": 12_000, "epochs": 6},
@@ -38,12 +36,21 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 existing_folder = click.Path(exists=True, file_okay=False, path_type=Path)
 any_folder = click.Path(file_okay=False, path_type=Path)
 
-panel_folder = click.option("--data", type=existing_folder, required=True, help="Folder with return panels.")
+panel_folders = click.option(
+    "--data",
+    type=existing_folder,
+    required=True,
+    multiple=True,
+    help="Folder with return panels; may be repeated.",
+)
 train_until = click.option(
     "--train-until", default=TRAIN_UNTIL, show_default=True, help="Last day of the training data."
 )
 validate_until = click.option(
-    "--validate-until", default=VALIDATE_UNTIL, show_default=True, help="Last day of the validation data."
+    "--validate-until",
+    default=VALIDATE_UNTIL,
+    show_default=True,
+    help="Last day of the validation data; of a panel that begins after the training data, its first third.",
 )
 
 

@@ -16,7 +16,7 @@ from sigmahat_trainer.commands.options import (
     any_folder,
     as_options,
     existing_folder,
-    panel_folder,
+    panel_folders,
     plain_errors,
     say_next,
     train_until,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@panel_folder
+@panel_folders
 @click.option("--out", type=any_folder, required=True, help="Folder that is made for the samples.")
 @train_until
 @validate_until
@@ -44,11 +44,16 @@ if TYPE_CHECKING:
 )
 @training_settings
 def draw(
-    data: Path, out: Path, train_until: str, validate_until: str, validation_samples: int, config: TrainConfig
+    data: tuple[Path, ...],
+    out: Path,
+    train_until: str,
+    validate_until: str,
+    validation_samples: int,
+    config: TrainConfig,
 ) -> None:
     """Draw training and validation samples once, for `sigmahat search`.
 
-    Of the settings, only windows, simulated-share, horizon and seed matter here.
+    Of the settings, only windows, simulated-share, market-power, horizon and seed matter here.
     """
     from sigmahat_trainer.data.panels import load_panels
     from sigmahat_trainer.data.sample_sets import draw_sample_sets
@@ -62,6 +67,7 @@ def draw(
             train_until=train_until,
             validate_until=validate_until,
             validation_samples=validation_samples,
+            console=console,
         )
     say_next(console, f"sigmahat search {shlex.quote(str(out))} --out {shlex.quote(f'{out}-search')}")
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from sigmahat_trainer.commands.options import (
     any_folder,
-    panel_folder,
+    panel_folders,
     plain_errors,
     say_next,
     train_until,
@@ -24,7 +24,7 @@ from sigmahat_trainer.config import TrainConfig
 
 
 @click.command()
-@panel_folder
+@panel_folders
 @click.option("--out", type=any_folder, required=True, help="Folder for the members and metrics.json.")
 @click.option(
     "--cache",
@@ -37,7 +37,7 @@ from sigmahat_trainer.config import TrainConfig
 @validate_until
 @training_settings
 def train(
-    data: Path,
+    data: tuple[Path, ...],
     out: Path,
     cache: Path | None,
     workers: int | None,
@@ -47,7 +47,8 @@ def train(
 ) -> None:
     """Train the ensemble on real and simulated returns.
 
-    Every file of the folder that `sigmahat estimate` could read is a panel: simple daily returns.
+    Every file of the folders that `sigmahat estimate` could read is a panel: simple daily returns. A panel without a
+    day up to --train-until trains nothing and validates on its first third.
 
     A run that was killed goes on where it was when the same command is given again; one that is finished is left as it
     is. Under torchrun, several processes train each member together, to the same bits: torchrun --nproc-per-node 4

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from sigmahat_kernels.shared_window import share_window
 from sigmahat_kernels.stale import without_stale
 from sigmahat_kernels.status import Status
 from sigmahat_trainer.data.baskets import LEAST_ASSETS, draw_baskets
+from sigmahat_trainer.data.markets import panel_shares
 from sigmahat_trainer.data.panels import ReturnPanel
 from sigmahat_trainer.data.simulate import TRAINING_DESIGNS
 from sigmahat_trainer.progress import track
@@ -44,15 +45,26 @@ class Sample(NamedTuple):
     fast: np.ndarray  # (N, N) float32, exponentially weighted
     log_volatility: np.ndarray  # (3, N) float32, in the order of `parameters.VOLATILITY_BASES`
     asset_statistics: np.ndarray  # (N, N_ASSET_STATISTICS) float32, `asset_statistics`
-    forward: np.ndarray  # (H, N) float32, simple returns of the holding period; after an asset's last trade 0
+    forward: np.ndarray  # (H, N) float32, simple returns of the holding period; after an asset's last trade 0.
+    # Of simulated returns (N, N): not what came but what could have come, `equivalent_returns` of the true covariance.
     regime: np.ndarray  # () int64, `regime_label` of the holding period
     period: np.ndarray  # () int64, months since 1970 of the window's end: the unit that the bootstrap draws
 
 
-class Dataset(NamedTuple):
-    """Samples by universe size."""
+class Size(NamedTuple):
+    """What samples of one stack have in common."""
 
-    by_size: dict[int, Sample]  # each field stacked along a first axis
+    n_assets: int
+    n_ahead: int  # rows of `forward`
+
+    def __str__(self) -> str:
+        return f"{self.n_assets}x{self.n_ahead}"
+
+
+class Dataset(NamedTuple):
+    """Samples by size."""
+
+    by_size: dict[Size, Sample]  # each field stacked along a first axis
 
     def __len__(self) -> int:
         return sum(len(stack.features) for stack in self.by_size.values())
@@ -76,7 +88,8 @@ def save_dataset(dataset: Dataset, folder: Path) -> None:
 
 def open_dataset(folder: Path) -> Dataset:
     """Map what `save_dataset` wrote into memory: processes that train side by side share its pages."""
-    sizes = sorted({int(path.name.split("-")[0]) for path in folder.glob("*-features.npy")})
+    names = {path.name.partition("-")[0] for path in folder.glob("*-features.npy")}
+    sizes = sorted(Size(*map(int, name.split("x"))) for name in names)
     return Dataset(
         {
             size: Sample(*(np.load(folder / f"{size}-{name}.npy", mmap_mode="r") for name in Sample._fields))
@@ -136,6 +149,16 @@ def holding_returns(panel: np.ndarray, stop: int, horizon: int) -> np.ndarray:
     return np.nan_to_num(panel[stop : stop + horizon], nan=0.0, posinf=0.0, neginf=0.0)
 
 
+def equivalent_returns(covariance: np.ndarray) -> np.ndarray:
+    """N rows of returns, (N, N), on which every portfolio has the variance that the covariance gives it.
+
+    With C = L L' the rows F = sqrt(N) L' have F'F / N = C: a mean over them of (w'r)^2 is w'C w, without the noise of H
+    returns that are drawn.
+    """
+    rows: np.ndarray = np.sqrt(len(covariance)) * np.linalg.cholesky(covariance).T
+    return rows
+
+
 def draw_dataset(
     panels: Sequence[ReturnPanel],
     *,
@@ -143,6 +166,7 @@ def draw_dataset(
     simulated_share: float,
     horizon: int,
     seed: int,
+    market_power: float,
     first: str | None = None,
     progress: bool = False,
 ) -> Dataset:
@@ -160,39 +184,44 @@ def draw_dataset(
         H, rows of the holding period.
     seed : int
         Seeds every draw.
+    market_power : float
+        How much more a large market is drawn from than a small one, see `markets.panel_shares`.
     first : str, optional
         ISO date before which no holding period may start; windows may reach further back.
     progress : bool
         Show a progress bar.
     """
     rng = np.random.default_rng(seed)
-    collected: dict[int, list[Sample]] = {}
+    collected: dict[Size, list[Sample]] = {}
     n_draws = -(-n_samples // UNIVERSES_PER_WINDOW)
-    # Panels count by the root of their size: thousands of stocks must not drown out the funds and other countries.
-    earliest = [
-        max(min(WINDOW_LENGTHS), 0 if first is None else int(np.searchsorted(panel.dates, np.datetime64(first, "D"))))
-        for panel in panels
-    ]
-    usable = [
-        (panel, start) for panel, start in zip(panels, earliest, strict=True) if start <= len(panel.dates) - horizon
-    ]
+    usable = [(panel, _earliest_stop(panel, first)) for panel in panels if can_draw(panel, horizon, first)]
     if not usable and simulated_share < 1:
         raise ValueError(
             f"no panel has {min(WINDOW_LENGTHS)} days and a holding period of {horizon} from {first or 'its start'} on"
         )
-    weight = np.sqrt([panel.returns.shape[0] * panel.returns.shape[1] for panel, _ in usable])
-    weight /= weight.sum()
+    shares = panel_shares([panel for panel, _ in usable], market_power)
     console = Console(stderr=True)
     for _ in track(range(n_draws), "samples", total=n_draws, console=console, shown=progress):
         if rng.random() < simulated_share:
             samples = _simulated_samples(rng, horizon)
         else:
-            samples = _real_samples(rng, *usable[rng.choice(len(usable), p=weight)], horizon)
+            samples = _real_samples(rng, *usable[rng.choice(len(usable), p=shares)], horizon)
         for sample in samples:
-            collected.setdefault(sample.slow.shape[0], []).append(sample)
+            n_ahead, n_assets = sample.forward.shape
+            collected.setdefault(Size(n_assets, n_ahead), []).append(sample)
     return Dataset(
         {size: Sample(*map(np.stack, zip(*samples, strict=True))) for size, samples in sorted(collected.items())}
     )
+
+
+def can_draw(panel: ReturnPanel, horizon: int, first: str | None) -> bool:
+    """Whether the panel has rows for a window and for a holding period of `horizon` rows from the ISO date on."""
+    return _earliest_stop(panel, first) <= len(panel.dates) - horizon
+
+
+def _earliest_stop(panel: ReturnPanel, first: str | None) -> int:
+    start = 0 if first is None else int(np.searchsorted(panel.dates, np.datetime64(first, "D")))
+    return max(min(WINDOW_LENGTHS), start)
 
 
 def _real_samples(rng: np.random.Generator, panel: ReturnPanel, earliest: int, horizon: int) -> Iterator[Sample]:
@@ -217,18 +246,22 @@ def _real_samples(rng: np.random.Generator, panel: ReturnPanel, earliest: int, h
         np.sort(rng.choice(candidates, size, replace=False)) for size in _sizes(rng, len(candidates)) if size >= 5
     ]
     month = int(panel.dates[stop - 1].astype("datetime64[M]").astype(np.int64))
-    return _samples(returns, universes, n_obs, market, dates, forward, month)
+    forwards = (forward[:, universe] for universe in universes)
+    return _samples(returns, universes, n_obs, market, dates, forwards, month)
 
 
 def _simulated_samples(rng: np.random.Generator, horizon: int) -> Iterator[Sample]:
     n_obs = int(rng.choice(WINDOW_LENGTHS))
     n_assets = int(max(_sizes(rng, max(SIZES))))
     design = TRAINING_DESIGNS[rng.integers(len(TRAINING_DESIGNS))]
-    returns = design(rng, n_obs + horizon, n_assets).astype(np.float32)
+    simulated = design(rng, n_obs + horizon, n_assets)
+    truth = simulated.ahead(horizon)
+    returns = simulated.returns[:n_obs].astype(np.float32)
     universes = [np.sort(rng.choice(n_assets, size, replace=False)) for size in _sizes(rng, n_assets)]
     # Simulated months stand outside the calendar, so that the bootstrap of dates draws them one by one.
     month = -1 - int(rng.integers(1_000_000))
-    return _samples(returns[:n_obs], universes, n_obs, None, None, returns[n_obs:], month)
+    forwards = (equivalent_returns(truth[np.ix_(universe, universe)]) for universe in universes)
+    return _samples(returns, universes, n_obs, None, None, forwards, month)
 
 
 def _sizes(rng: np.random.Generator, available: int) -> np.ndarray:
@@ -246,10 +279,10 @@ def _samples(
     n_obs: int,
     market: np.ndarray | None,
     dates: np.ndarray | None,
-    forward: np.ndarray,
+    forwards: Iterable[np.ndarray],
     month: int,
 ) -> Iterator[Sample]:
-    """Samples of universes that share the last `n_obs` rows of `returns`."""
+    """Samples of universes that share the last `n_obs` rows of `returns`; `forwards` has the `forward` of each."""
     if not universes:
         return
     stop = len(returns)
@@ -264,12 +297,11 @@ def _samples(
         dates=None if dates is None else dates[:stop],
     )
     table = compute_features(request)
-    for universe, features, status in zip(universes, table.features, table.status, strict=True):
+    for universe, features, status, after in zip(universes, table.features, table.status, forwards, strict=True):
         if status != Status.GOOD:
             continue
         past = returns[stop - n_obs :, universe]
         slow, fast, log_volatility, statistics = (values.astype(np.float32) for values in estimate_inputs(past))
-        after = forward[:, universe]
         if not after.any():
             continue
         yield Sample(

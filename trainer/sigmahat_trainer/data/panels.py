@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -44,24 +45,37 @@ class ReturnPanel(NamedTuple):
         return self._replace(returns=self.returns[rows], dates=self.dates[rows], market=self.market[rows])
 
 
-def load_panels(folder: Path, console: Console | None = None) -> list[ReturnPanel]:
-    """Read every panel of a folder.
+def load_panels(folders: Sequence[Path], console: Console | None = None) -> list[ReturnPanel]:
+    """Read every panel of some folders.
 
     Parameters
     ----------
-    folder : Path
+    folders : sequence of Path
         Every file with one of `ENDINGS` is a panel, as `load_panel` takes it; but one whose name starts with ``vix``
-        holds the VIX, and one with ``sectors`` or ``blocks`` in its name is not read.
+        holds the VIX of that folder's panels, and one with ``sectors`` or ``blocks`` in its name is not read.
     console : Console, optional
         Where to say which files are read, if there are others.
 
     Raises
     ------
     FileNotFoundError
-        If the folder holds no panel.
+        If a folder holds no panel.
     UnreadableFile
         As `load_panel`; also if two panels have the same name.
     """
+    paths = [path for folder in folders for path in _panel_files(folder, console)]
+    check_names(paths)
+    return [load_panel(path) for path in paths]
+
+
+def check_names(paths: Sequence[Path]) -> None:
+    """Raise UnreadableFile if two files are panels of one name: their figures could not be told apart."""
+    for path, following in pairwise(sorted(paths, key=_name)):
+        if _name(path) == _name(following):
+            raise UnreadableFile(f"{path} and {following} are panels of one name: rename one of them")
+
+
+def _panel_files(folder: Path, console: Console | None) -> list[Path]:
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     paths = [path for path in files if ending_of(path) and not _BESIDE.search(path.name)]
     if not paths:
@@ -72,10 +86,7 @@ def load_panels(folder: Path, console: Console | None = None) -> list[ReturnPane
         console.print(
             f"panels of {folder}: {read}; not read: {', '.join(others)}", soft_wrap=True, markup=False, highlight=False
         )
-    for path, following in pairwise(sorted(paths, key=_name)):
-        if _name(path) == _name(following):
-            raise UnreadableFile(f"{path} and {following.name} are panels of one name: rename one of them")
-    return [load_panel(path) for path in paths]
+    return paths
 
 
 def load_panel(path: Path) -> ReturnPanel:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from rich.console import Console
 
 from sigmahat_kernels.files import new_folder
 from sigmahat_trainer.config import TrainConfig
-from sigmahat_trainer.data.dataset import Dataset, Sample, draw_dataset, open_dataset, save_dataset
+from sigmahat_trainer.data.dataset import Dataset, Sample, Size, can_draw, draw_dataset, open_dataset, save_dataset
 from sigmahat_trainer.data.panels import ReturnPanel
+from sigmahat_trainer.data.split import day_after, split_panels
 
 ALL = "all"
 """Name of a validation set that is not parted by panel."""
@@ -49,7 +51,7 @@ def pool(datasets: Mapping[str, Dataset]) -> Dataset:
     """All samples of several datasets in one; with a single one, that one itself."""
     if len(datasets) == 1:
         return next(iter(datasets.values()))
-    stacks: dict[int, list[Sample]] = {}
+    stacks: dict[Size, list[Sample]] = {}
     for dataset in datasets.values():
         for size, stack in dataset.by_size.items():
             stacks.setdefault(size, []).append(stack)
@@ -64,13 +66,15 @@ def drawing_settings(config: TrainConfig, *, train_until: str, validation_sample
             "simulated_share": config.simulated_share,
             "horizon": config.horizon,
             "seed": config.seed,
+            "market_power": config.market_power,
         },
         "validation": {
             "n_samples": validation_samples,
             "simulated_share": 0.0,
             "horizon": config.horizon,
             "seed": config.seed + 1,
-            "first": str(np.datetime64(train_until, "D") + 1),  # not one holding period overlaps
+            "market_power": config.market_power,
+            "first": day_after(train_until),  # not one holding period overlaps
         },
     }
 
@@ -83,6 +87,7 @@ def draw_sample_sets(
     train_until: str,
     validate_until: str,
     validation_samples: int,
+    console: Console | None = None,
 ) -> None:
     """Draw samples as a training run does, but validation samples for each panel; `open_sample_sets` opens the folder.
 
@@ -90,13 +95,15 @@ def draw_sample_sets(
     ----------
     panels : sequence of ReturnPanel
     config : TrainConfig
-        Its windows, simulated_share, horizon and seed.
+        Its windows, simulated_share, market_power, horizon and seed.
     folder : Path
         Is made, and appears when it is complete.
     train_until, validate_until : str
-        ISO dates. Training windows and their holding periods end by the first; validation holding periods lie between.
+        ISO dates, see `split.split_panels`.
     validation_samples : int
-        For each panel that has dates in between.
+        For each panel that has dates to validate on.
+    console : Console, optional
+        Where to say which panels train nothing.
 
     Raises
     ------
@@ -107,16 +114,12 @@ def draw_sample_sets(
     """
     settings = drawing_settings(config, train_until=train_until, validation_samples=validation_samples)
     first = settings["validation"]["first"]
-    validated = [
-        panel
-        for panel in (panel.between(None, validate_until) for panel in panels)
-        if len(panel.between(first, None).dates) >= config.horizon
-    ]
+    split = split_panels(panels, train_until=train_until, validate_until=validate_until, console=console)
+    validated = [panel for panel in split.validation if can_draw(panel, config.horizon, first)]
     if not validated:
         raise ValueError(f"no panel has {config.horizon} days from {first} to {validate_until}")
     with new_folder(folder) as unfinished:
-        used = [panel.between(None, train_until) for panel in panels]
-        save_dataset(draw_dataset(used, **settings["training"], progress=True), unfinished / "training")
+        save_dataset(draw_dataset(split.training, **settings["training"], progress=True), unfinished / "training")
         for panel in validated:
             validation = draw_dataset([panel], **settings["validation"], progress=True)
             save_dataset(validation, unfinished / "validation" / panel.name)

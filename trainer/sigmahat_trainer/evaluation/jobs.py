@@ -18,10 +18,11 @@ from threadpoolctl import threadpool_limits
 
 from sigmahat_trainer.baselines.adapters import served
 from sigmahat_trainer.data.episodes import sizes_of
-from sigmahat_trainer.data.panels import ReturnPanel, load_panel
+from sigmahat_trainer.data.panels import ReturnPanel, check_names, load_panel
+from sigmahat_trainer.data.split import Period
 from sigmahat_trainer.evaluation.designs import evaluate_design
 from sigmahat_trainer.evaluation.methods import Place, Sources, load_methods
-from sigmahat_trainer.evaluation.rolling import Cell, Period, evaluate, plan
+from sigmahat_trainer.evaluation.rolling import Cell, evaluate, plan
 from sigmahat_trainer.progress import Progress
 
 
@@ -77,8 +78,9 @@ def plan_jobs(paths: Sequence[Path], designs: Sequence[str], extent: Extent) -> 
     Raises
     ------
     ValueError
-        If a panel has no cell with a date.
+        If a panel has no cell with a date, or two have one name.
     """
+    check_names(paths)
     jobs: list[PanelJob | DesignJob] = []
     left_out: list[str] = []
     for path in paths:

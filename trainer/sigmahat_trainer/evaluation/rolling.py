@@ -16,6 +16,7 @@ from sigmahat_trainer.baselines.adapters import learned_constants, unpadded
 from sigmahat_trainer.baselines.hindsight import Outcome, hindsight_constants
 from sigmahat_trainer.data.dataset import MIN_COVERAGE, eligible_assets, holding_returns
 from sigmahat_trainer.data.panels import ReturnPanel
+from sigmahat_trainer.data.split import Period
 from sigmahat_trainer.evaluation.calibration import head_rows
 from sigmahat_trainer.evaluation.methods import HINDSIGHT, Methods
 from sigmahat_trainer.evaluation.scores import (
@@ -40,13 +41,6 @@ class Cell(NamedTuple):
     horizon: int  # rows for which a portfolio is held
 
 
-class Period(NamedTuple):
-    """Dates between which portfolios are held, ISO; None = no bound."""
-
-    first: str
-    last: str | None
-
-
 class Rebalance(NamedTuple):
     """One date: portfolios are formed after row `stop` - 1 and held for rows `stop`, `stop` + 1 ..."""
 
@@ -65,21 +59,24 @@ class Evaluation(NamedTuple):
 def plan(panel: ReturnPanel, cell: Cell, period: Period, *, draws: int, seed: int) -> list[Rebalance]:
     """Choose dates and universes, `horizon` rows apart, so that holding periods are whole and do not overlap.
 
-    The first begins `horizon` rows into the period: the purge, for what was fitted to the time before it. Holding
-    periods of all shapes start on the same rows, and of a panel that begins within the period on those, about, on which
-    it would have had them from the beginning: what is pooled by number happened at one time. Universes are
-    drawn from the assets that qualify by their past (`dataset.eligible_assets`). The first of each date keeps the names
-    of the one before, as far as they still qualify, so that its turnover means something; the others are drawn afresh.
+    The first begins `horizon` rows into the panel's own period (`Period.of`): the purge, for what was fitted to the
+    time before it. Holding periods of all shapes start on the same rows, and of a panel that begins within the period
+    on those, about, on which it would have had them from the beginning: what is pooled by number happened at one time.
+    Universes are drawn from the assets that qualify by their past (`dataset.eligible_assets`). The first of each date
+    keeps the names of the one before, as far as they still qualify, so that its turnover means something; the others
+    are drawn afresh.
 
     Raises
     ------
     ValueError
         If no date has enough assets.
     """
-    panel = panel.between(None, period.last)
+    own = period.of(panel)
+    panel = panel.between(None, own.last)
     rng = np.random.default_rng([seed, cell.n_assets, cell.n_obs])
-    begin = int(np.searchsorted(panel.dates, np.datetime64(period.first, "D"))) + cell.horizon
-    zero = begin - _rows_lacking(panel, period)  # where holding period 0 starts or would have started
+    firsts = np.array([period.first, own.first], "datetime64[D]")
+    whole, begin = (np.searchsorted(panel.dates, firsts) + cell.horizon).tolist()
+    zero = whole - _rows_lacking(panel, period)  # where holding period 0 starts or would have started
     first_number = -(-(max(begin, cell.n_obs) - zero) // cell.horizon)
     rebalances: list[Rebalance] = []
     kept = np.empty(0, int)
@@ -95,7 +92,7 @@ def plan(panel: ReturnPanel, cell: Cell, period: Period, *, draws: int, seed: in
         rebalances.append(Rebalance(stop, np.sort(np.stack([kept, *others]), axis=1), number))
     if not rebalances:
         raise ValueError(
-            f"{panel.name} has no date from {period.first} to {period.last or 'its end'} with {cell.n_assets} assets "
+            f"{panel.name} has no date from {own.first} to {own.last or 'its end'} with {cell.n_assets} assets "
             f"of {cell.n_obs} returns and {cell.horizon} rows to hold them"
         )
     return rebalances

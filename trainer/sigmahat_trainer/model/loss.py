@@ -31,7 +31,7 @@ _SMALLEST_VARIANCE = 1e-12
 class HoldingPeriod(NamedTuple):
     """What the losses read: the period after each of `B` windows of `N` assets."""
 
-    forward: Tensor  # (B, H, N) simple returns; after an asset's last trade 0
+    forward: Tensor  # (B, H, N) simple returns, as of `dataset.Sample`
     regime: Tensor  # (B,) int64, `dataset.regime_label`
 
 

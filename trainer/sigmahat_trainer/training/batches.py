@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sigmahat_trainer.data.dataset import Dataset, Sample
+from sigmahat_trainer.data.dataset import Dataset, Sample, Size
 from sigmahat_trainer.model.estimate import EstimateInputs
 from sigmahat_trainer.model.loss import HoldingPeriod
 
@@ -57,7 +57,7 @@ def batch_part(stack: Sample, rows: np.ndarray) -> BatchPart:
 
 
 def batches(
-    dataset: Dataset, batch_size: int, rng: np.random.Generator, rows: Mapping[int, np.ndarray] | None = None
+    dataset: Dataset, batch_size: int, rng: np.random.Generator, rows: Mapping[Size, np.ndarray] | None = None
 ) -> Iterator[list[BatchPart]]:
     """Batches of mixed sizes in random order, each as one part a universe size; the short rest too, if above one.
 
@@ -67,15 +67,16 @@ def batches(
     """
     if rows is None:
         rows = {size: np.arange(len(stack.features)) for size, stack in dataset.by_size.items()}
-    sizes = np.repeat(list(rows), [len(meant) for meant in rows.values()])
-    meant = np.concatenate(list(rows.values()))
+    sizes = sorted(rows)
+    meant = np.concatenate([rows[size] for size in sizes])
+    stacks = np.repeat(np.arange(len(sizes)), [len(rows[size]) for size in sizes])
     order = rng.permutation(len(meant))
     for i in range(0, len(order), batch_size):
         piece = order[i : i + batch_size]
         if len(piece) > 1:  # batch normalisation needs two
             yield [
-                batch_part(dataset.by_size[size], meant[piece[sizes[piece] == size]])
-                for size in np.unique(sizes[piece]).tolist()
+                batch_part(dataset.by_size[sizes[stack]], meant[piece[stacks[piece] == stack]])
+                for stack in np.unique(stacks[piece]).tolist()
             ]
 
 
@@ -89,7 +90,7 @@ def samples_in(batch: Sequence[BatchPart]) -> int:
     return sum(part.n_samples for part in batch)
 
 
-def bootstrap_months(dataset: Dataset, rng: np.random.Generator) -> dict[int, np.ndarray]:
+def bootstrap_months(dataset: Dataset, rng: np.random.Generator) -> dict[Size, np.ndarray]:
     """Draw as many months as there are, with replacement: rows of each size, as often as their month was drawn."""
     periods = dataset.periods()
     counts = np.bincount(rng.integers(len(periods), size=len(periods)), minlength=len(periods))

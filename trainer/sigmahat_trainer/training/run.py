@@ -29,6 +29,7 @@ from sigmahat_trainer.data.dataset import open_dataset
 from sigmahat_trainer.data.panels import ReturnPanel
 from sigmahat_trainer.data.sample_cache import cached_samples, describe_samples
 from sigmahat_trainer.data.sample_sets import drawing_settings
+from sigmahat_trainer.data.split import split_panels
 from sigmahat_trainer.model.member_file import save_member
 from sigmahat_trainer.model.network import activate
 from sigmahat_trainer.processes import end_with_parent
@@ -72,7 +73,7 @@ def train_ensemble(
         Receives ``member_k.safetensors``, ``features.npz`` (rows for calibration and for checks), their manifest and
         ``metrics.json``; until then, checkpoints.
     train_until, validate_until : str
-        ISO dates. Training windows and their holding periods end by the first; validation holding periods lie between.
+        ISO dates, see `data.split.split_panels`.
     console : Console
         Shows the progress.
     cache : Path, optional
@@ -92,7 +93,9 @@ def train_ensemble(
     """
     started, source = time.time(), provenance()  # of what starts, whatever is changed meanwhile
     torch.set_num_threads(1)  # threads inside small matrices cost more than the matrices
-    wanted = _wanted_samples(panels, config, train_until, validate_until)
+    split = split_panels(panels, train_until=train_until, validate_until=validate_until, console=console)
+    settings_of = drawing_settings(config, train_until=train_until, validation_samples=VALIDATION_SAMPLES)
+    wanted = {name: (used, settings_of[name]) for name, used in split._asdict().items()}
     run = _identity(config, wanted)
     if finished := _finished(folder, run):
         console.print(f"{folder} holds this run already, finished: nothing to do")
@@ -124,15 +127,6 @@ def train_ensemble(
     if is_first():
         _finish(folder, samples, config.seed, metrics)
     return metrics
-
-
-def _wanted_samples(
-    panels: Sequence[ReturnPanel], config: TrainConfig, train_until: str, validate_until: str
-) -> dict[str, tuple[list[ReturnPanel], dict[str, Any]]]:
-    """The panels' days that may be used, and the settings of `draw_dataset`, for training and validation."""
-    settings = drawing_settings(config, train_until=train_until, validation_samples=VALIDATION_SAMPLES)
-    last_days = {"training": train_until, "validation": validate_until}
-    return {name: ([panel.between(None, last_days[name]) for panel in panels], settings[name]) for name in settings}
 
 
 def _identity(config: TrainConfig, samples: Mapping[str, tuple[list[ReturnPanel], dict[str, Any]]]) -> dict[str, Any]:

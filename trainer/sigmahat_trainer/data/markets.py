@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much each panel teaches: by market first, so that no country drowns the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from sigmahat_trainer.data.panels import ReturnPanel
+
+
+def market_of(name: str) -> str:
+    """The market of a panel: its name up to the first underscore, so `us_sp500_1999_2021` and `us_etf` are of one."""
+    return name.partition("_")[0]
+
+
+def panel_shares(panels: Sequence[ReturnPanel], power: float) -> np.ndarray:
+    """Probability of each panel to be drawn from, shape (len(panels),).
+
+    A market counts by its asset-days, the returns that are known of all its panels, to this power; its panels share
+    that by their own asset-days to the same power. At 0 all markets count alike, at 1 all returns.
+    """
+    asset_days = np.array([max(np.count_nonzero(~np.isnan(panel.returns)), 1) for panel in panels], float)
+    _, market = np.unique([market_of(panel.name) for panel in panels], return_inverse=True)
+    of_market = np.bincount(market, asset_days) ** power
+    within = asset_days**power
+    shares: np.ndarray = (of_market / of_market.sum() / np.bincount(market, within))[market] * within
+    return shares
