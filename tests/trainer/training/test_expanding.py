@@ -30,7 +30,8 @@ def samples():
     features = (1 + 0.05 * periods[:, None]) * rng.standard_normal((n, len(FEATURE_NAMES))) + 0.2 * periods[:, None]
     features *= np.logspace(-3, 3, len(FEATURE_NAMES))
     features[:, 7] = 5.0  # never varies
-    features[:, 8] = np.where(periods < 25, 2.0, features[:, 8])  # varies late
+    hardly_yet = (periods < 25) | (np.arange(n) % 5 == 0)
+    features[:, 8] = np.where(hardly_yet, 2.0 + 1e-7 * rng.standard_normal(n), features[:, 8])
     for indicator, names in INDICATORS.items():
         there = (periods > 10) & (rng.random(n) < 0.7)
         features[:, FEATURE_NAMES.index(indicator)] = there

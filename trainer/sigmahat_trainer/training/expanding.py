@@ -46,7 +46,7 @@ def expanding_normalisation(features: np.ndarray, periods: np.ndarray) -> np.nda
     -------
     array of shape (n, n_features), float32
     """
-    months, month = np.unique(np.maximum(periods, -1), return_inverse=True)
+    months, month = np.unique(periods, return_inverse=True)
     own_window = np.where(periods < 0, len(months) - 1, month)
     indicators = indicator_columns(features.shape[1])
     known = np.ones(features.shape, bool)
