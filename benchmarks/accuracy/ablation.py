@@ -3,8 +3,8 @@
 
 Two questions. What do trained members lose when they are told less: one feature shuffled over the windows, a group of
 features shuffled together, or a group left out, its training medians in its place? And what does training gain from
-another preprocessing than the robust scaling inside the network: ranks, principal components, or only the half of the
-features that matters most? All is the decision loss, as a difference of volatility in per cent; above zero is worse.
+each switch of `PreprocessingConfig` alone, before the robust scaling that is always there? All is the decision loss, as
+a difference of volatility in per cent; above zero is worse.
 
     python -m benchmarks.accuracy.ablation DRAWN --members model_repository
 
@@ -26,7 +26,6 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from sklearn.decomposition import PCA
 
 from benchmarks.figures import RESULTS, Figures, four_digits, write_figures
 from sigmahat_kernels import features as published
@@ -41,10 +40,10 @@ from sigmahat_trainer.evaluation.figures import VOLATILITY_PERCENT
 from sigmahat_trainer.model.estimate import estimate
 from sigmahat_trainer.model.loss import minimum_variance
 from sigmahat_trainer.model.member_file import load_member
-from sigmahat_trainer.model.network import CLIP, activate
+from sigmahat_trainer.model.network import activate
 from sigmahat_trainer.training.batches import BatchPart, batch_part
 from sigmahat_trainer.training.constants import fit_constants
-from sigmahat_trainer.training.member import robust_scaling, train_member
+from sigmahat_trainer.training.member import train_member
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -54,15 +53,22 @@ RESULT = RESULTS / "ablation.json"
 BLOCKS = 6
 """Stretches of time that a panel's windows are cut into: from their spread comes the error of a difference."""
 
-KEPT_VARIANCE = 0.95
 SHOWN = 25
 """Features that have room in the picture."""
 
+VARIANTS: dict[str, dict[str, Any]] = {
+    "robust_scaling": {},
+    "ranks": {"rank_transform": "all"},
+    "ranks_of_non_gaussian": {"rank_transform": "non-gaussian"},
+    "principal_components": {"principal_components": 32},  # 95 % of the features' variance
+    "top_half": {"selected_features": -(-len(FEATURE_NAMES) // 2)},
+    "expanding_normalisation": {"expanding_normalisation": "on"},
+    "median_imputation": {"median_imputation": "on"},
+}
+"""Name -> settings of `PreprocessingConfig`; the first is what the others are compared with."""
+
 Answer = Callable[[np.ndarray], np.ndarray]
 """Features (n, F) to PARAMETERS (n, N_PARAMETERS)."""
-
-Transform = Callable[[np.ndarray], np.ndarray]
-"""Features (n, F) to what a network reads instead (n, G)."""
 
 
 def main() -> None:
@@ -96,12 +102,8 @@ def main() -> None:
         write_figures(arguments.out, figures, settings=settings)
         if arguments.epochs:
             config = replace(config, epochs=arguments.epochs)
-            # Chosen on training windows, so that the validation windows judge a choice that they did not make.
-            chosen_on = Judge({"training": first(training, arguments.judged * len(validation))})
-            top_half = most_important(chosen_on, answers, arguments.repeats, progress)
-            figures["top_half"] = [FEATURE_NAMES[column] for column in top_half]
             figures["variants"] = {}
-            for name, variant in variants(training, validation, judge, config, arguments.seeds, top_half, progress):
+            for name, variant in variants(training, validation, judge, config, arguments.seeds, progress):
                 figures["variants"][name] = variant
                 write_figures(arguments.out, figures, settings=settings)
     draw_figures(figures, arguments.out.with_suffix(".png"))
@@ -117,16 +119,6 @@ def first(dataset: Dataset, n_windows: int) -> Dataset:
     return Dataset(
         {
             size: Sample(*(field[: max(1, round(share * len(stack.features)))] for field in stack))
-            for size, stack in dataset.by_size.items()
-        }
-    )
-
-
-def transformed(dataset: Dataset, transform: Transform) -> Dataset:
-    """The same windows with other features."""
-    return Dataset(
-        {
-            size: stack._replace(features=np.ascontiguousarray(transform(stack.features), np.float32))
             for size, stack in dataset.by_size.items()
         }
     )
@@ -224,13 +216,12 @@ def load_answers(folder: Path) -> tuple[list[Answer], TrainConfig]:
     return [network_answer(member.network) for member in members], members[0].config
 
 
-def network_answer(network: torch.nn.Module, transform: Transform = np.asarray) -> Answer:
-    """A network in eval mode as an `Answer`, with a transform before it."""
+def network_answer(network: torch.nn.Module) -> Answer:
+    """A network in eval mode as an `Answer`."""
 
     def answer(features: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            read = np.ascontiguousarray(transform(features), np.float32)
-            parameters: np.ndarray = network(torch.from_numpy(read)).numpy()
+            parameters: np.ndarray = network(torch.from_numpy(features)).numpy()
         return parameters
 
     return answer
@@ -320,43 +311,7 @@ def told_less(
     }
 
 
-def most_important(judge: Judge, answers: Sequence[Answer], repeats: int, progress: Progress) -> list[int]:
-    """Columns of the half of the features whose shuffling costs most, in their own order."""
-    task = progress.add_task("which features matter in training", total=len(FEATURE_NAMES))
-    subjects = {name: [column] for column, name in enumerate(FEATURE_NAMES)}
-    costs = shuffling_costs(judge, answers, subjects, repeats, lambda: progress.advance(task))
-    by_cost = sorted(FEATURE_NAMES, key=lambda name: -costs[name]["difference_percent"])
-    return sorted(FEATURE_NAMES.index(name) for name in by_cost[: -(-len(by_cost) // 2)])
-
-
 # Told otherwise
-
-
-def ranks(training: np.ndarray) -> Transform:
-    """Each feature's place among its training values, in 0..1: their empirical distribution function, ties halved."""
-    ordered = np.sort(training, axis=0)
-
-    def transform(features: np.ndarray) -> np.ndarray:
-        places = np.empty(features.shape, np.float32)
-        for column, values in enumerate(ordered.T):
-            below = np.searchsorted(values, features[:, column], side="left")
-            not_above = np.searchsorted(values, features[:, column], side="right")
-            places[:, column] = (below + not_above) / (2 * len(values))
-        return places
-
-    return transform
-
-
-def principal_components(training: np.ndarray) -> Transform:
-    """Components of the features, scaled and clipped as the network does it, with `KEPT_VARIANCE` of the variance."""
-    median, spread = robust_scaling(training)
-    alive = spread > np.maximum(1e-6 * np.abs(median), 1e-20)
-
-    def scaled(features: np.ndarray) -> np.ndarray:
-        return ((features[:, alive] - median[alive]) / spread[alive]).clip(-CLIP, CLIP)
-
-    components = PCA(n_components=KEPT_VARIANCE, svd_solver="full").fit(scaled(training))
-    return lambda features: components.transform(scaled(features))
 
 
 def variants(
@@ -365,41 +320,31 @@ def variants(
     judge: Judge,
     config: TrainConfig,
     seeds: int,
-    top_half: Sequence[int],
     progress: Progress,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Train members on the same windows, told otherwise; yields name and figures of each variant.
 
     Members of the same seed see the same months in the same order, so their differences are those of the variants.
     """
-    own = training.features()
-    transforms: dict[str, Callable[[], Transform]] = {
-        "robust_scaling": lambda: np.asarray,
-        "ranks": lambda: ranks(own),
-        "principal_components": lambda: principal_components(own),
-        "top_half": lambda: lambda features: features[:, top_half],
-    }
-    task = progress.add_task("variants trained", total=len(transforms) * seeds * config.epochs)
+    task = progress.add_task("variants trained", total=len(VARIANTS) * seeds * config.epochs)
     constants = fit_constants(training, config)
     of_constants = judge.losses(lambda features: activate(constants).expand(len(features), -1).numpy())
     together = pool(validation)
     reference: list[BlockLosses] = []
-    for name, make in transforms.items():
-        transform, started = make(), time.monotonic()
-        told, told_validation = transformed(training, transform), transformed(together, transform)
-        losses = []
+    for name, switches in VARIANTS.items():
+        switched, started, losses = replace_settings(config, switches), time.monotonic(), []
         for seed in range(seeds):
-            trained = train_member(
-                told, told_validation, constants, config, member=seed, progress=lambda *_: progress.advance(task)
-            )
-            losses.append(judge.losses(network_answer(trained.network, transform)))
+            network = train_member(
+                training, together, constants, switched, member=seed, progress=lambda *_: progress.advance(task)
+            ).network
+            losses.append(judge.losses(network_answer(network)))
         reference = reference or losses
         differences = [ours.mean - theirs.mean for ours, theirs in zip(losses, reference, strict=True)]
         windows = of_constants.windows
         yield (
             name,
             {
-                "n_features": told.features().shape[1],
+                "n_features": network.n_inputs,
                 "decision": four_digits(np.mean([each.by_panel() for each in losses])),
                 "against_constants": judge.compare([each.mean - of_constants.mean for each in losses], windows),
                 "against_robust_scaling": {

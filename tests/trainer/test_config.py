@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import FrozenInstanceError, asdict, fields
+from dataclasses import FrozenInstanceError, asdict
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from sigmahat_trainer.config import NetworkConfig, TrainConfig, click_options, from_dict, setting
+from sigmahat_trainer.config import NetworkConfig, TrainConfig, click_options, declared_settings, from_dict, setting
 
 NETWORK_RANGES = {
     "dropout": (0.1, 0.5, 0.3),
@@ -154,7 +154,29 @@ def test_help_names_every_setting_with_its_range_and_default():
     assert "weight decay of AdamW [1e-5..0.001, default 0.0001]" in text
     assert "units of each layer of a head [2..3 layers of 16..64, default 32,16]" in text
     assert "course of the learning rate [default cosine]" in text
-    names = [each.name for config in (NetworkConfig, TrainConfig) for each in fields(config) if each.name != "network"]
-    assert len(names) == len(set(names)) == 22
+    names = [each.name for each in declared_settings(TrainConfig)]
+    assert len(names) == len(set(names)) == 27
     for name in names:
         assert f"--{name.replace('_', '-')} " in text
+
+
+def test_settings_of_before_preprocessing_are_read_with_none_of_it():
+    saved = asdict(TrainConfig(seed=7))
+    del saved["preprocessing"]
+    assert from_dict(TrainConfig, saved) == TrainConfig(seed=7)
+
+
+def test_every_kind_of_preprocessing_is_a_switch_of_the_command():
+    assert set(asdict(TrainConfig().preprocessing).values()) == {"off", 0}
+    given = ["--rank-transform", "non-gaussian", "--principal-components", "20", "--selected-features", "40"]
+    given += ["--expanding-normalisation", "on", "--median-imputation", "on"]
+    result = CliRunner().invoke(command, ["panels", *given])
+    assert json.loads(result.output)[2]["preprocessing"] == {
+        "expanding_normalisation": "on",
+        "median_imputation": "on",
+        "rank_transform": "non-gaussian",
+        "selected_features": 40,
+        "principal_components": 20,
+    }
+    result = CliRunner().invoke(command, ["panels", "--principal-components", "-1"])
+    assert "Error: principal_components must be a whole number in 0..1000, got -1" in result.output

@@ -65,10 +65,31 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True)
+class PreprocessingConfig:
+    """What is done to the features before the network's robust scaling, in this order; nothing unless asked for."""
+
+    expanding_normalisation: str = setting(
+        "off", "normalise training features by what was known in their month", choices=("off", "on")
+    )
+    median_imputation: str = setting(
+        "off", "put training medians where a feature's indicator says that it is missing", choices=("off", "on")
+    )
+    rank_transform: str = setting(
+        "off", "which features become ranks among their training values", choices=("off", "non-gaussian", "all")
+    )
+    selected_features: int = setting(0, "features kept, by what shuffling them costs; 0 keeps all", low=0, high=1000)
+    principal_components: int = setting(0, "components in the place of the features; 0 for none", low=0, high=1000)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Everything that decides what a training run produces, apart from the panels themselves."""
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
+    preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)
     learning_rate: float = setting(5e-4, "peak learning rate of AdamW", low=1e-4, high=1e-2)
     weight_decay: float = setting(1e-4, "weight decay of AdamW", low=1e-5, high=1e-3)
     batch_size: int = setting(32, "samples per step", low=16, high=128)
@@ -92,7 +113,7 @@ class TrainConfig:
         check_settings(self)
 
 
-Config = TypeVar("Config", NetworkConfig, TrainConfig)
+Config = TypeVar("Config", NetworkConfig, PreprocessingConfig, TrainConfig)
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 

@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ablation: its transforms against SciPy and a plain eigendecomposition, its judge against the training's own."""
+"""The ablation: what shuffling and leaving out change, its judge against the training's own, its script."""
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from importlib import import_module
 
 import numpy as np
 import pytest
 import torch
-from rich.progress import Progress
-from scipy.stats import rankdata
 
 from sigmahat_kernels.features import FEATURE_NAMES
-from sigmahat_trainer.config import NetworkConfig, TrainConfig
-from sigmahat_trainer.data.dataset import draw_dataset, save_dataset
+from sigmahat_trainer.config import NetworkConfig, PreprocessingConfig, TrainConfig
+from sigmahat_trainer.data.dataset import Dataset, draw_dataset, save_dataset
 from sigmahat_trainer.model.member_file import save_member
-from sigmahat_trainer.model.network import CLIP, MemberNetwork, activate, constant_logits
+from sigmahat_trainer.model.network import MemberNetwork, activate, constant_logits
+from sigmahat_trainer.model.preprocessing import robust_scaling
+from sigmahat_trainer.training import expanding
 from sigmahat_trainer.training.constants import STARTING_CONSTANTS
-from sigmahat_trainer.training.member import robust_scaling
 from sigmahat_trainer.training.shared_losses import evaluate_losses
 
 SMALL = NetworkConfig(
@@ -44,40 +44,7 @@ def panels():
 
 @pytest.fixture
 def table():
-    """Training features of heavy tails, one with ties, one that is constant, two that nearly agree."""
-    rng = np.random.default_rng(0)
-    table = rng.standard_t(2, (400, 6)).astype(np.float32)
-    table[:, 1] = rng.integers(4, size=400)
-    table[:, 2] = 7.0
-    table[:, 4] = 2 * table[:, 3] + 0.01 * rng.standard_normal(400)
-    return table
-
-
-def test_ranks_are_scipys(ablation, table):
-    transform = ablation.ranks(table)
-    expected = (rankdata(table, axis=0) - 0.5) / len(table)
-    np.testing.assert_allclose(transform(table), expected, rtol=1e-6)
-    new = np.array([[-1e9], [1e9]], np.float32).repeat(6, axis=1)
-    assert (transform(new) == [[0.0] * 6, [1.0] * 6]).all()
-    between = np.float32([[0, 1.5, 0, 0, 0, 0]])
-    assert transform(between)[0, 1] == pytest.approx((table[:, 1] < 1.5).mean())
-
-
-def test_components_are_the_eigenvectors_with_most_variance(ablation, table):
-    median, spread = robust_scaling(table)
-    alive = [0, 1, 3, 4, 5]
-    scaled = ((table - median) / np.where(spread > 0, spread, 1))[:, alive].clip(-CLIP, CLIP)
-    values, vectors = np.linalg.eigh(np.cov(scaled.T))
-    values, vectors = values[::-1], vectors[:, ::-1]
-    kept = int(np.searchsorted(np.cumsum(values) / values.sum(), 0.95) + 1)
-    assert 1 < kept < 5
-    transform = ablation.principal_components(table)
-    expected = (scaled - scaled.mean(axis=0)) @ vectors[:, :kept]
-    got = transform(table)
-    assert got.shape == (400, kept)
-    signs = np.sign((got * expected).sum(axis=0))
-    np.testing.assert_allclose(got * signs, expected, atol=1e-4)
-    np.testing.assert_allclose(transform(table[:3]), got[:3], atol=1e-6)  # fitted on training, not on what it is given
+    return np.random.default_rng(0).standard_t(2, (400, 6)).astype(np.float32)
 
 
 def test_only_the_columns_meant_change(ablation, table):
@@ -88,6 +55,14 @@ def test_only_the_columns_meant_change(ablation, table):
     told = ablation.left_out(table, [3], np.arange(6, dtype=np.float32))
     assert (told[:, 3] == 3).all()
     np.testing.assert_array_equal(np.delete(told, 3, axis=1), np.delete(table, 3, axis=1))
+
+
+def test_each_switch_is_on_alone_in_some_variant(ablation):
+    usual = asdict(PreprocessingConfig())
+    switches = list(ablation.VARIANTS.values())
+    assert not switches[0]
+    assert all(len(each) == 1 and usual[name] != value for each in switches[1:] for name, value in each.items())
+    assert {name for each in switches for name in each} == set(usual)
 
 
 def test_groups_part_the_features(ablation):
@@ -148,10 +123,6 @@ def test_shuffling_finds_what_an_answer_reads(ablation, panels):
     assert costs["unread"] == {"difference_percent": 0.0, "t": 0.0, "by_panel": {"south": 0.0}}
     assert costs["read"]["difference_percent"] > 1
     assert costs["together"] == costs["read"]  # the same shuffle
-    with Progress(disable=True) as progress:
-        chosen = ablation.most_important(judge, [reads_one], 1, progress)
-    assert column in chosen
-    assert len(chosen) == (len(FEATURE_NAMES) + 1) // 2
 
 
 def test_first_windows_keep_the_mix_of_sizes(ablation, panels):
@@ -163,8 +134,21 @@ def test_first_windows_keep_the_mix_of_sizes(ablation, panels):
     assert len(ablation.first(panels["north"], 10_000)) == len(panels["north"])
 
 
+def in_the_calendar(dataset):
+    """The same simulated samples with months, and a VIX in half of them."""
+
+    def of_stack(stack):
+        features = stack.features.copy()
+        for name, value in (("has_vix", 1.0), ("log_vix", 0.3)):
+            features[::2, FEATURE_NAMES.index(name)] = value
+        return stack._replace(features=features, period=np.arange(len(features)))
+
+    return Dataset({size: of_stack(stack) for size, stack in dataset.by_size.items()})
+
+
 def test_the_script(ablation, panels, tmp_path, monkeypatch, capsys):
-    save_dataset(panels["north"], tmp_path / "drawn" / "training")
+    monkeypatch.setattr(expanding, "LEAST_VALUES", 8)
+    save_dataset(in_the_calendar(panels["north"]), tmp_path / "drawn" / "training")
     for name, panel in panels.items():
         save_dataset(panel, tmp_path / "drawn" / "validation" / name)
     torch.manual_seed(0)
@@ -180,12 +164,12 @@ def test_the_script(ablation, panels, tmp_path, monkeypatch, capsys):
     assert set(content) == {"machine", "versions", "commit", "settings", "figures"}
     figures = content["figures"]
     assert set(figures["told_less"]["features_shuffled"]) == set(FEATURE_NAMES)
-    assert len(figures["top_half"]) == (len(FEATURE_NAMES) + 1) // 2
     variants = figures["variants"]
-    assert list(variants) == ["robust_scaling", "ranks", "principal_components", "top_half"]
-    assert variants["robust_scaling"]["against_robust_scaling"]["difference_percent"] == 0
-    assert variants["ranks"]["against_robust_scaling"]["difference_percent"] != 0
-    assert variants["principal_components"]["n_features"] < variants["top_half"]["n_features"] < len(FEATURE_NAMES)
+    assert list(variants) == list(ablation.VARIANTS)
+    differences = {name: row["against_robust_scaling"]["difference_percent"] for name, row in variants.items()}
+    assert [name for name, value in differences.items() if value == 0] == ["robust_scaling"]
+    n_features = {name: row["n_features"] for name, row in variants.items()}
+    assert n_features == {**dict.fromkeys(variants, 93), "principal_components": 32, "top_half": 47}
     assert out.with_suffix(".png").stat().st_size > 20_000
     assert "told otherwise" in capsys.readouterr().out
     with pytest.raises(FileNotFoundError, match="holds neither"):

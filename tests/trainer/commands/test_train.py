@@ -31,6 +31,7 @@ from sigmahat_trainer.data.panels import load_panel
 from sigmahat_trainer.export import install, model_card
 from sigmahat_trainer.model.member_file import CheckpointError, load_member
 from sigmahat_trainer.provenance import provenance
+from sigmahat_trainer.training import importance
 from sigmahat_trainer.training import run as ensemble
 
 N_ROWS = 260
@@ -546,9 +547,31 @@ def test_readable_card_says_the_same_as_the_card(exported):
     assert f"| inputs beyond ±6, where INT8 and FP32 are limited | {' | '.join(clipped)} | " in lines
     tables = [list(rows) for is_row, rows in itertools.groupby(lines, lambda line: line.startswith("|")) if is_row]
     assert len(tables) == 4
+    assert "Preprocessing (" not in page
     for rows in tables:
         assert len({row.count("|") for row in rows}) == 1, rows
         assert len(rows) >= 4
+
+
+def test_members_with_preprocessing_are_trained_exported_and_described(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(ensemble, "VALIDATION_SAMPLES", 36)
+    monkeypatch.setattr(importance, "IMPORTANCE_SAMPLES", 16)
+    run, repository = tmp_path / "run", tmp_path / "repository"
+    repository.mkdir()
+    arguments = ["--data", data, "--out", run, "--train-until", TRAIN_UNTIL, "--validate-until", VALIDATE_UNTIL]
+    switches = ["--selected-features", "40", "--rank-transform", "all", "--principal-components", "12"]
+    switches += ["--median-imputation", "on", "--expanding-normalisation", "on"]
+    result = sigmahat("train", *arguments, *TINY, "--members", 1, *switches)
+    assert result.exit_code == 0, (result.output, result.exception)
+    (network,) = [load_member(run / "member_1.safetensors", feature_names=FEATURE_NAMES).network]
+    assert list(network.preprocessing.keys()) == ["imputation", "ranks", "selection", "components"]
+    assert network.preprocessing.names(FEATURE_NAMES) == tuple(f"component_{k}" for k in range(1, 13))
+    result = sigmahat("export", run, "--model-repository", repository)  # past the gate, in every precision
+    assert result.exit_code == 0, (result.output, result.exception)
+    card, page = model_card.read_card(repository), (repository / "MODEL_CARD.md").read_text()
+    assert card["clipped_inputs"][0]["most_feature"].startswith("component_")
+    expected = "expanding_normalisation on, median_imputation on, rank_transform all, selected_features 40, "
+    assert f": {expected}principal_components 12.\n\n|" in page
 
 
 def test_export_into_an_empty_folder(trained, tmp_path, quick_export):

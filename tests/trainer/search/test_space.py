@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 import pytest
 
-from sigmahat_trainer.config import NetworkConfig, TrainConfig, replace_settings, settings_of
+from sigmahat_trainer.config import NetworkConfig, PreprocessingConfig, TrainConfig, replace_settings, settings_of
 from sigmahat_trainer.search.space import SEARCHED, Vary, search_space
 
 
@@ -111,7 +111,7 @@ def test_errors_name_the_setting_and_its_range(vary, words):
 
 def test_settings_are_replaced_wherever_they_are():
     assert set(settings_of(TrainConfig())) == {
-        field.name for each in (NetworkConfig, TrainConfig) for field in fields(each)
-    } - {"network"}
+        field.name for each in (NetworkConfig, PreprocessingConfig, TrainConfig) for field in fields(each)
+    } - {"network", "preprocessing"}
     changed = replace_settings(TrainConfig(), {"tokens": 4, "seed": 9})
     assert changed == TrainConfig(network=NetworkConfig(tokens=4), seed=9)

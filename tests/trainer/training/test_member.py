@@ -15,11 +15,12 @@ from sigmahat_trainer.config import NetworkConfig, TrainConfig
 from sigmahat_trainer.data.dataset import Dataset, Sample, estimate_inputs
 from sigmahat_trainer.model.loss import Losses
 from sigmahat_trainer.model.network import HEAD_COLUMNS, MemberNetwork, activate, constant_logits
+from sigmahat_trainer.model.preprocessing import robust_scaling
 from sigmahat_trainer.training import constants as constants_module
 from sigmahat_trainer.training import member as module
 from sigmahat_trainer.training.batches import batches, bootstrap_months, features_of, samples_in
 from sigmahat_trainer.training.constants import STARTING_CONSTANTS, fit_constants
-from sigmahat_trainer.training.member import learning_rate_schedule, robust_scaling, train_member
+from sigmahat_trainer.training.member import learning_rate_schedule, train_member
 from sigmahat_trainer.training.shared_losses import batch_losses, evaluate_losses
 
 SMALL = NetworkConfig(

@@ -59,18 +59,24 @@ def intensity_difference(
     return {"mean": float(difference.mean()), "p99": float(np.quantile(difference, 0.99))}
 
 
-def clipped_share(network: MemberNetwork, features: Any) -> np.ndarray:
-    """Share of each feature's values that the Clip before the first int8 layer limits, of shape (n_features,).
+def clipped_share(network: MemberNetwork, features: Any, feature_names: Sequence[str]) -> dict[str, float]:
+    """Share of each input's values that the Clip before the first int8 layer limits.
 
     Int8 saturates beyond the clip as the float network does, so a share of a few per cent loses nothing that training
-    had; a feature whose share grows in production has left the data that the members were trained on.
+    had; an input whose share grows in production has left the data that the members were trained on.
+
+    Parameters
+    ----------
+    network : MemberNetwork
+    features : array of shape (n, n_features)
+    feature_names : sequence of str
+        Of each column. Without preprocessing they are the inputs' names, see `Preprocessing.names`.
     """
     rows = torch.from_numpy(np.asarray(features, dtype=np.float32))
     member = copy.deepcopy(network).cpu().eval()
     with torch.no_grad():
-        normalised = member.input_norm((rows - member.median) * member.scale)
-    share: np.ndarray = (normalised.abs() > CLIP).double().mean(dim=0).numpy()
-    return share
+        share = (member.normalise(rows).abs() > CLIP).double().mean(dim=0)
+    return dict(zip(member.preprocessing.names(feature_names), share.tolist(), strict=True))
 
 
 def check_int8_difference(

@@ -71,7 +71,7 @@ def export_ensemble(run: Path, model_repository: Path) -> list[Difference]:
             differences.append(_checked_differences(network, validation, folder))
         intensity = intensity_difference(networks, [folder / MEMBER_FILES["int8"] for folder in folders], validation)
         check_int8_difference({"intensity": intensity})
-        clipped = [clipped_share(network, validation) for network in networks]
+        clipped = [clipped_share(network, validation, FEATURE_NAMES) for network in networks]
         card = describe(metrics, differences, intensity, clipped)
         for folder in folders:
             installed = model_repository / folder.name / "1"

@@ -6,13 +6,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import jinja2
-import numpy as np
 
 from sigmahat_kernels.features import FEATURE_NAMES
 from sigmahat_kernels.members import MEAN_LIMIT, MEMBER_FILES, P99_LIMIT
+from sigmahat_trainer.config import PreprocessingConfig, settings_of
 from sigmahat_trainer.data.dataset import SIZES, WINDOW_LENGTHS
 from sigmahat_trainer.export.gate import Difference
 from sigmahat_trainer.model.network import CLIP
@@ -27,7 +28,7 @@ def describe(
     metrics: Mapping[str, Any],
     differences: Sequence[Mapping[str, Difference]],
     intensity_difference: Mapping[str, float],
-    clipped: Sequence[np.ndarray],
+    clipped: Sequence[Mapping[str, float]],
 ) -> dict[str, Any]:
     """The card of an ensemble.
 
@@ -39,7 +40,7 @@ def describe(
         Of each member, what each precision changed.
     intensity_difference : mapping
         What INT8 changed in the ensemble's intensity.
-    clipped : sequence of arrays of shape (n_features,)
+    clipped : sequence of mappings
         Of each member, `gate.clipped_share`.
     """
     last = [
@@ -88,12 +89,18 @@ def readable(card: Mapping[str, Any]) -> str:
         mean_limit=MEAN_LIMIT,
         p99_limit=P99_LIMIT,
         clip=CLIP,
+        preprocessing=_switched_on(card["config"].get("preprocessing", {})),
     )
 
 
-def _most_clipped(share: np.ndarray) -> dict[str, Any]:
-    most = int(share.argmax())
-    return {"share": float(share.mean()), "most_feature": FEATURE_NAMES[most], "most_share": float(share[most])}
+def _switched_on(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
+    usual = settings_of(PreprocessingConfig())
+    return {name: value for name, value in preprocessing.items() if value != usual[name]}
+
+
+def _most_clipped(share: Mapping[str, float]) -> dict[str, Any]:
+    most = max(share, key=share.__getitem__)
+    return {"share": fmean(share.values()), "most_feature": most, "most_share": share[most]}
 
 
 _LOSSES = {

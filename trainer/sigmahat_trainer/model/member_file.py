@@ -36,8 +36,9 @@ def save_member(
     network: MemberNetwork, config: TrainConfig, path: str | os.PathLike[str], *, feature_names: Sequence[str]
 ) -> None:
     """Write the float network as one safetensors file, with `config` and the names of its features in the header."""
-    if config.network != network.config:
-        raise ValueError(f"config.network must be the network's own, got {config.network} and {network.config}")
+    for name, of_network in (("network", network.config), ("preprocessing", network.preprocessing.config)):
+        if (given := getattr(config, name)) != of_network:
+            raise ValueError(f"config.{name} must be the network's own, got {given} and {of_network}")
     if len(feature_names) != network.n_features:
         raise ValueError(f"{network.n_features} feature_names wanted, got {len(feature_names)}")
     header = {"format_version": FORMAT_VERSION, "config": asdict(config), "feature_names": list(feature_names)}
@@ -72,7 +73,7 @@ def load_member(path: str | os.PathLike[str], *, feature_names: Sequence[str]) -
         raise CheckpointError(f"{os.fspath(path)} has format {header['format_version']}, {FORMAT_VERSION} wanted")
     _check_feature_names(header["feature_names"], list(feature_names), os.fspath(path))
     config = from_dict(TrainConfig, header["config"])
-    network = MemberNetwork(len(feature_names), config.network)
+    network = MemberNetwork(len(feature_names), config.network, config.preprocessing)
     network.load_state_dict(weights)
     return SavedMember(network.eval(), config, tuple(feature_names))
 

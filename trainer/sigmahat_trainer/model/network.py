@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from sigmahat_kernels.parameters import HEADS, N_PARAMETERS, REGIMES, TARGETS, VOLATILITY_BASES
-from sigmahat_trainer.config import NetworkConfig
+from sigmahat_trainer.config import NetworkConfig, PreprocessingConfig
+from sigmahat_trainer.model.preprocessing import Preprocessing, inverse_spread, robust_scaling
 
 CLIP = 6.0
 """Normalised features are limited to ±CLIP, which also makes the range of the first int8 layer explicit."""
@@ -148,7 +149,8 @@ HEAD_COLUMNS = _columns_of_layers()
 class MemberNetwork(nn.Module):
     """Features of shape (n, n_features) to PARAMETERS of shape (n, N_PARAMETERS); see `sigmahat_kernels.parameters`.
 
-    Robust scaling, BatchNorm and Clip stand inside the network, so that whoever runs it sends raw features.
+    Preprocessing, robust scaling, BatchNorm and Clip stand inside the network, so that whoever runs it sends raw
+    features.
 
     >>> network = MemberNetwork(n_features=60).eval()
     >>> network(torch.zeros(5, 60)).shape == (5, N_PARAMETERS)
@@ -159,16 +161,20 @@ class MemberNetwork(nn.Module):
     scale: Tensor
     order: Tensor
 
-    def __init__(self, n_features: int, config: NetworkConfig | None = None) -> None:
+    def __init__(
+        self, n_features: int, config: NetworkConfig | None = None, preprocessing: PreprocessingConfig | None = None
+    ) -> None:
         super().__init__()
         if n_features < 1:
             raise ValueError(f"n_features must be at least 1, got {n_features}")
         self.n_features = n_features
         self.config = config = config or NetworkConfig()
-        self.register_buffer("median", torch.zeros(n_features))
-        self.register_buffer("scale", torch.ones(n_features))
-        self.input_norm = nn.BatchNorm1d(n_features)
-        self.extraction = nn.Sequential(*_extraction_layers(n_features, config))
+        self.preprocessing = Preprocessing(n_features, preprocessing or PreprocessingConfig(), limit=CLIP)
+        self.n_inputs = n_inputs = self.preprocessing.n_outputs
+        self.register_buffer("median", torch.zeros(n_inputs))
+        self.register_buffer("scale", torch.ones(n_inputs))
+        self.input_norm = nn.BatchNorm1d(n_inputs)
+        self.extraction = nn.Sequential(*_extraction_layers(n_inputs, config))
         self.attention = RegimeAttention(config)
         self.residual_blocks = nn.Sequential(
             *(ResidualBlock(config.residual_units) for _ in range(config.residual_blocks))
@@ -185,13 +191,17 @@ class MemberNetwork(nn.Module):
 
     def forward_logits(self, features: Tensor) -> Tensor:
         """The outputs before their activations, in the columns of PARAMETERS."""
-        scaled = (features - self.median) * self.scale
-        clipped = self.input_norm(scaled).clamp(-CLIP, CLIP)
+        clipped = self.normalise(features).clamp(-CLIP, CLIP)
         representation = self.extraction(clipped.to(self.attention.regime.weight.dtype))
         context, regime_logits = self.attention(representation)
         shared = self.residual_blocks(context)
         outputs = torch.cat([*(head(shared) for head in self.heads.values()), regime_logits], dim=1)
         return outputs.index_select(1, self.order).to(features.dtype)
+
+    def normalise(self, features: Tensor) -> Tensor:
+        """The inputs as they stand before the Clip, of shape (n, n_inputs)."""
+        normalised: Tensor = self.input_norm((self.preprocessing(features) - self.median) * self.scale)
+        return normalised
 
     def output_layers(self) -> dict[str, nn.Linear]:
         """The last layer of each head, which gives the logits."""
@@ -214,22 +224,29 @@ class MemberNetwork(nn.Module):
             layer.weight.mul_(weight_scale)
             layer.bias.copy_(logits[list(HEAD_COLUMNS[name])])
 
+    def fit_inputs(self, features: np.ndarray, importance: np.ndarray | None = None) -> None:
+        """Fit preprocessing and robust scaling to training features of shape (n, n_features).
+
+        `importance`, of shape (n_features,), is what selection goes by; only a network that selects needs it.
+        """
+        self.set_scaling(*robust_scaling(self.preprocessing.fit(features, importance)))
+
     @torch.no_grad()
     def set_scaling(self, median: Any, iqr: Any) -> None:
-        """Store the robust scaling `(features - median) / iqr`, both of shape (n_features,).
+        """Store the robust scaling `(inputs - median) / iqr`, both of shape (n_inputs,).
 
         A feature whose interquartile range is zero, or below float32's resolution of its median, is ignored.
         """
         median, iqr = np.asarray(median, dtype=np.float64), np.asarray(iqr, dtype=np.float64)
         for name, values in (("median", median), ("iqr", iqr)):
-            if values.shape != (self.n_features,):
-                raise ValueError(f"{name} must have shape ({self.n_features},), got {values.shape}")
+            if values.shape != (self.n_inputs,):
+                raise ValueError(f"{name} must have shape ({self.n_inputs},), got {values.shape}")
             if not np.isfinite(values).all() or (name == "iqr" and (values < 0).any()):
                 wanted = "finite" if name == "median" else "finite and not negative"
                 raise ValueError(f"{name} must be {wanted}, got {values}")
-        dead = iqr <= np.maximum(1e-6 * np.abs(median), 1e-20)
-        self.median.copy_(torch.from_numpy(np.where(dead, 0.0, median)))
-        self.scale.copy_(torch.from_numpy(np.where(dead, 0.0, 1.0 / np.where(dead, 1.0, iqr))))
+        scale = inverse_spread(median, iqr)
+        self.median.copy_(torch.from_numpy(np.where(scale == 0, 0.0, median)))
+        self.scale.copy_(torch.from_numpy(scale))
 
 
 class RegimeAttention(nn.Module):

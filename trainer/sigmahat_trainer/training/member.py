@@ -5,17 +5,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from sigmahat_kernels.parameters import split_parameters
 from sigmahat_trainer.config import TrainConfig
 from sigmahat_trainer.data.dataset import Dataset
 from sigmahat_trainer.model.network import MemberNetwork, activate
 from sigmahat_trainer.training.batches import batches, bootstrap_months, features_of, samples_in
+from sigmahat_trainer.training.expanding import expanding_dataset
+from sigmahat_trainer.training.importance import shuffling_costs
 from sigmahat_trainer.training.resume import Checkpoint
 from sigmahat_trainer.training.shared_losses import LossAverages, Progress, batch_losses, evaluate_losses
 
@@ -54,30 +58,21 @@ def train_member(
     checkpoint : Checkpoint, optional
         Written after each epoch; if it is there at the start, training goes on from it, to the same bits as without.
     """
+    if config.preprocessing.expanding_normalisation == "on":
+        dataset = expanding_dataset(dataset)
     rng, network = _starting_member(dataset, constants, config, config.seed + member)
     rows = bootstrap_months(dataset, rng)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    full_steps, rest = divmod(sum(map(len, rows.values())), config.batch_size)
-    schedule = learning_rate_schedule(
-        optimiser, config, full_steps + (rest > 1)
-    )  # as `batches` leaves out a single one
+    optimiser, schedule = _optimiser(network, rows, config)
     history: list[dict[str, float]] = []
     learners = {"network": network, "optimiser": optimiser, "schedule": schedule}
     if checkpoint and (saved := checkpoint.load()):
         history = _restore(saved, learners, rng)
         if progress:
             progress(f"member {member + 1}", len(history), config.epochs, history[-1])
+    else:
+        network.fit_inputs(dataset.features(), _importance(dataset, constants, config, config.seed + member))
     for epoch in range(len(history), config.epochs):
-        network.train()
-        averages = LossAverages()
-        for batch in batches(dataset, config.batch_size, rng, rows):
-            losses = batch_losses(network.forward_logits(features_of(batch)), constants, batch, config, rng)
-            optimiser.zero_grad()
-            losses.total.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_LIMIT)
-            optimiser.step()
-            schedule.step()
-            averages.add(losses, samples_in(batch))
+        averages = _train_pass(network, optimiser, schedule, dataset, rows, constants, config, rng)
         metrics = {f"train_{name}": value for name, value in averages.means().items()}
         metrics |= {f"validation_{name}": value for name, value in evaluate_losses(network, validation, config).items()}
         history.append({"epoch": epoch + 1, **metrics})
@@ -94,24 +89,61 @@ def _starting_member(
     """What decides the course of a member: its generator, and a network that answers nearly the constants."""
     torch.manual_seed(seed)
     rng = np.random.default_rng([seed, 1])
-    network = MemberNetwork(dataset.features().shape[1], config.network)
-    network.set_scaling(*robust_scaling(dataset.features()))
+    network = MemberNetwork(dataset.features().shape[1], config.network, config.preprocessing)
     answers = split_parameters(activate(constants))._asdict()
     network.initialise_outputs({name: values.tolist() for name, values in answers.items()}, weight_scale=0.1)
     return rng, network
 
 
-def robust_scaling(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Median and interquartile range of each feature; where more than half of the values are equal, their deviation."""
-    low, median, high = np.quantile(features.astype(np.float64), [0.25, 0.5, 0.75], axis=0)
-    spread = high - low
-    deviation = features.std(axis=0, dtype=np.float64)
-    return median, np.where(spread > 0, np.maximum(spread, 0.1 * deviation), deviation)
+def _importance(dataset: Dataset, constants: Tensor, config: TrainConfig, seed: int) -> np.ndarray | None:
+    """What shuffling each feature costs a member trained for one pass with all of them; None where none is selected."""
+    if not config.preprocessing.selected_features:
+        return None
+    with_all = replace(config.preprocessing, selected_features=0, principal_components=0)
+    config = replace(config, preprocessing=with_all, epochs=1)
+    with torch.random.fork_rng(devices=[]):  # the member's own course does not depend on it
+        rng, pilot = _starting_member(dataset, constants, config, seed)
+        pilot.fit_inputs(dataset.features())
+        rows = bootstrap_months(dataset, rng)
+        _train_pass(pilot, *_optimiser(pilot, rows, config), dataset, rows, constants, config, rng)
+    return shuffling_costs(pilot, dataset, config, rng)
 
 
-def learning_rate_schedule(
-    optimiser: torch.optim.Optimizer, config: TrainConfig, steps_per_epoch: int
-) -> torch.optim.lr_scheduler.LambdaLR:
+def _optimiser(
+    network: MemberNetwork, rows: Mapping[int, np.ndarray], config: TrainConfig
+) -> tuple[torch.optim.Optimizer, LambdaLR]:
+    """The optimiser of a network that sees `rows` in each epoch, and its learning rate's course."""
+    optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    full_steps, rest = divmod(sum(map(len, rows.values())), config.batch_size)
+    # As `batches` leaves out a single one.
+    return optimiser, learning_rate_schedule(optimiser, config, full_steps + (rest > 1))
+
+
+def _train_pass(
+    network: MemberNetwork,
+    optimiser: torch.optim.Optimizer,
+    schedule: LambdaLR,
+    dataset: Dataset,
+    rows: Mapping[int, np.ndarray],
+    constants: Tensor,
+    config: TrainConfig,
+    rng: np.random.Generator,
+) -> LossAverages:
+    """Learn from each of `rows` once."""
+    network.train()
+    averages = LossAverages()
+    for batch in batches(dataset, config.batch_size, rng, rows):
+        losses = batch_losses(network.forward_logits(features_of(batch)), constants, batch, config, rng)
+        optimiser.zero_grad()
+        losses.total.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_LIMIT)
+        optimiser.step()
+        schedule.step()
+        averages.add(losses, samples_in(batch))
+    return averages
+
+
+def learning_rate_schedule(optimiser: torch.optim.Optimizer, config: TrainConfig, steps_per_epoch: int) -> LambdaLR:
     """Course of the learning rate: cosine to zero, tenfold drops at 60 and 85 % of the steps, or a hundredth in all."""
     total = config.epochs * steps_per_epoch
     course = {
@@ -119,7 +151,7 @@ def learning_rate_schedule(
         "step": lambda step: 0.1 ** ((step >= 0.6 * total) + (step >= 0.85 * total)),
         "exponential": lambda step: 0.01 ** (step / total),
     }[config.schedule]
-    return torch.optim.lr_scheduler.LambdaLR(optimiser, course)
+    return LambdaLR(optimiser, course)
 
 
 def _state(learners: Mapping[str, Any], rng: np.random.Generator, history: list[dict[str, float]]) -> dict[str, Any]:
