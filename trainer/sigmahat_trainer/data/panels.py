@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -62,6 +63,17 @@ def load_panels(folder: Path, console: Console | None = None) -> list[ReturnPane
     UnreadableFile
         As `load_panel`; also if two panels have the same name.
     """
+    return [load_panel(path) for path in panel_files([folder], console)]
+
+
+def check_names(paths: Sequence[Path]) -> None:
+    """Raise UnreadableFile if two files are panels of one name: their figures could not be told apart."""
+    for path, following in pairwise(sorted(paths, key=_name)):
+        if _name(path) == _name(following):
+            raise UnreadableFile(f"{path} and {following} are panels of one name: rename one of them")
+
+
+def _panel_files(folder: Path, console: Console | None) -> list[Path]:
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     paths = [path for path in files if ending_of(path) and not _BESIDE.search(path.name)]
     if not paths:
@@ -72,10 +84,22 @@ def load_panels(folder: Path, console: Console | None = None) -> list[ReturnPane
         console.print(
             f"panels of {folder}: {read}; not read: {', '.join(others)}", soft_wrap=True, markup=False, highlight=False
         )
-    for path, following in pairwise(sorted(paths, key=_name)):
-        if _name(path) == _name(following):
-            raise UnreadableFile(f"{path} and {following.name} are panels of one name: rename one of them")
-    return [load_panel(path) for path in paths]
+    return paths
+
+
+def panel_files(paths: Sequence[Path], console: Console | None = None) -> list[Path]:
+    """The files of panels: those named, and in the place of each folder the files that `load_panels` reads of it.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a folder holds no panel.
+    UnreadableFile
+        If two panels have the same name.
+    """
+    files = [file for path in paths for file in (_panel_files(path, console) if path.is_dir() else [path])]
+    check_names(files)
+    return files
 
 
 def load_panel(path: Path) -> ReturnPanel:
