@@ -46,7 +46,7 @@ def combined(returns, days=10):
         whitened = np.column_stack([factor.T @ returns[t] for factor in each]) @ weights
         terms.append(cvxpy.sum(cvxpy.log(diagonal)) - 0.5 * cvxpy.sum_squares(whitened))
     cvxpy.Problem(cvxpy.Maximize(sum(terms)), [cvxpy.sum(weights) == 1]).solve()
-    factor = sum(w * each for w, each in zip(weights.value, factors(len(returns)), strict=True))
+    factor = np.tensordot(weights.value, factors(len(returns)), 1)
     return weights.value, np.linalg.inv(factor @ factor.T)
 
 

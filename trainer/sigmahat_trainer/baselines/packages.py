@@ -100,6 +100,5 @@ PACKAGED: dict[str, Packaged] = {
     "riskfolio_gerber": _riskfolio("gerber2"),  # gerber1 is skfolio's, in 15 s for 100 assets
     "riskfolio_denoised": _riskfolio("fixed"),
     "riskfolio_denoised_shrunk": _riskfolio("shrink"),
-    "riskfolio_jlogo": _riskfolio("jlogo"),
 }
 """Name -> estimator, in the order in which tables list them."""

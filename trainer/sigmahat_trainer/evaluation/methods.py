@@ -121,7 +121,7 @@ def _packaged(place: Place, *, package: Packaged) -> Estimator:
     return closed_form(guarded(package))
 
 
-_SLOW = {"squeeze_kernel": 3, "skfolio_denoised": 2, "riskfolio_denoised": 2, "riskfolio_denoised_shrunk": 2}
+_SLOW = {"squeeze_kernel": 4, "skfolio_denoised": 2, "riskfolio_denoised": 4, "riskfolio_denoised_shrunk": 2}
 
 CONTESTANTS: dict[str, Contestant] = {
     "har_qis": Contestant(lambda place: closed_form(partial(har_qis, horizon=place.horizon))),
@@ -167,15 +167,16 @@ class _Loaded(NamedTuple):
 def _load(sources: Sources) -> _Loaded:
     """The refitted constants win over those of the members: they have seen no simulated returns."""
     pipelines: dict[str, Pipeline] = {}
-    for run in sources.runs:
-        name = run.resolve().name
-        if name in pipelines or (name == SERVED and sources.model_repository is not None):
-            raise ValueError(f"{run} is the second ensemble of the name {name}: rename the folder")
-        pipelines[name] = Pipeline(run) if _is_repository(run) else checkpoint_pipeline(run)
-    constants = {"tilted_constants": _constants_of(sources.runs[0])} if sources.runs else {}
     if sources.model_repository is not None:
         pipelines[SERVED] = Pipeline(sources.model_repository)
-        constants = {"tilted_constants": _constants_of(sources.model_repository)}
+    for run in sources.runs:
+        name = run.resolve().name
+        if name in pipelines:
+            raise ValueError(f"{run} is the second ensemble of the name {name}: rename the folder")
+        pipelines[name] = Pipeline(run) if _is_repository(run) else checkpoint_pipeline(run)
+    # The members' own, those that are served first.
+    source = next((folder for folder in (sources.model_repository, *sources.runs) if folder is not None), None)
+    constants = {} if source is None else {"tilted_constants": _constants_of(source)}
     learned = load_learned(sources.baselines) if sources.baselines is not None else None
     return _Loaded(pipelines, learned.constants if learned else constants, learned)
 
