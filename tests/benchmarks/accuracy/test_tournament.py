@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.accuracy import tournament
+from benchmarks.accuracy.tables import tournament as tournament_table
 from sigmahat_kernels.released import released_repository
 from sigmahat_trainer.evaluation.significance import newey_west_t
 
@@ -40,7 +41,7 @@ def panels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A second ensemble: one of the members alone would do, but a repository is whole."""
+    """A second ensemble: the same members in a folder of another name."""
     folder = tmp_path_factory.mktemp("ensembles") / "other"
     shutil.copytree(released_repository(), folder, ignore=shutil.ignore_patterns("configs", "model_*.onnx"))
     return folder
@@ -126,9 +127,14 @@ def test_the_same_members_under_another_name_have_no_spread(played: Path) -> Non
 def test_what_was_found_is_not_looked_for_again(
     played: Path, panels: Path, other: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
+    asked: list[Any] = []
+
+    def ask(jobs: list[Any], *rest: Any, **more: Any) -> list[Any]:
+        asked.extend(jobs)
+        return []
+
     monkeypatch.setattr(tournament, "installed_contestants", lambda: (dict(CONTESTANTS), []))
-    monkeypatch.setattr(tournament, "run_jobs", lambda jobs, *rest, **more: asked.extend(jobs) or [])
+    monkeypatch.setattr(tournament, "run_jobs", ask)
     tournament.main(arguments(panels, other, played, **{"--out": str(played / "again" / "tournament.json")}))
     assert not asked
     assert figures_of(played / "again")["figures"] == figures_of(played)["figures"]
@@ -146,3 +152,13 @@ def test_rows_of_another_tournament_are_not_mixed_in(
     monkeypatch.setattr(tournament, "installed_contestants", lambda: (dict(CONTESTANTS), []))
     with pytest.raises(ValueError, match="rows of another tournament: remove it, or name another with --rows"):
         tournament.main(arguments(panels, other, played, **{"--seed": "1"}))
+
+
+def test_the_table_of_the_documentation_has_a_row_a_method(played: Path) -> None:
+    methods = figures_of(played)["figures"]["methods"]
+    header, _, *rows = tournament_table(played / "tournament.json").splitlines()
+    assert len(rows) == len(methods)
+    found = dict(zip(header.split(" | "), next(row for row in rows if "cm_iewma" in row).split(" | "), strict=True))
+    gmv = methods["cm_iewma"]["against_reference"]["differences"]["gmv"]
+    assert found["volatility, % (t)"] == f"{gmv['difference']:+.1f} ({gmv['t']:+.1f})"
+    assert found["turnover a year"] == ""  # it was never asked twice in a row

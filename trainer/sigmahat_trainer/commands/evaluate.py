@@ -169,7 +169,7 @@ def fit_baselines(
     "runs",
     multiple=True,
     type=existing_folder,
-    help="Folder of `sigmahat train`: its float32 members; may be repeated.",
+    help="Folder of `sigmahat train` (float32) or a model repository; may be repeated, an ensemble each.",
 )
 @click.option("--baselines", type=existing_folder, default=None, help="Folder of `sigmahat fit-baselines`.")
 @_sizes
