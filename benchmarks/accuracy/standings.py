@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,15 @@ import pandas as pd
 from sigmahat_trainer.data.panels import PERIODS_PER_YEAR
 from sigmahat_trainer.evaluation.calibration import calibrate
 from sigmahat_trainer.evaluation.figures import outside_crash, pool, pool_against_all, pool_bias
-from sigmahat_trainer.evaluation.results import REFERENCE, Biases, Difference, Differences, Pooled
+from sigmahat_trainer.evaluation.results import (
+    REFERENCE,
+    REFERENCES,
+    Biases,
+    Difference,
+    Differences,
+    Pooled,
+    WithError,
+)
 
 RISK = ("equal_weight", "random_long_only", "random_long_short")
 """Portfolios that no estimate had a hand in: fields of `Biases`."""
@@ -21,10 +29,14 @@ RISK = ("equal_weight", "random_long_only", "random_long_short")
 class Market(NamedTuple):
     """One method in one market."""
 
-    against_reference: Differences | None  # None: the reference itself
-    bias: Biases
-    bias_outside_crash: Biases | None  # None: there are no other dates
-    held_by_90_percent_intervals: float | None  # of the expected error; None: it has none
+    volatility: Difference | None  # of minimum-variance portfolios, less the reference's; None: the reference itself
+    likelihood: Difference | None
+    qlike: dict[str, Difference] | None = (
+        None  # by kind of portfolio; these and what follows for ensembles and references
+    )
+    bias: dict[str, WithError] | None = None  # the same
+    bias_outside_crash: dict[str, WithError] | None = None  # empty: there are no other dates
+    held_by_90_percent_intervals: float | None = None  # of the expected error; None: it has none
 
 
 class Standing(NamedTuple):
@@ -77,11 +89,8 @@ def make_standings(scores: pd.DataFrame, heads: pd.DataFrame) -> Standings:
     for name, rows in scores.groupby("method", sort=False):
         name = str(name)
         markets = {
-            panel: Market(
-                found.differences if (found := pooled[panel][name].get(REFERENCE)) else None,
-                biases[panel][name],
-                outside[panel].get(name),
-                intervals.get((name, panel)),
+            panel: _market(
+                pooled[panel][name], biases[panel][name], outside[panel].get(name), intervals.get((name, panel))
             )
             for panel in scopes
             if panel != "all" and name in biases[panel]
@@ -95,8 +104,7 @@ def make_standings(scores: pd.DataFrame, heads: pd.DataFrame) -> Standings:
             against_reference=pooled["all"][name].get(REFERENCE),
             against_first=first.get(name),
             better_markets=sum(
-                market.against_reference is not None and market.against_reference.gmv.difference < 0
-                for market in markets.values()
+                market.volatility is not None and market.volatility.difference < 0 for market in markets.values()
             ),
             largest_risk_gap={kind: max(values, default=np.nan) for kind, values in gaps.items()},
             mean_risk_gap={kind: float(np.mean(values)) if values else np.nan for kind, values in gaps.items()},
@@ -104,15 +112,29 @@ def make_standings(scores: pd.DataFrame, heads: pd.DataFrame) -> Standings:
             gross_leverage=float(mean["gmv_gross"]),
             largest_weight=float(mean["gmv_largest"]),
             log10_condition=float(mean["log10_condition"]),
-            markets=markets,
+            markets=markets
+            if name in (*pipelines, *REFERENCES)
+            else {panel: Market(market.volatility, market.likelihood) for panel, market in markets.items()},
         )
     ordered = dict(sorted(methods.items(), key=lambda item: _likelihood(item[1])))
     return Standings(ordered, _spreads(methods, pipelines) if len(pipelines) > 1 else {})
 
 
+def _market(pooled: Mapping[str, Pooled], bias: Biases, outside: Biases | None, held: float | None) -> Market:
+    against = pooled[REFERENCE].differences if REFERENCE in pooled else None
+    return Market(
+        against and against.gmv,
+        against and against.negative_log_likelihood,
+        {kind: getattr(against, f"{kind}_qlike") for kind in RISK} if against else {},
+        {kind: getattr(bias, kind) for kind in RISK},
+        {kind: getattr(outside, kind) for kind in RISK} if outside else {},
+        held,
+    )
+
+
 def _gap(market: Market, kind: str) -> float | None:
-    """|bias - 1| without the crash, where there are dates without it."""
-    bias = getattr(market.bias_outside_crash or market.bias, kind)
+    """|bias - 1| without the crash; None where there are no dates without it."""
+    bias = (market.bias_outside_crash or {}).get(kind)
     return None if bias is None else abs(bias.value - 1)
 
 
@@ -137,9 +159,13 @@ def _spreads(methods: dict[str, Standing], pipelines: Sequence[str]) -> dict[str
     answers = {"all": spreads([one.against_reference and one.against_reference.differences for one in ensembles])}
     for panel in ensembles[0].markets:
         markets = [one.markets[panel] for one in ensembles]
-        answers[panel] = spreads([market.against_reference for market in markets])
-        for kind in RISK:
-            answers[panel][f"bias_{kind}"] = _spread([getattr(market.bias, kind).value for market in markets])
+        answers[panel] = {
+            "gmv": _spread([market.volatility.difference for market in markets if market.volatility]),
+            "negative_log_likelihood": _spread(
+                [market.likelihood.difference for market in markets if market.likelihood]
+            ),
+            **{f"bias_{kind}": _spread([m.bias[kind].value for m in markets if m.bias]) for kind in RISK},
+        }
     return answers
 
 

@@ -36,7 +36,7 @@ from sigmahat_trainer.commands.evaluate import PERIODS
 from sigmahat_trainer.data.panels import panel_files
 from sigmahat_trainer.evaluation.figures import make_figures
 from sigmahat_trainer.evaluation.jobs import Extent, PanelJob, Rows, plan_jobs, run_jobs
-from sigmahat_trainer.evaluation.methods import Sources, installed_contestants
+from sigmahat_trainer.evaluation.methods import CONTESTANTS, Sources, installed_contestants
 from sigmahat_trainer.evaluation.plots import TWO_SIDED, gain
 from sigmahat_trainer.evaluation.results import REFERENCE, Difference, to_json
 from sigmahat_trainer.evaluation.rolling import Period
@@ -57,6 +57,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--members", type=Path, default=Path("model_repository"), help="the ensemble that is served")
     parser.add_argument("--ensemble", type=Path, action="append", default=[], help="a further one; may be repeated")
     parser.add_argument("--baselines", type=Path, default=None, help="folder of `sigmahat fit-baselines`")
+    parser.add_argument("--without", nargs="+", default=[], help="contestants that are not asked, such as dcc_nl")
     parser.add_argument("--period", default="validation", help="validation, test or FIRST:LAST")
     parser.add_argument("--n", type=int, nargs="+", default=[100], help="assets of a universe")
     parser.add_argument("--window", type=int, nargs="+", default=[252], help="rows that an estimator sees")
@@ -83,6 +84,10 @@ def main(given: Sequence[str] | None = None) -> None:
         arguments.seed,
     )
     contestants, left_out = installed_contestants()
+    for name in arguments.without:
+        if name not in CONTESTANTS:
+            raise ValueError(f"--without: one of {', '.join(CONTESTANTS)} is wanted, got {name}")
+        contestants.pop(name, None)
     sources = Sources(
         arguments.members, tuple(arguments.ensemble), arguments.baselines, False, tuple(contestants.items())
     )

@@ -120,7 +120,7 @@ def evaluated(data, members, fitted, tmp_path_factory):
 
 def test_results_are_figures_rows_and_pictures_and_nothing_else(evaluated):
     out, result = evaluated
-    pictures = ["bias", "calibration-sigmahat", "calibration-untrained", "cumulative", "simulated"]
+    pictures = ["bias", "calibration-sigmahat", "calibration-untrained", "cumulative", "gain", "simulated"]
     pictures += ["cells-sigmahat", "cells-untrained", "long-only"]
     pictures += ["prial-sigmahat", "prial-untrained", "tracking", "volatility"]
     files = ["evaluation.json", "figures.json", *(f"{name}.parquet" for name in ("heads", "scores", "simulated"))]
