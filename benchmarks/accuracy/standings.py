@@ -25,6 +25,8 @@ from sigmahat_trainer.evaluation.results import (
 RISK = ("equal_weight", "random_long_only", "random_long_short")
 """Portfolios that no estimate had a hand in: fields of `Biases`."""
 
+SHORT = dict(zip(RISK, ("1/N", "random", "long-short"), strict=True))
+
 
 class Market(NamedTuple):
     """One method in one market."""
@@ -209,6 +211,30 @@ def portfolios_table(standings: Standings) -> list[dict[str, str]]:
                 "largest weight": f"{one.largest_weight:.3f}",
                 "turnover a year": trades,
                 "log10 condition": f"{one.log10_condition:.2f}",
+            }
+        )
+    return rows
+
+
+def markets_table(standing: Standing) -> list[dict[str, str]]:
+    """A row a market: an ensemble less the reference there, and whether its risk is right."""
+    rows = []
+    for panel, market in standing.markets.items():
+        qlike, bias, outside = market.qlike or {}, market.bias or {}, market.bias_outside_crash or {}
+        held = market.held_by_90_percent_intervals
+        rows.append(
+            {
+                "market": panel,
+                "volatility, % (t)": _text(market.volatility, 1, 2),
+                "likelihood, millinats (t)": _text(market.likelihood, 1e3, 1),
+                **{f"QLIKE, {SHORT[kind]} (t)": _text(qlike.get(kind), 1, 3) for kind in RISK},
+                **{
+                    f"bias, {SHORT[kind]}: all, outside": ", ".join(
+                        f"{of[kind].value:.2f}" for of in (bias, outside) if kind in of
+                    )
+                    for kind in RISK
+                },
+                "in 90 % intervals": f"{held:.1%}" if held is not None else "",
             }
         )
     return rows

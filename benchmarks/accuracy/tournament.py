@@ -28,7 +28,14 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from benchmarks.accuracy.standings import RISK, Standings, differences_table, make_standings, portfolios_table
+from benchmarks.accuracy.standings import (
+    RISK,
+    Standings,
+    differences_table,
+    make_standings,
+    markets_table,
+    portfolios_table,
+)
 from benchmarks.figures import RESULTS, write_figures
 from sigmahat_kernels.files import write_whole
 from sigmahat_kernels.parallel import available_threads
@@ -107,8 +114,9 @@ def main(given: Sequence[str] | None = None) -> None:
     rows = collect(jobs, sources, extent, arguments.rows, settings, processes=arguments.processes, console=console)
     standings = make_standings(rows.scores, rows.heads)
     write_figures(arguments.out, to_json(standings), settings={**settings, "left_out": left_out})
-    draw(standings, rows, arguments.out)
-    show(standings, Console(width=WIDTH))
+    pipelines = [str(name) for name in rows.heads["method"].unique()]
+    draw(standings, rows, pipelines, arguments.out)
+    show(standings, pipelines, Console(width=WIDTH))
 
 
 def plan(files: Sequence[Path], extent: Extent) -> tuple[list[PanelJob], list[str]]:
@@ -176,14 +184,19 @@ def _digest(folder: Path) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
-def show(standings: Standings, console: Console) -> None:
-    """Print the standings, then what differs between ensembles."""
+def show(standings: Standings, pipelines: Sequence[str], console: Console) -> None:
+    """Print the standings, each ensemble market by market, and what differs between ensembles."""
     tables = {
-        "less QIS (correlation) over all markets, best likelihood first; below zero is better": differences_table,
-        "risk without spring 2020, and minimum-variance portfolios": portfolios_table,
+        "less QIS (correlation) over all markets, best likelihood first; below zero is better": differences_table(
+            standings
+        ),
+        "risk without spring 2020, and minimum-variance portfolios": portfolios_table(standings),
+        **{
+            f"{name} less QIS, and its risk with and without spring 2020": markets_table(standings.methods[name])
+            for name in pipelines
+        },
     }
-    for title, make in tables.items():
-        rows = make(standings)
+    for title, rows in tables.items():
         for table in cut_to_width(
             list(rows[0]), [list(row.values()) for row in rows], width=console.width, title=title
         ):
@@ -197,9 +210,8 @@ def show(standings: Standings, console: Console) -> None:
         )
 
 
-def draw(standings: Standings, rows: Rows, out: Path) -> None:
+def draw(standings: Standings, rows: Rows, pipelines: Sequence[str], out: Path) -> None:
     """Beside `out`: the standings as a picture, and the gain by N, T and market of all ensembles."""
-    pipelines = [str(name) for name in rows.heads["method"].unique()]
     shown = [name for name, one in standings.methods.items() if one.failures < one.dates]
     figure, axes = plt.subplots(1, 4, figsize=(16, 1.5 + 0.25 * len(shown)), layout="constrained", sharey=True)
     places = np.arange(len(shown))
