@@ -185,6 +185,14 @@ def test_a_cell_that_fails_loses_no_row_of_those_that_ended(data, members, tmp_p
     assert cell.n_obs == 90
 
 
+def test_rows_of_an_earlier_version_have_no_figures(evaluated, tmp_path):
+    columns = ["until", "negative_log_likelihood"]
+    pd.read_parquet(evaluated[0] / "scores.parquet").drop(columns=columns).to_parquet(tmp_path / "scores.parquet")
+    result = sigmahat("figures", tmp_path)
+    assert result.exit_code == 1
+    assert "lack until, negative_log_likelihood: an earlier version wrote them, evaluate again" in said(result)
+
+
 def test_a_folder_without_rows_has_no_figures(tmp_path):
     result = sigmahat("figures", tmp_path)
     assert result.exit_code == 1

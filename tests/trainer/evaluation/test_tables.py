@@ -49,18 +49,11 @@ def test_the_first_column_is_in_every_part_and_columns_keep_their_order():
 
 
 def test_the_table_against_all_has_volatility_likelihood_and_qlike_of_each():
-    differences = Differences(
+    of = Differences(
         *[Difference(-1.25, -3.0)] * 3, Difference(-0.5, -2.5), negative_log_likelihood=Difference(0.0123, 1.5)
     )
-    (line,) = (
-        line
-        for line in printed([against_all("ours", {"slow": Pooled(differences, 11)})], 100).splitlines()
-        if "slow" in line
-    )
-    assert [cell.strip() for cell in line.strip("│").split("│")] == [
-        "slow",
-        "11",
-        "-1.25 (-3.0)",
-        "+12.3 (+1.5)",
-        "-0.500 (-2.5)",
-    ]
+    text = printed(against_all("ours", {"slow": Pooled(of, 11)}, width=100), 100)
+    (line,) = (line for line in text.splitlines() if "slow" in line)
+    cells = [cell.strip() for cell in line.strip("│").split("│")]
+    assert cells == ["slow", "11", "-1.25 (-3.0)", "+12.3 (+1.5)", "-0.500 (-2.5)"]
+    assert against_all("ours", {}, width=100) == []

@@ -36,7 +36,8 @@ def show(figures: Figures, console: Console) -> None:
     for table in volatilities(figures, console.width):
         console.print(table)
     for pipeline, others in (figures.against_all or {}).items():
-        console.print(against_all(pipeline, others))
+        for table in against_all(pipeline, others, console.width):
+            console.print(table)
     for pipeline, answers in figures.every_cell.items():
         for table in scorecard(figures, pipeline, console.width):
             console.print(table)
@@ -99,20 +100,20 @@ def scorecard(figures: Figures, pipeline: str, width: int) -> list[Table]:
     )
 
 
-def against_all(pipeline: str, others: Mapping[str, Pooled]) -> Table:
+def against_all(pipeline: str, others: Mapping[str, Pooled], width: int) -> list[Table]:
     """A row a method: what the pipeline is less it over all panels, wherever both have a portfolio."""
-    table = Table(
-        "less",
-        "steps",
-        "volatility, % (t)",
-        "likelihood, millinats (t)",
-        "QLIKE, long-only (t)",
-        title=f"{pipeline} over all panels",
-    )
-    for name, (of, n_steps, _) in others.items():
-        row = _percent(of.gmv), _nats(of.negative_log_likelihood), _qlike(of.random_long_only_qlike)
-        table.add_row(name, str(n_steps), *row)
-    return table
+    header = ["less", "steps", "volatility, % (t)", "likelihood, millinats (t)", "QLIKE, long-only (t)"]
+    rows = [
+        [
+            name,
+            str(n_steps),
+            _percent(of.gmv),
+            _nats(of.negative_log_likelihood),
+            _qlike(of.random_long_only_qlike),
+        ]
+        for name, (of, n_steps, _) in others.items()
+    ]
+    return cut_to_width(header, rows, width=width, title=f"{pipeline} over all panels") if rows else []
 
 
 def cut_to_width(header: Sequence[str], rows: Sequence[Sequence[str]], *, width: int, title: str) -> list[Table]:
