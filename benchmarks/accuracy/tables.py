@@ -125,6 +125,50 @@ def _markdown(rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
+def tournament(path: Path = RESULTS / "tournament.json") -> str:
+    """Every estimator there is, best likelihood first: less QIS in correlation space, and risk without spring 2020."""
+    header = ["estimator (dates)", "volatility, % (t)", "likelihood, millinats (t)", "QLIKE, 1/N (t)"]
+    header += ["bias gap, 1/N: mean, worst", "random portfolios", "gross leverage", "largest weight", "turnover a year"]
+    header += ["log10 condition", "ms", "failures"]
+    rows = [header, ["---"] * len(header)]
+    for name, one in json.loads(path.read_text())["figures"]["methods"].items():
+        against = one.get("against_reference", {}).get("differences", {})
+        gaps = [
+            f"{one['mean_risk_gap'][kind]:.3f}, {one['largest_risk_gap'][kind]:.2f}"
+            if one["failures"] < one["dates"]
+            else ""
+            for kind in ("equal_weight", "random_long_only")
+        ]
+        rows.append(
+            [
+                f"{name} ({one['dates']})",
+                *(
+                    f"{scale * against[field]['difference']:+.{digits}f} ({against[field]['t']:+.1f})"
+                    if field in against
+                    else ""
+                    for field, scale, digits in TOURNAMENT
+                ),
+                *gaps,
+                *(
+                    "" if one[field] is None else f"{one[field]:.3g}"
+                    for field in (
+                        "gross_leverage",
+                        "largest_weight",
+                        "turnover_per_year",
+                        "log10_condition",
+                        "milliseconds",
+                    )
+                ),
+                str(one["failures"]),
+            ]
+        )
+    return _markdown(rows)
+
+
+TOURNAMENT = (("gmv", 1, 1), ("negative_log_likelihood", 1e3, 1), ("equal_weight_qlike", 1, 3))
+"""Field of Differences, factor, digits."""
+
+
 GAPS = {
     "listed": "listed within the window",
     "intermittent": "trading now and then too",

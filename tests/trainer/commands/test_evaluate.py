@@ -119,7 +119,7 @@ def evaluated(data, members, fitted, tmp_path_factory):
 
 def test_results_are_figures_rows_and_pictures_and_nothing_else(evaluated):
     out, result = evaluated
-    pictures = ["bias", "calibration-sigmahat", "calibration-untrained", "cumulative", "simulated"]
+    pictures = ["bias", "calibration-sigmahat", "calibration-untrained", "cumulative", "gain", "simulated"]
     pictures += ["cells-sigmahat", "cells-untrained", "long-only"]
     pictures += ["prial-sigmahat", "prial-untrained", "tracking", "volatility"]
     files = ["evaluation.json", "figures.json", *(f"{name}.parquet" for name in ("heads", "scores", "simulated"))]
@@ -182,6 +182,14 @@ def test_a_cell_that_fails_loses_no_row_of_those_that_ended(data, members, tmp_p
     assert again.exit_code == 0, (again.output, again.exception)
     (cell,) = read_figures(out / "evaluation.json").panels["north"]
     assert cell.n_obs == 90
+
+
+def test_rows_of_an_earlier_version_have_no_figures(evaluated, tmp_path):
+    columns = ["until", "negative_log_likelihood"]
+    pd.read_parquet(evaluated[0] / "scores.parquet").drop(columns=columns).to_parquet(tmp_path / "scores.parquet")
+    result = sigmahat("figures", tmp_path)
+    assert result.exit_code == 1
+    assert "lack until, negative_log_likelihood: an earlier version wrote them, evaluate again" in said(result)
 
 
 def test_a_folder_without_rows_has_no_figures(tmp_path):

@@ -17,7 +17,7 @@ from sigmahat_kernels.request import MARKET_COLUMNS
 from sigmahat_kernels.returns import column_status
 from sigmahat_kernels.stale import without_stale
 from sigmahat_kernels.status import Status
-from sigmahat_trainer.data.panels import ReturnPanel, load_panel, load_panels, market_indicators
+from sigmahat_trainer.data.panels import ReturnPanel, load_panel, load_panels, market_indicators, panel_files
 
 REAL_PANELS = Path(__file__).parents[3].parent / "shared" / "data"
 VIX, TURNOVER, ILLIQUIDITY, DAYS_TO_EVENT = range(4)
@@ -188,6 +188,19 @@ def test_two_panels_of_one_name_are_refused(tmp_path):
         WRITERS[ending](daily_returns(), tmp_path / f"us{ending}")
     with pytest.raises(UnreadableFile, match=r"us\.csv and .*us\.npz are panels of one name: rename one"):
         load_panels([tmp_path])
+
+
+def test_files_and_folders_are_panels_in_the_order_in_which_they_are_named(tmp_path):
+    for name in ("home/us.csv", "home/uk.csv", "home/vix.csv", "abroad/asia.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        WRITERS[".csv"](daily_returns(), tmp_path / name)
+    found = panel_files([tmp_path / "abroad" / "asia.csv", tmp_path / "home"])
+    assert [path.name for path in found] == ["asia.csv", "uk.csv", "us.csv"]
+    with pytest.raises(UnreadableFile, match=r"us\.csv and .*us\.csv are panels of one name: rename one"):
+        panel_files([tmp_path / "home" / "us.csv", tmp_path / "home"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="no return panel"):
+        panel_files([tmp_path / "home", tmp_path / "empty"])
 
 
 def prices(table):

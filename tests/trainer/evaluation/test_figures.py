@@ -15,7 +15,9 @@ from sigmahat_trainer.evaluation.figures import (
     cell_figures,
     every_cell,
     make_figures,
+    outside_crash,
     pool,
+    pool_against_all,
     pool_bias,
     pool_confidence,
 )
@@ -46,6 +48,7 @@ def made_scores(log_variances, *, panel="north", n_assets=50, start="2013-01-02"
                     **where,
                     "step": step,
                     "date": date,
+                    "until": date + pd.Timedelta(days=30),
                     **numbers,
                     **variance,
                     **days,
@@ -117,6 +120,46 @@ def test_pipelines_are_compared_with_all_references_and_the_bound_is_in_no_conte
     pooled = pool(rows, ["better"])
     assert set(pooled["better"]) == {"qis_correlation", "learned_constants"}
     assert set(pooled["hindsight_constants"]) == {"qis_correlation"}
+
+
+def test_a_pipeline_is_compared_with_each_method_where_that_one_was_asked():
+    """A slow one has fewer steps, and one of its own steps without a portfolio."""
+    values = {**series(), "slow": series()["qis_correlation"] + 0.2}
+    rows = made_scores(values)
+    rows = rows[(rows["method"] != "slow") | (rows["step"] % 3 == 0)]
+    rows.loc[(rows["method"] == "slow") & (rows["step"] == 6), "gmv_log_variance"] = np.nan
+    rows.loc[rows["method"] == "better", "negative_log_likelihood"] = 0.75
+    pooled = pool_against_all(rows, "better")
+    assert {name: of.n_steps for name, of in pooled.items()} == {"qis_correlation": 36, "slow": 11}
+    steps = [step for step in range(0, 36, 3) if step != 6]
+    difference = (values["better"] - values["slow"])[steps]
+    assert pooled["slow"].differences.gmv.difference == pytest.approx(50 * difference.mean())
+    assert pooled["slow"].differences.gmv.t == pytest.approx(newey_west_t(difference))
+    assert pooled["qis_correlation"].differences.negative_log_likelihood.difference == pytest.approx(-0.25)
+
+
+def test_holding_periods_that_touch_the_crash_are_told_from_those_that_do_not():
+    """The first date is the last day before a holding period, the second its last day."""
+    days = [
+        ("2020-01-15", "2020-02-14", True),
+        ("2020-01-16", "2020-02-15", False),
+        ("2020-04-01", "2020-04-30", False),
+        ("2020-05-30", "2020-06-29", False),
+        ("2020-05-31", "2020-06-30", True),
+    ]
+    rows = pd.DataFrame(days, columns=["date", "until", "outside"]).assign(
+        date=lambda t: pd.to_datetime(t["date"]), until=lambda t: pd.to_datetime(t["until"])
+    )
+    assert outside_crash(rows).index.tolist() == rows.index[rows["outside"]].tolist()
+    scores = made_scores(series(), start="2018-01-01")
+    spring = (scores["date"] >= "2020-01-20") & (scores["date"] < "2020-05-31")
+    assert spring.any()
+    scores.loc[spring, "equal_weight_square"] = 9.0
+    found = make_figures(scores, pd.DataFrame(), pd.DataFrame(), resamples=0)
+    assert found.bias["north"]["better"].equal_weight.value > 1.2
+    assert found.bias_outside_crash["north"]["better"].equal_weight.value == 1.0
+    only_crash = make_figures(scores[spring], pd.DataFrame(), pd.DataFrame(), resamples=0)
+    assert only_crash.bias_outside_crash == {"all": {}, "north": {}}
 
 
 def test_a_method_without_a_portfolio_at_one_date_is_named_and_has_no_figures():

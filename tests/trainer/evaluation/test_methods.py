@@ -4,18 +4,29 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from trainer.some_constants import CONSTANTS
 
+from sigmahat_kernels.released import released_repository
 from sigmahat_kernels.request import read_request
 from sigmahat_trainer.baselines.average_oracle import save_oracles
 from sigmahat_trainer.baselines.closed_form import BASELINES
 from sigmahat_trainer.baselines.rienet import build_rienet, save_rienet
-from sigmahat_trainer.evaluation.methods import ESTIMATORS, Place, Sources, load_methods
+from sigmahat_trainer.evaluation.methods import (
+    CONTESTANTS,
+    ESTIMATORS,
+    Place,
+    Sources,
+    installed_contestants,
+    load_methods,
+)
 
 PLACE = Place("north", 6, 60, 10)
+THERE, _ = installed_contestants()
+CONTEST = tuple((name, every) for name, every in THERE.items())
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +53,9 @@ def request_of(returns):
     return read_request(returns, np.array([[0, 1, 2, 3, 4, 5], [2, 3, 4, 5, 6, 7]], np.int32))
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("name", [*ESTIMATORS, *THERE])
 def test_answers_are_covariances_in_the_units_of_the_returns(name, baselines, returns):
-    methods = load_methods(Sources(baselines=baselines, dcc=True), PLACE)
+    methods = load_methods(Sources(baselines=baselines, contestants=CONTEST), PLACE)
     estimate = methods.estimators[name]
     answers, scaled = estimate(request_of(returns)), estimate(request_of(2 * returns))
     assert len(answers) == 2
@@ -65,7 +76,30 @@ def test_what_there_is_nothing_to_make_of_is_left_out(baselines):
     assert everywhere == [*BASELINES, "rienet", "learned_constants", "tilted_constants"]
     elsewhere = load_methods(Sources(baselines=baselines), PLACE._replace(n_obs=61)).estimators
     assert "average_oracle" not in elsewhere
-    assert list(load_methods(Sources(baselines=baselines, dcc=True), PLACE).estimators) == list(ESTIMATORS)
+    contest = load_methods(Sources(baselines=baselines, contestants=CONTEST), PLACE)
+    assert list(contest.estimators) == [*ESTIMATORS, *THERE]
+    assert contest.every == THERE
+    assert list(load_methods(Sources(contestants=CONTEST), None).estimators) == list(BASELINES)
+
+
+def test_contestants_whose_package_is_not_there_are_left_out_with_the_reason(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    there, left_out = installed_contestants()
+    assert list(there) == ["har_qis", "cm_iewma", "dcc_nl"]
+    assert len(left_out) == len(CONTESTANTS) - 3
+    assert "squeeze_kernel: squeeze_kernel is not installed: pip install 'sigmahat[tournament]'" in left_out
+
+
+def test_ensembles_are_named_for_their_folders_whatever_they_hold(tmp_path):
+    repository = released_repository()
+    folders = [tmp_path / name for name in ("first", "second", "other/first")]
+    for folder in folders:
+        shutil.copytree(repository, folder, ignore=shutil.ignore_patterns("configs", "model_*.onnx"))
+    methods = load_methods(Sources(repository, tuple(folders[:2])), None)
+    assert sorted(methods.pipelines) == ["first", "second", "sigmahat"]
+    assert "tilted_constants" in methods.estimators
+    with pytest.raises(ValueError, match=r"other/first is the second ensemble of the name first: rename the folder"):
+        load_methods(Sources(runs=tuple(folders)), None)
 
 
 def test_the_bound_is_asked_for_and_is_not_of_simulated_returns(baselines):

@@ -34,7 +34,7 @@ def filled(kind):
         if hasattr(kind, "_fields"):
             return kind(*(make(hint) for hint in typing.get_type_hints(kind).values()))
         kinds = [one for one in typing.get_args(kind) or [kind] if one is not type(None)]
-        if hasattr(kinds[0], "_fields"):
+        if hasattr(kinds[0], "_fields") or typing.get_origin(kinds[0]) is dict:
             return make(kinds[0])
         return kinds[0](next(counter))
 

@@ -168,6 +168,20 @@ def test_a_method_without_a_portfolio_is_nan_and_spoils_no_other():
     assert scores.loc[REFERENCE, "gmv_log_variance"].notna().all()
 
 
+def test_a_slow_method_is_asked_at_every_so_many_holding_periods():
+    """The same of them in every panel: by the number of the period, not by how many there have been."""
+    panel, _ = make_panel(n_rows=300)
+    methods = Methods({REFERENCE: identity, "slow": identity}, {}, every={"slow": 3})
+    scores = evaluate(panel, Cell(10, N_OBS, HORIZON), Period("2015-01-01", None), methods, draws=1, seed=0).scores
+    steps = {name: rows["step"].tolist() for name, rows in scores.groupby("method")}
+    assert steps["slow"] == [step for step in steps[REFERENCE] if step % 3 == 0]
+    assert len(steps["slow"]) > 1
+    slow = scores[scores["method"] == "slow"]
+    assert slow["turnover"].isna().all()  # the portfolio before is three holding periods old
+    assert slow["gmv_variance"].notna().all()
+    assert (scores["until"] == panel.dates[np.searchsorted(panel.dates, scores["date"]) + HORIZON]).all()
+
+
 def test_hindsight_is_no_worse_than_the_constants_it_starts_from():
     panel, _ = make_panel(n_rows=300)
     scores = run(panel, {"learned_constants": learned_constants(CONSTANTS)}, hindsight=CONSTANTS)

@@ -7,8 +7,17 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import multivariate_normal
 
-from sigmahat_trainer.evaluation.scores import RandomPortfolios, draw_random, hold, no_portfolio, qlike, turnover
+from sigmahat_trainer.evaluation.scores import (
+    RandomPortfolios,
+    draw_random,
+    hold,
+    negative_log_likelihood,
+    no_portfolio,
+    qlike,
+    turnover,
+)
 
 
 def test_scores_of_two_assets_by_hand():
@@ -34,6 +43,14 @@ def test_scores_of_two_assets_by_hand():
     assert score.tracking_variance == pytest.approx(tracking)
     assert score.tracking_log_variance == pytest.approx(math.log(tracking))
     assert score.tracking_square == pytest.approx(tracking / 1.25)
+    assert score.gmv_largest == pytest.approx(0.8)
+    assert score.log10_condition == pytest.approx(math.log10(4))
+    # 1/N is one of the halves below.
+    assert score.equal_weight_square == pytest.approx(2.0)
+    assert score.equal_weight_qlike == pytest.approx(2.0 - math.log(2.0) - 1)
+    # ln det = ln 4; r' inv(Sigma) r = 1, 25 / 4, 1 + 1 / 4 of the days.
+    expected = (math.log(2 * math.pi) + (math.log(4) + (1 + 6.25 + 1.25) / 3) / 2) / 2
+    assert score.negative_log_likelihood == pytest.approx(expected)
     # Random portfolios: halves realise (0.25 + 6.25 + 1) / 3 = 2.5 where 1.25 was forecast, the first asset 2/3 for 1.
     ratios = [2.5 / 1.25, (2 / 3) / 1.0]
     assert score.random_long_only_square == pytest.approx(sum(ratios) / 2)
@@ -64,6 +81,15 @@ def test_the_truth_is_unbiased_and_its_double_is_not():
         assert getattr(double, name) == pytest.approx(0.5 * getattr(score, name))
     assert score.random_long_only_qlike < 0.001 < double.random_long_only_qlike
     assert double.gmv_variance == pytest.approx(score.gmv_variance)
+
+
+def test_the_likelihood_is_that_of_scipy_an_asset_and_day():
+    rng = np.random.default_rng(3)
+    basis = rng.standard_normal((7, 12))
+    covariance = 1e-4 * basis @ basis.T
+    returns = 0.01 * rng.standard_normal((5, 7))
+    expected = -multivariate_normal(np.zeros(7), covariance).logpdf(returns).mean() / 7
+    assert negative_log_likelihood(covariance, returns) == pytest.approx(expected, rel=1e-10)
 
 
 def test_qlike_is_least_where_the_forecast_is_right():

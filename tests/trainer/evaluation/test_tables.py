@@ -8,7 +8,8 @@ import io
 import pytest
 from rich.console import Console
 
-from sigmahat_trainer.evaluation.tables import cut_to_width
+from sigmahat_trainer.evaluation.results import Difference, Differences, Pooled
+from sigmahat_trainer.evaluation.tables import against_all, cut_to_width
 
 PANELS = ["us_sp500_1999_2021", "us_broad_2005_2017", "uk_ftse64_2000_2023", "us_etf_2005_2017", "us_factors_1963"]
 
@@ -45,3 +46,14 @@ def test_the_first_column_is_in_every_part_and_columns_keep_their_order():
     tables = cut_to_width(header, rows, width=60, title="t")
     assert [[column.header for column in table.columns] for table in tables] == [["", *"ab"], ["", *"cd"], ["", *"ef"]]
     assert [table.title for table in tables] == ["t", None, None]
+
+
+def test_the_table_against_all_has_volatility_likelihood_and_qlike_of_each():
+    of = Differences(
+        *[Difference(-1.25, -3.0)] * 3, Difference(-0.5, -2.5), negative_log_likelihood=Difference(0.0123, 1.5)
+    )
+    text = printed(against_all("ours", {"slow": Pooled(of, 11)}, width=100), 100)
+    (line,) = (line for line in text.splitlines() if "slow" in line)
+    cells = [cell.strip() for cell in line.strip("│").split("│")]
+    assert cells == ["slow", "11", "-1.25 (-3.0)", "+12.3 (+1.5)", "-0.500 (-2.5)"]
+    assert against_all("ours", {}, width=100) == []

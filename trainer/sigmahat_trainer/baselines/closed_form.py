@@ -87,16 +87,22 @@ def iterated_ewma(returns: FloatArray, *, halflives: tuple[float, float] = IEWMA
     each return is divided by the volatility that includes its own day.
     """
     returns = np.asarray(returns, np.float64)
-    decay = 0.5 ** (1 / halflives[0])
-    squares, total, variance = np.zeros(returns.shape[1]), 0.0, np.empty_like(returns)
-    for t, row in enumerate(returns**2):
-        squares, total = decay * squares + row, decay * total + 1
-        variance[t] = squares / total
+    variance = ewma_variances(returns, halflives[0])
     standardised = returns / np.sqrt(np.where(variance > 0, variance, 1.0))
     half = np.sqrt(_exponential_weights(len(returns), halflives[1]))[:, None] * standardised
     second_moment = half.T @ half
     scale = np.sqrt(variance[-1] / second_moment.diagonal())
     return second_moment * np.outer(scale, scale)
+
+
+def ewma_variances(returns: FloatArray, halflife: float) -> FloatArray:
+    """Variances about zero after each day, that day included: weighted means of the squares so far; as `returns`."""
+    decay = 0.5 ** (1 / halflife)
+    squares, total, variances = np.zeros(returns.shape[1]), 0.0, np.empty_like(returns)
+    for t, row in enumerate(returns**2):
+        squares, total = decay * squares + row, decay * total + 1
+        variances[t] = squares / total
+    return variances
 
 
 def ledoit_wolf_identity(returns: FloatArray) -> FloatArray:

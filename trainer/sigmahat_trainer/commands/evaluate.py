@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 HEADLINE, EVERYTHING = "evaluation.json", "figures.json"
 """Files of figures: those that tables and pictures read, and all of them."""
 
-_panels = click.argument(
-    "panels", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
-)
+_panels = click.argument("panels", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 
 
 def _numbers(context: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
@@ -130,16 +128,16 @@ def fit_baselines(
 ) -> None:
     """Fit the baselines that learn (constants, Average Oracle, RIEnet) to PANELS.
 
-    These are files of returns as `sigmahat estimate` reads them.
+    These are files of returns as `sigmahat estimate` reads them, or folders of such.
     """
     from sigmahat_trainer.baselines.learned import fit_baselines as fit
-    from sigmahat_trainer.data.panels import check_names, load_panel
+    from sigmahat_trainer.data.panels import load_panel, panel_files
     from sigmahat_trainer.data.split import split_panels
 
     console = Console(stderr=True)
     with plain_errors(), new_folder(out) as folder:
-        check_names(panels)
-        split = split_panels([load_panel(path) for path in panels], train_until=train_until, console=console)
+        files = panel_files(panels)
+        split = split_panels([load_panel(path) for path in files], train_until=train_until, console=console)
         fit(
             split.training,
             folder,
@@ -168,7 +166,7 @@ def fit_baselines(
     "runs",
     multiple=True,
     type=existing_folder,
-    help="Folder of `sigmahat train`: its float32 members; may be repeated.",
+    help="Folder of `sigmahat train` (float32) or a model repository; may be repeated, an ensemble each.",
 )
 @click.option("--baselines", type=existing_folder, default=None, help="Folder of `sigmahat fit-baselines`.")
 @_sizes
@@ -242,7 +240,7 @@ def evaluate(
     """Compare the ensemble with every baseline, rolling and out of sample, on PANELS and on simulated designs.
 
     Portfolios are of minimum variance (with short sales and without), trackers of all assets by a random half of them,
-    and random ones. PANELS are files of returns as `sigmahat estimate` reads them.
+    and random ones. PANELS are files of returns as `sigmahat estimate` reads them, or folders of such.
 
     OUT receives first scores.parquet (a row a panel, cell, date and method), heads.parquet (a row a universe: what the
     auxiliary heads said and what came of it) and simulated.parquet (a row a draw of a design); then evaluation.json
@@ -251,6 +249,7 @@ def evaluate(
     """
     from sigmahat_kernels.parallel import available_threads
     from sigmahat_kernels.released import released_repository
+    from sigmahat_trainer.data.panels import panel_files
     from sigmahat_trainer.evaluation.designs import DESIGNS
     from sigmahat_trainer.evaluation.jobs import Extent, plan_jobs, run_jobs
     from sigmahat_trainer.evaluation.methods import Sources
@@ -259,10 +258,10 @@ def evaluate(
     if model_repository is None and not runs:
         model_repository = released_repository()
     console = Console(stderr=True)
-    sources = Sources(model_repository, runs, baselines, hindsight, dcc)
+    sources = Sources(model_repository, runs, baselines, hindsight, (("dcc_nl", 1),) if dcc else ())
     shapes = sizes, lengths, horizon, period, draws
     extent = Extent(*shapes, simulated_draws, simulated_sizes or sizes, simulated_lengths or lengths, seed)
-    described = {"panels": [path.stem for path in panels], **extent._asdict(), "period": [period.first, period.last]}
+    described = {**extent._asdict(), "period": [period.first, period.last]}
     described |= {
         "runs": [run.name for run in runs],
         "fitted": baselines is not None,
@@ -272,7 +271,9 @@ def evaluate(
     source = provenance()  # of what starts, whatever is changed meanwhile
     with plain_errors():
         check_new(out)
-        jobs, left_out = plan_jobs(panels, list(DESIGNS), extent)
+        files = panel_files(panels)
+        described["panels"] = [path.stem for path in files]
+        jobs, left_out = plan_jobs(files, list(DESIGNS), extent)
         for reason in left_out:
             console.print(f"left out: {reason}")
         done: list[Rows] = []

@@ -63,9 +63,7 @@ def load_panels(folders: Sequence[Path], console: Console | None = None) -> list
     UnreadableFile
         As `load_panel`; also if two panels have the same name.
     """
-    paths = [path for folder in folders for path in _panel_files(folder, console)]
-    check_names(paths)
-    return [load_panel(path) for path in paths]
+    return [load_panel(path) for path in panel_files(folders, console)]
 
 
 def check_names(paths: Sequence[Path]) -> None:
@@ -87,6 +85,21 @@ def _panel_files(folder: Path, console: Console | None) -> list[Path]:
             f"panels of {folder}: {read}; not read: {', '.join(others)}", soft_wrap=True, markup=False, highlight=False
         )
     return paths
+
+
+def panel_files(paths: Sequence[Path], console: Console | None = None) -> list[Path]:
+    """The files of panels: those named, and in the place of each folder the files that `load_panels` reads of it.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a folder holds no panel.
+    UnreadableFile
+        If two panels have the same name.
+    """
+    files = [file for path in paths for file in (_panel_files(path, console) if path.is_dir() else [path])]
+    check_names(files)
+    return files
 
 
 def load_panel(path: Path) -> ReturnPanel:

@@ -25,7 +25,7 @@ from sigmahat_trainer.evaluation.results import (
     RegimeCalibration,
     UncertaintyCalibration,
 )
-from sigmahat_trainer.evaluation.scores import SMALLEST_VARIANCE
+from sigmahat_trainer.evaluation.scores import SMALLEST_VARIANCE, log10_condition
 from sigmahat_trainer.evaluation.significance import newey_west_t
 
 SMALLEST_PROBABILITY = 1e-6
@@ -68,7 +68,7 @@ def head_rows(
         together = 0.5 * np.log(realised)
         yield {
             "condition": float(heads.condition[row, 0]),
-            "condition_measured": _log10_condition(covariance),
+            "condition_measured": log10_condition(covariance),
             "expected_error": float(heads.expected_error[row, 0]),
             "aleatoric": float(answer.combined.uncertainty[row, 0]),
             "epistemic": float(answer.combined.uncertainty[row, 1]),
@@ -98,13 +98,6 @@ def _portfolio(covariance: np.ndarray, forward: np.ndarray) -> tuple[float, floa
     except np.linalg.LinAlgError:
         return np.nan, np.nan
     return max(float(((forward @ weights) ** 2).mean()), SMALLEST_VARIANCE), float(weights @ covariance @ weights)
-
-
-def _log10_condition(covariance: np.ndarray) -> float:
-    if not np.isfinite(covariance).all():
-        return float("nan")
-    eigenvalues = np.linalg.eigvalsh(covariance)
-    return float(np.log10(eigenvalues[-1] / eigenvalues[0])) if eigenvalues[0] > 0 else float("nan")
 
 
 # ---------------------------------------------------------------------------------------------------------- figures

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from sigmahat_trainer.evaluation.calibration import calibrate
 from sigmahat_trainer.evaluation.designs import ORACLE, prial
 from sigmahat_trainer.evaluation.methods import HINDSIGHT
 from sigmahat_trainer.evaluation.results import (
+    CRASH,
     REFERENCES,
     Biases,
     CellDifference,
@@ -44,6 +45,8 @@ from sigmahat_trainer.evaluation.significance import (
     variance_test,
 )
 
+Table = TypeVar("Table", pd.DataFrame, pd.Series)
+
 ONE_OVER_N = "equal_weight"
 """The method whose minimum-variance portfolio is 1/N: how turbulent a time was."""
 
@@ -60,6 +63,8 @@ COMPARED = {
     "tracking": ("tracking_log_variance", VOLATILITY_PERCENT),
     "random_long_only_qlike": ("random_long_only_qlike", 1.0),
     "random_long_short_qlike": ("random_long_short_qlike", 1.0),
+    "equal_weight_qlike": ("equal_weight_qlike", 1.0),
+    "negative_log_likelihood": ("negative_log_likelihood", 1.0),
 }
 SQUARES = {name: f"{name}_square" for name in Biases._fields}
 """Field of Biases -> column of squares whose mean it is the root of."""
@@ -94,6 +99,8 @@ def make_figures(
         heads=calibrations,
         simulated=designs,
         every_shape={name: every_shape(designs, name) for name in (*pipelines, *REFERENCES) if designs},
+        against_all={name: pool_against_all(scores, name) for name in pipelines if scopes},
+        bias_outside_crash={scope: pool_bias(outside_crash(rows)) for scope, rows in scopes.items()},
     )
 
 
@@ -155,6 +162,9 @@ def _levels(part: pd.DataFrame) -> Levels:
         annual_tracking_error_percent=_volatility(mean["tracking_variance"]),
         random_long_only_qlike=mean["random_long_only_qlike"],
         random_long_short_qlike=mean["random_long_short_qlike"],
+        equal_weight_qlike=mean["equal_weight_qlike"],
+        largest_weight=mean["gmv_largest"],
+        log10_condition=mean["log10_condition"],
     )
 
 
@@ -240,6 +250,23 @@ def pool(rows: pd.DataFrame, pipelines: Sequence[str]) -> dict[str, dict[str, Po
     return answers
 
 
+def pool_against_all(rows: pd.DataFrame, method: str) -> dict[str, Pooled]:
+    """A method against each other one, as in `pool`, over the cells and steps at which that one has a portfolio."""
+    wide = {column: _wide(rows, column) for column, _ in COMPARED.values()}
+    answers = {}
+    for other in (str(name) for name in rows["method"].unique() if name != method):
+        series = {column: _by_step((table[method] - table[other]).dropna()) for column, table in wide.items()}
+        if n_steps := len(series["gmv_log_variance"]):
+            answers[other] = Pooled(_differences(series), n_steps)
+    return answers
+
+
+def outside_crash(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows whose holding period has no day in `results.CRASH`."""
+    first, last = (pd.Timestamp(day) for day in CRASH)
+    return rows[(rows["until"] < first) | (rows["date"] >= last)]
+
+
 def pool_confidence(rows: pd.DataFrame) -> dict[str, float]:
     """p-values of the model confidence set over several cells and panels, a unit a step as in `pool`.
 
@@ -252,6 +279,8 @@ def pool_confidence(rows: pd.DataFrame) -> dict[str, float]:
 
 def pool_bias(rows: pd.DataFrame) -> dict[str, Biases]:
     """Bias statistics of each method over several cells and panels, a unit a step as in `pool`."""
+    if rows.empty:
+        return {}
     tables = [_by_step(_wide(rows, column)) for column in SQUARES.values()]
     methods = [str(method) for method in rows["method"].unique() if tables[0][method].notna().any()]
     return {method: Biases(*(_bias(table[method].dropna()) for table in tables)) for method in methods}
@@ -273,7 +302,7 @@ def _wide(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     return rows.pivot(index=[*CELL, "step"], columns="method", values=column)
 
 
-def _by_step(table: pd.DataFrame) -> pd.DataFrame:
+def _by_step(table: Table) -> Table:
     """One row a step: the mean over panels of the mean over their cells; where a method is missing, without it."""
     return table.groupby(level=["step", "panel"]).mean().groupby(level="step").mean()
 

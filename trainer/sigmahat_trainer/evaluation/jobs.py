@@ -23,6 +23,7 @@ from sigmahat_trainer.data.split import Period
 from sigmahat_trainer.evaluation.designs import evaluate_design
 from sigmahat_trainer.evaluation.methods import Place, Sources, load_methods
 from sigmahat_trainer.evaluation.rolling import Cell, evaluate, plan
+from sigmahat_trainer.evaluation.scores import Score
 from sigmahat_trainer.progress import Progress
 
 
@@ -141,11 +142,19 @@ def load_rows(folder: Path) -> Rows:
     ------
     FileNotFoundError
         If there are no rows.
+    ValueError
+        If an earlier version wrote them.
     """
     paths = {name: folder / f"{name}.parquet" for name in Rows._fields}
     if not any(path.is_file() for path in paths.values()):
         raise FileNotFoundError(f"{folder} has no rows (*.parquet): is it a folder that `sigmahat evaluate` wrote?")
-    return Rows(*(pd.read_parquet(path) if path.is_file() else pd.DataFrame() for path in paths.values()))
+    rows = Rows(*(pd.read_parquet(path) if path.is_file() else pd.DataFrame() for path in paths.values()))
+    lacking = [name for name in ("until", *Score._fields) if name not in rows.scores and not rows.scores.empty]
+    if lacking:
+        raise ValueError(
+            f"the rows in {folder} lack {', '.join(lacking)}: an earlier version wrote them, evaluate again"
+        )
+    return rows
 
 
 def _results(jobs: Sequence[PanelJob | DesignJob], sources: Sources, extent: Extent, processes: int) -> Iterator[Rows]:

@@ -18,8 +18,11 @@ from sigmahat_trainer.baselines.adapters import (
 )
 from sigmahat_trainer.baselines.average_oracle import average_oracle
 from sigmahat_trainer.baselines.closed_form import BASELINES, Baseline
+from sigmahat_trainer.baselines.cm_iewma import cm_iewma
 from sigmahat_trainer.baselines.dcc import dcc_nl
+from sigmahat_trainer.baselines.har import har_qis
 from sigmahat_trainer.baselines.learned import LearnedBaselines, load_learned
+from sigmahat_trainer.baselines.packages import PACKAGED, Packaged, guarded, missing
 from sigmahat_trainer.baselines.rienet import rienet
 from sigmahat_trainer.export.model_card import read_card
 
@@ -34,10 +37,14 @@ class Sources(NamedTuple):
     """Where the methods come from; what is left out is not compared."""
 
     model_repository: Path | None = None  # INT8 members as they are served: the method `SERVED`
-    runs: tuple[Path, ...] = ()  # folders of `sigmahat train`, float32: methods named for the folders
+    runs: tuple[
+        Path, ...
+    ] = ()  # folders of `sigmahat train`, float32, or other model repositories: named for the folders
     baselines: Path | None = None  # folder of `sigmahat fit-baselines`
     hindsight: bool = True
-    dcc: bool = False  # a GARCH for every asset at every date: about 10 ms each
+    contestants: tuple[
+        tuple[str, int], ...
+    ] = ()  # names of `CONTESTANTS`, each with the holding periods from one to the next
 
 
 class Place(NamedTuple):
@@ -55,6 +62,9 @@ class Methods(NamedTuple):
     estimators: Mapping[str, Estimator]
     pipelines: Mapping[str, Pipeline]
     hindsight_start: Mapping[str, Sequence[float]] | None = None  # constants; None leaves the bound out
+    every: Mapping[str, int] | None = (
+        None  # of a method that is too slow for all dates: holding periods from one to the next
+    )
 
 
 class Material(NamedTuple):
@@ -63,7 +73,6 @@ class Material(NamedTuple):
     learned: LearnedBaselines | None
     constants: Mapping[str, Mapping[str, Sequence[float]]]
     place: Place | None  # None: simulated returns
-    dcc: bool
 
 
 Maker = Callable[[Material], Estimator | None]
@@ -81,10 +90,6 @@ def _average_oracle(material: Material) -> Estimator | None:
     return None if eigenvalues is None else closed_form(average_oracle(eigenvalues))
 
 
-def _dcc_nl(material: Material) -> Estimator | None:
-    return dcc_nl(material.place.horizon) if material.dcc and material.place is not None else None
-
-
 def _rienet(material: Material) -> Estimator | None:
     network = material.learned.rienet if material.learned is not None else None
     return None if network is None else rienet(network)
@@ -97,7 +102,6 @@ def _constants(material: Material, *, name: str) -> Estimator | None:
 ESTIMATORS: dict[str, Maker] = {
     **{name: partial(_closed_form, form=form) for name, form in BASELINES.items()},
     "average_oracle": _average_oracle,
-    "dcc_nl": _dcc_nl,
     "rienet": _rienet,
     "learned_constants": partial(_constants, name="learned_constants"),
     "tilted_constants": partial(_constants, name="tilted_constants"),
@@ -105,14 +109,52 @@ ESTIMATORS: dict[str, Maker] = {
 """Every baseline, in the order in which tables list them: its maker, None where there is nothing to make it of."""
 
 
+class Contestant(NamedTuple):
+    """A baseline that is compared where it is asked for: it is slow, or another package's."""
+
+    make: Callable[[Place], Estimator]
+    every: int = 1  # of so many dates one is enough for a tournament: at 100 assets of 252 rows all take about as long
+    package: Packaged | None = None
+
+
+def _packaged(place: Place, *, package: Packaged) -> Estimator:
+    return closed_form(guarded(package))
+
+
+_SLOW = {"squeeze_kernel": 4, "skfolio_denoised": 2, "riskfolio_denoised": 4, "riskfolio_denoised_shrunk": 2}
+
+CONTESTANTS: dict[str, Contestant] = {
+    "har_qis": Contestant(lambda place: closed_form(partial(har_qis, horizon=place.horizon))),
+    "cm_iewma": Contestant(lambda place: closed_form(cm_iewma)),
+    "dcc_nl": Contestant(lambda place: dcc_nl(place.horizon), every=8),  # a GARCH for every asset: about 10 ms each
+    **{
+        name: Contestant(partial(_packaged, package=package), _SLOW.get(name, 1), package)
+        for name, package in PACKAGED.items()
+    },
+}
+"""Name -> baseline, in the order in which tables list them, after `ESTIMATORS`."""
+
+
+def installed_contestants() -> tuple[dict[str, int], list[str]]:
+    """Name -> dates from one to the next of those that can be called here, and a reason for each that cannot."""
+    reasons = {name: missing(c.package) for name, c in CONTESTANTS.items() if c.package is not None}
+    names = [name for name in CONTESTANTS if reasons.get(name) is None]
+    left_out = [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
+    return {name: CONTESTANTS[name].every for name in names}, left_out
+
+
 def load_methods(sources: Sources, place: Place | None) -> Methods:
-    """All that can be compared at a place; on simulated returns, None, no oracle, no hindsight and no DCC."""
+    """All that can be compared at a place; on simulated returns, None, no oracle, no hindsight and no contestant."""
     loaded = _load(sources)
-    material = Material(loaded.learned, loaded.constants, place, sources.dcc)
+    material = Material(loaded.learned, loaded.constants, place)
     made = {name: make(material) for name, make in ESTIMATORS.items()}
     estimators = {name: estimator for name, estimator in made.items() if estimator is not None}
-    hindsight = loaded.constants.get("tilted_constants") if sources.hindsight and place is not None else None
-    return Methods(estimators, loaded.pipelines, hindsight)
+    if place is None:
+        return Methods(estimators, loaded.pipelines)
+    every = dict(sources.contestants)
+    estimators |= {name: CONTESTANTS[name].make(place) for name in every}
+    hindsight = loaded.constants.get("tilted_constants") if sources.hindsight else None
+    return Methods(estimators, loaded.pipelines, hindsight, every)
 
 
 class _Loaded(NamedTuple):
@@ -124,10 +166,27 @@ class _Loaded(NamedTuple):
 @cache
 def _load(sources: Sources) -> _Loaded:
     """The refitted constants win over those of the members: they have seen no simulated returns."""
-    pipelines = {run.resolve().name: checkpoint_pipeline(run) for run in sources.runs}
-    constants = {"tilted_constants": run_constants(sources.runs[0])} if sources.runs else {}
+    pipelines: dict[str, Pipeline] = {}
     if sources.model_repository is not None:
         pipelines[SERVED] = Pipeline(sources.model_repository)
-        constants = {"tilted_constants": read_card(sources.model_repository)["constants"]}
+    for run in sources.runs:
+        name = run.resolve().name
+        if name in pipelines:
+            raise ValueError(f"{run} is the second ensemble of the name {name}: rename the folder")
+        pipelines[name] = Pipeline(run) if _is_repository(run) else checkpoint_pipeline(run)
+    # The members' own, those that are served first.
+    source = next((folder for folder in (sources.model_repository, *sources.runs) if folder is not None), None)
+    constants = {} if source is None else {"tilted_constants": _constants_of(source)}
     learned = load_learned(sources.baselines) if sources.baselines is not None else None
     return _Loaded(pipelines, learned.constants if learned else constants, learned)
+
+
+def _is_repository(folder: Path) -> bool:
+    return any(folder.glob("member_*/*/model.onnx"))
+
+
+def _constants_of(folder: Path) -> dict[str, list[float]]:
+    constants: dict[str, list[float]] = (
+        read_card(folder)["constants"] if _is_repository(folder) else run_constants(folder)
+    )
+    return constants

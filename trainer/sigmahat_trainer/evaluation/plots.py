@@ -41,6 +41,8 @@ def draw_plots(scores: pd.DataFrame, heads: pd.DataFrame, figures: Figures, fold
     if not scores.empty:
         for name, kind in FORESTS.items():
             drawings[name] = partial(differences, figures, pipelines, kind)
+        if pipelines and figures.pooled.get("all"):
+            drawings["gain"] = partial(gain, figures, pipelines)
         drawings["cumulative"] = partial(cumulative, scores, pipelines)
         drawings["bias"] = partial(bias, figures, pipelines)
     for name in pipelines:
@@ -104,6 +106,40 @@ def every_cell(figures: Figures, name: str) -> Figure:
     return figure
 
 
+def gain(figures: Figures, pipelines: Sequence[str]) -> Figure:
+    """Volatility of pipelines against the reference by N, by T and by market: mean, lowest and highest of pipelines."""
+    cells = [(panel, cell) for panel, cells in figures.panels.items() for cell in cells]
+    figure, axes = plt.subplots(1, 3, figsize=(14, 5), layout="constrained", sharey=True)
+    keys = {
+        "assets of a universe, N": lambda panel, cell: cell.n_assets,
+        "rows, T": lambda panel, cell: cell.n_obs,
+        "market": lambda panel, cell: panel,
+    }
+    for axis, (title, key) in zip(axes, keys.items(), strict=True):
+        places = sorted({key(*at) for at in cells})
+        names = [pipeline for pipeline in pipelines if any(pipeline in cell.methods for _, cell in cells)]
+        means = np.full((len(names), len(places)), np.nan)
+        for row, name in enumerate(names):
+            for column, place in enumerate(places):
+                of = [cell.methods.get(name) for panel, cell in cells if key(panel, cell) == place]
+                found = [one.versus[REFERENCE].gmv.difference for one in of if one and REFERENCE in one.versus]
+                means[row, column] = np.mean(found) if found else np.nan
+        middle = means.mean(axis=0)
+        axis.bar(range(len(places)), middle, color="lightsteelblue")
+        if len(names) > 1:
+            spread = np.stack([middle - means.min(axis=0), means.max(axis=0) - middle])
+            axis.errorbar(range(len(places)), middle, yerr=spread, fmt="none", color="black", capsize=3)
+        axis.set_xticks(range(len(places)), [str(place) for place in places], rotation=90 if title == "market" else 0)
+        axis.axhline(0, color="black", lw=0.8)
+        axis.set(xlabel=title)
+        axis.tick_params(labelsize="small")
+    axes[0].set_ylabel("volatility against QIS (correlation), %")
+    figure.suptitle(
+        f"{', '.join(pipelines)}: mean over cells" + ("; bars: lowest and highest" if len(pipelines) > 1 else "")
+    )
+    return figure
+
+
 def cumulative(scores: pd.DataFrame, pipelines: Sequence[str]) -> Figure:
     """Sum over time of ln volatility against the reference, cells of a panel averaged."""
     panels = list(scores["panel"].unique())
@@ -135,7 +171,7 @@ def bias(figures: Figures, pipelines: Sequence[str]) -> Figure:
     """Bias statistics, realised over forecast volatility, of three kinds of portfolios; a dot a cell."""
     kinds = {
         "gmv": "minimum-variance",
-        "tracking": "tracking error",
+        "equal_weight": "1/N",
         "random_long_only": "random long-only",
         "random_long_short": "random long-short",
     }

@@ -40,6 +40,10 @@ TABULATED = ("sample", *REFERENCES, *SHOWN)
 """Baselines whose figures in every cell and shape are kept with the source: those of pictures and of tables."""
 
 
+CRASH = ("2020-02-15", "2020-05-31")
+"""Days, the last one included, in which no forecast of risk was right; it is judged with them and without them."""
+
+
 # ---------------------------------------------------------------------------------------------- on panels of returns
 
 
@@ -60,6 +64,8 @@ class Differences(NamedTuple):
     tracking: Difference
     random_long_only_qlike: Difference | None = None
     random_long_short_qlike: Difference | None = None
+    equal_weight_qlike: Difference | None = None
+    negative_log_likelihood: Difference | None = None  # nats an asset and period
 
 
 class WithError(NamedTuple):
@@ -77,6 +83,7 @@ class Biases(NamedTuple):
     tracking: WithError
     random_long_only: WithError
     random_long_short: WithError
+    equal_weight: WithError | None = None
 
 
 class Levels(NamedTuple):
@@ -92,6 +99,9 @@ class Levels(NamedTuple):
     annual_tracking_error_percent: float
     random_long_only_qlike: float
     random_long_short_qlike: float
+    equal_weight_qlike: float | None = None
+    largest_weight: float | None = None  # absolute, of the minimum-variance portfolio
+    log10_condition: float | None = None
 
 
 class MethodFigures(NamedTuple):
@@ -276,6 +286,10 @@ class Figures(NamedTuple):
     heads: dict[str, dict[str, Calibration]]  # pipeline -> scope
     simulated: dict[str, list[ShapeFigures]]  # by design
     every_shape: dict[str, dict[str, dict[str, EveryShape]]]  # method -> loss -> design
+    against_all: dict[str, dict[str, Pooled]] | None = None  # pipeline -> any other method: over all panels
+    bias_outside_crash: dict[str, dict[str, Biases]] | None = (
+        None  # as `bias`, without holding periods that touch `CRASH`
+    )
 
 
 def cell_name(cell: CellFigures | CellDifference) -> str:
@@ -303,7 +317,7 @@ def headline(figures: Figures, pipelines: Sequence[str]) -> Figures:
     def in_cell(name: str, found: MethodFigures) -> MethodFigures:
         if name in pipelines:
             return found
-        bias = Biases(*(WithError(bias.value) for bias in found.bias))
+        bias = Biases(*(WithError(bias.value) for bias in found.bias if bias is not None))
         versus = {
             reference: Differences(*(Difference(d.difference, d.t) for d in (of.gmv, of.long_only, of.tracking)))
             for reference, of in found.versus.items()
@@ -312,6 +326,12 @@ def headline(figures: Figures, pipelines: Sequence[str]) -> Figures:
 
     def pooled(name: str, found: Pooled) -> Pooled:
         return found if name in pipelines else found._replace(gmv_splits=None)
+
+    def of_references(biases: dict[str, dict[str, Biases]]) -> dict[str, dict[str, Biases]]:
+        return {
+            scope: {name: of for name, of in methods.items() if name in (*pipelines, *REFERENCES)}
+            for scope, methods in biases.items()
+        }
 
     kept = {*pipelines, *TABULATED}
     return figures._replace(
@@ -326,10 +346,7 @@ def headline(figures: Figures, pipelines: Sequence[str]) -> Figures:
             scope: {name: {reference: pooled(name, p) for reference, p in of.items()} for name, of in methods.items()}
             for scope, methods in figures.pooled.items()
         },
-        bias={
-            scope: {name: of for name, of in methods.items() if name in (*pipelines, *REFERENCES)}
-            for scope, methods in figures.bias.items()
-        },
+        bias=of_references(figures.bias),
         simulated={
             design: [
                 shape._replace(
@@ -340,6 +357,7 @@ def headline(figures: Figures, pipelines: Sequence[str]) -> Figures:
             for design, shapes in figures.simulated.items()
         },
         every_shape={name: figures.every_shape[name] for name in pipelines if name in figures.every_shape},
+        bias_outside_crash=of_references(figures.bias_outside_crash or {}),
     )
 
 

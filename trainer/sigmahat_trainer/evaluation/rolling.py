@@ -120,14 +120,15 @@ def evaluate(
         outcomes = [Outcome(*_rows(panel, cell, at.stop, universe)) for at in rebalances for universe in at.universes]
         estimators[HINDSIGHT] = learned_constants(hindsight_constants(outcomes, methods.hindsight_start))
     rng = np.random.default_rng([seed, cell.n_assets, cell.n_obs, 1])
+    every = methods.every or {}
     before: dict[str, tuple[Rebalance, np.ndarray]] = {}
     score_rows, heads = [], []
     for rebalance in rebalances:
         request = request_of(panel, cell, rebalance)
         forwards = [_rows(panel, cell, rebalance.stop, universe)[1] for universe in rebalance.universes]
         random = [draw_random(rng, cell.n_assets) for _ in rebalance.universes]
-        date = panel.dates[rebalance.stop - 1].astype("datetime64[s]")
-        where = {"panel": panel.name, **cell._asdict(), "step": rebalance.number, "date": date}
+        date, until = panel.dates[[rebalance.stop - 1, rebalance.stop + cell.horizon - 1]].astype("datetime64[s]")
+        where = {"panel": panel.name, **cell._asdict(), "step": rebalance.number, "date": date, "until": until}
         outputs: dict[str, Outputs] = {}
         covariances: dict[str, Sequence[np.ndarray]] = {}
         seconds: dict[str, float] = {}
@@ -135,6 +136,8 @@ def evaluate(
             outputs[name], seconds[name] = _timed(pipeline.estimate, request)
             covariances[name] = unpadded(request, outputs[name].covariance)
         for name, estimator in estimators.items():
+            if rebalance.number % every.get(name, 1):
+                continue
             covariances[name], seconds[name] = _timed(estimator, request)
         for name, matrices in covariances.items():
             held = [_hold(*item) for item in zip(matrices, forwards, random, strict=True)]

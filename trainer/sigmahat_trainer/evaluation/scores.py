@@ -46,6 +46,7 @@ class Score(NamedTuple):
     gmv_square: float  # realised / forecast variance: its mean is the squared bias statistic
     gmv_gross: float  # sum of absolute weights
     gmv_names: float  # 1 / sum of squared weights
+    gmv_largest: float  # absolute weight
     long_only_variance: float
     long_only_log_variance: float
     long_only_square: float
@@ -53,10 +54,14 @@ class Score(NamedTuple):
     tracking_variance: float  # realised, of half of the assets less all of them, equally weighted
     tracking_log_variance: float
     tracking_square: float
+    equal_weight_square: float  # realised / forecast variance of 1/N
+    equal_weight_qlike: float
     random_long_only_square: float  # mean over portfolios of realised / forecast variance
     random_long_only_qlike: float  # mean over portfolios of `qlike`
     random_long_short_square: float
     random_long_short_qlike: float
+    negative_log_likelihood: float  # Gaussian, mean zero: nats an asset and period
+    log10_condition: float  # of the covariance
 
 
 class Held(NamedTuple):
@@ -99,7 +104,8 @@ def hold(covariance: FloatArray, forward: FloatArray, random: RandomPortfolios) 
     active = tracking_weights(covariance, benchmark, random.half) - benchmark
     active_returns = forward @ active
     tracking = _mean_square(active_returns)
-    ratios = [_ratios(portfolios, covariance, forward) for portfolios in (random.long_only, random.long_short)]
+    kinds = (benchmark[None], random.long_only, random.long_short)
+    ratios = [_ratios(portfolios, covariance, forward) for portfolios in kinds]
     score = Score(
         realised,
         float(np.log(realised)),
@@ -107,6 +113,7 @@ def hold(covariance: FloatArray, forward: FloatArray, random: RandomPortfolios) 
         float(realised / forecast),
         float(np.abs(weights).sum()),
         1 / float(weights @ weights),
+        float(np.abs(weights).max()),
         realised_long_only,
         float(np.log(realised_long_only)),
         float(realised_long_only / forecast_long_only),
@@ -118,6 +125,10 @@ def hold(covariance: FloatArray, forward: FloatArray, random: RandomPortfolios) 
         float(qlike(ratios[0]).mean()),
         float(ratios[1].mean()),
         float(qlike(ratios[1]).mean()),
+        float(ratios[2].mean()),
+        float(qlike(ratios[2]).mean()),
+        negative_log_likelihood(covariance, forward),
+        log10_condition(covariance),
     )
     return Held(score, weights, returns, long_only_returns, active_returns)
 
@@ -126,6 +137,35 @@ def no_portfolio(n_assets: int, horizon: int) -> Held:
     """What `hold` would be for an estimate that has no minimum-variance portfolio: NaN throughout."""
     nothing = np.full(horizon, np.nan)
     return Held(Score(*[np.nan] * len(Score._fields)), np.full(n_assets, np.nan), nothing, nothing, nothing)
+
+
+def negative_log_likelihood(covariance: FloatArray, returns: FloatArray) -> float:
+    """Of Gaussian returns (n_periods, n_assets) with mean zero: in nats, an asset and period.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        If the covariance is not positive definite.
+
+    >>> round(negative_log_likelihood(np.eye(2), np.array([[1.0, -1.0]])), 4)  # (ln(2 pi) + 1) / 2
+    1.4189
+    """
+    from scipy.linalg import solve_triangular
+
+    volatility = np.sqrt(covariance.diagonal())
+    lower = np.linalg.cholesky(covariance / np.outer(volatility, volatility))  # on the scale of correlations
+    log_determinant = 2 * (np.log(lower.diagonal()).sum() + np.log(volatility).sum())
+    whitened = solve_triangular(lower, (returns / volatility).T, lower=True)
+    n_periods, n_assets = returns.shape
+    return float(0.5 * (np.log(2 * np.pi) + (log_determinant + (whitened**2).sum() / n_periods) / n_assets))
+
+
+def log10_condition(covariance: FloatArray) -> float:
+    """Of its largest over its smallest eigenvalue; NaN if that is not positive, or a cell not finite."""
+    if not np.isfinite(covariance).all():
+        return float("nan")
+    eigenvalues = np.linalg.eigvalsh(covariance)
+    return float(np.log10(eigenvalues[-1] / eigenvalues[0])) if eigenvalues[0] > 0 else float("nan")
 
 
 def qlike(ratio: FloatArray) -> FloatArray:

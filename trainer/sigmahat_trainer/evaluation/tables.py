@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -20,6 +20,9 @@ from sigmahat_trainer.evaluation.results import (
     shape_name,
 )
 
+RISK = {"equal_weight": "1/N", "random_long_only": "random long-only", "random_long_short": "random long-short"}
+"""Field of Biases -> what it is called, of portfolios that no estimate had a hand in."""
+
 BORDER = 3
 """Characters between two columns of a table."""
 
@@ -32,6 +35,9 @@ def show(figures: Figures, console: Console) -> None:
     """
     for table in volatilities(figures, console.width):
         console.print(table)
+    for pipeline, others in (figures.against_all or {}).items():
+        for table in against_all(pipeline, others, console.width):
+            console.print(table)
     for pipeline, answers in figures.every_cell.items():
         for table in scorecard(figures, pipeline, console.width):
             console.print(table)
@@ -68,6 +74,8 @@ def scorecard(figures: Figures, pipeline: str, width: int) -> list[Table]:
     scopes = list(figures.pooled)
     against = [figures.pooled[scope].get(pipeline, {}) for scope in scopes]
     biases = [figures.bias[scope].get(pipeline) for scope in scopes]
+    outside = [(figures.bias_outside_crash or {}).get(scope, {}).get(pipeline) for scope in scopes]
+    heads = [figures.heads.get(pipeline, {}).get(scope) for scope in scopes]
     found = [of.get(REFERENCE) for of in against]
     rows = [[f"volatility, % (t), vs {name}", *(_gmv(of.get(name)) for of in against)] for name in REFERENCES]
     rows += [
@@ -75,13 +83,37 @@ def scorecard(figures: Figures, pipeline: str, width: int) -> list[Table]:
         ["tracking error, % (t), vs QIS", *(_percent(one and one.differences.tracking) for one in found)],
         ["QLIKE, long-only (t), vs QIS", *(_qlike(one and one.differences.random_long_only_qlike) for one in found)],
         ["QLIKE, long-short (t), vs QIS", *(_qlike(one and one.differences.random_long_short_qlike) for one in found)],
-        ["bias, random long-only (± error)", *(_bias(one and one.random_long_only) for one in biases)],
-        ["bias, random long-short (± error)", *(_bias(one and one.random_long_short) for one in biases)],
+        [
+            "likelihood, millinats (t), vs QIS",
+            *(_nats(one and one.differences.negative_log_likelihood) for one in found),
+        ],
+        *(
+            [f"bias, {title}{where} (± error)", *(_bias(one and getattr(one, kind)) for one in of)]
+            for where, of in (("", biases), (", no spring 2020", outside))
+            for kind, title in RISK.items()
+        ),
+        ["held by 90 % intervals", *(f"{one.uncertainty.coverage_90:.1%}" if one else "" for one in heads)],
     ]
     rows = [row for row in rows if any(row[1:])]
     return cut_to_width(
         [pipeline, *scopes], rows, width=width, title=f"{pipeline}: who is better, and is its risk right"
     )
+
+
+def against_all(pipeline: str, others: Mapping[str, Pooled], width: int) -> list[Table]:
+    """A row a method: what the pipeline is less it over all panels, wherever both have a portfolio."""
+    header = ["less", "steps", "volatility, % (t)", "likelihood, millinats (t)", "QLIKE, long-only (t)"]
+    rows = [
+        [
+            name,
+            str(n_steps),
+            _percent(of.gmv),
+            _nats(of.negative_log_likelihood),
+            _qlike(of.random_long_only_qlike),
+        ]
+        for name, (of, n_steps, _) in others.items()
+    ]
+    return cut_to_width(header, rows, width=width, title=f"{pipeline} over all panels") if rows else []
 
 
 def cut_to_width(header: Sequence[str], rows: Sequence[Sequence[str]], *, width: int, title: str) -> list[Table]:
@@ -118,6 +150,11 @@ def _percent(found: Difference | None) -> str:
 
 def _qlike(found: Difference | None) -> str:
     return f"{found.difference:+.3f} ({found.t:+.1f})" if found else ""
+
+
+def _nats(found: Difference | None) -> str:
+    """Thousandths of a nat, an asset and day; below zero: the method is better."""
+    return f"{1e3 * found.difference:+.1f} ({found.t:+.1f})" if found else ""
 
 
 def _bias(found: WithError | None) -> str:
