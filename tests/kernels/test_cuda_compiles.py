@@ -17,6 +17,7 @@ REGISTERS = {
     "sturm": 48,
     "pair_statistics": 48,
     "assemble": 56,
+    "complete": 80,
     ("float", 1): 72,
     ("float", 2): 80,
     ("float", 4): 80,
