@@ -18,14 +18,14 @@ REGISTERS = {
     "pair_statistics": 48,
     "assemble": 56,
     "complete": 80,
-    ("float", 1): 72,
-    ("float", 2): 80,
+    ("float", 1): 56,
+    ("float", 2): 72,
     ("float", 4): 80,
     ("float", 8): 96,
     ("float", 16): 128,
     ("double", 1): 72,
     ("double", 2): 96,
-    ("double", 4): 128,
+    ("double", 4): 120,
     ("double", 8): 152,
 }
 

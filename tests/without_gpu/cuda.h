@@ -139,6 +139,8 @@ int launch(void (*kernel)(Parameters...), int blocks, int threads, int shared_by
 
 inline void __syncthreads() { emulator::wait(emulator::State::kAtBlock); }
 
+inline void __syncwarp() { emulator::wait(emulator::State::kAtWarp); }
+
 template <class T>
 T __shfl_xor_sync(unsigned, T value, int lane_mask) {
     // Two buffers in turn: who writes one again has met the whole warp at the other since it was read.
