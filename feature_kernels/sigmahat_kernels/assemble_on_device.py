@@ -73,11 +73,11 @@ def _fill_batch(
     xp = array_namespace(window.returns)
     incomplete = to_numpy(window.n_observed < len(window.returns))
     universes = np.concatenate([group.universes for group in batch])
-    index = np.full((len(universes), covariance.shape[1]), PADDING)
+    index = np.full((len(universes), covariance.shape[1]), PADDING, np.int32)
     positions = gather_parts(request, list(zip(batch, cuts, strict=True)))
     index[:, : positions.shape[1]] = positions
     held = index != PADDING
-    with_gaps = (held & incomplete[index]).any(axis=1)
+    with_gaps = (held & incomplete[index]).any(axis=1) if incomplete.any() else np.zeros(len(universes), bool)
     sizes, limit = held.sum(axis=1), device.shared_memory_limit()
     fits = kernels.assemble_shared_bytes(1) * sizes <= limit
     fits &= ~with_gaps | (kernels.complete_shared_bytes(len(returns), sizes) <= limit)

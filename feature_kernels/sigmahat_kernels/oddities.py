@@ -44,7 +44,9 @@ def published_warnings(warnings: Warnings, universes: np.ndarray) -> dict[str, n
 
     Flags of assets are rare, so only those that are set are sent: a row (universe, asset as in UNIVERSES, flags) each.
     """
-    u, i = np.nonzero(warnings.of_asset)
+    some = np.flatnonzero(warnings.of_universe)
+    row, i = np.nonzero(warnings.of_asset[some])
+    u = some[row]
     flagged = np.stack([u, universes[u, i], warnings.of_asset[u, i]], axis=1)
     return {"WARNINGS": warnings.of_universe, "ASSET_WARNINGS": flagged.astype(np.int32)}
 
