@@ -81,7 +81,8 @@ def size_class_of(size: int) -> SizeClass | None:
 
 def tridiagonal_shared_bytes(size: int, warps: int, precision: type[np.floating]) -> int:
     """Shared memory of a block: the packed lower triangle, four vectors, and a partial vector for each warp."""
-    return (size * (size + 1) // 2 + (4 + warps) * size) * np.dtype(precision).itemsize
+    triangle, vector = (-(-values // 4) * 4 for values in (size * (size + 1) // 2, size))
+    return (triangle + 3 * vector + (1 + warps) * size) * np.dtype(precision).itemsize
 
 
 class Blocks(NamedTuple):

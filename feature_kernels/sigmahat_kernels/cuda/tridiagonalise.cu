@@ -14,6 +14,12 @@
 
 constexpr int kRows = 4;
 
+struct alignas(16) Rows {  // of one group: read in vectors
+    REAL of[kRows];
+};
+
+__host__ __device__ constexpr int in_groups(int n) { return (n + kRows - 1) / kRows * kRows; }
+
 // A column whose entries left of the subdiagonal are below 1e-18 (the matrix has a unit diagonal) is tridiagonal
 // already: its squares would leave the range of float, and a reflector built from them would not be orthogonal.
 constexpr float kNegligible = 1e-36f;
@@ -37,17 +43,18 @@ __device__ REAL warp_sum_four(const REAL* value, int lane) {
 // index: its rows and columns, from index[u * index_stride], as positions among the columns of all windows.
 // matrices: one (width, width) a window, row-major, one after the other; those of universe u begin u * stride doubles on.
 // diagonal, offdiagonal: n results from u * result_stride; the last one of offdiagonal is 0.
-// Dynamic shared memory: n (n + 1) / 2 + (4 + WARPS) n values of type REAL, of the largest n.
+// Dynamic shared memory: n (n + 1) / 2 + 3 n, both up to the next multiple of 4, + (1 + WARPS) n values of type REAL, of
+// the largest n.
 extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
 tridiagonalise(const double* matrices, long long stride, int width, const int* index, int index_stride, const int* rows,
                const int* sizes, int result_stride, double* diagonal, double* offdiagonal) {
     extern __shared__ double2 shared[];
     const int universe = rows[blockIdx.x], n = sizes[universe];
     REAL* const a = reinterpret_cast<REAL*>(shared);  // element (i, j), j <= i, at i (i + 1) / 2 + j
-    REAL* const p = a + n * (n + 1) / 2;              // product of the remaining matrix with the last reflector; then w
-    REAL* v = p + n;                                  // the last reflector
-    REAL* u = v + n;                                  // the next reflector
-    REAL* const row_sums = u + n;                     // p, the part from below the diagonal
+    REAL* const p = a + in_groups(n * (n + 1) / 2);   // product of the remaining matrix with the last reflector; then w
+    REAL* v = p + in_groups(n);                       // the last reflector
+    REAL* u = v + in_groups(n);                       // the next reflector; all three are 0 where rows are eliminated
+    REAL* const row_sums = u + in_groups(n);          // p, the part from below the diagonal
     REAL* const column_sums = row_sums + n;           // p, the part from on and above it, (WARPS, n)
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 
@@ -59,7 +66,7 @@ tridiagonalise(const double* matrices, long long stride, int width, const int* i
     for (int i = warp; i < n; i += WARPS)
         for (int j = lane; j <= i; j += 32)
             a[i * (i + 1) / 2 + j] = (REAL)matrices[(long long)index[i] * width + index[j] - first];
-    for (int j = threadIdx.x; j < n; j += 32 * WARPS) p[j] = v[j] = 0;
+    for (int j = threadIdx.x; j < in_groups(n); j += 32 * WARPS) p[j] = v[j] = u[j] = 0;
     REAL tau = 0;  // the last reflector is H = I - tau v v', v's last entry being 1
     __syncthreads();
 
@@ -93,7 +100,7 @@ tridiagonalise(const double* matrices, long long stride, int width, const int* i
             const REAL beta = done ? last : last > 0 ? -length : length;  // H sends the row to (0, ..., 0, beta)
             const REAL scale = done ? 0 : 1 / (last - beta);
             tau = done ? 0 : (beta - last) / beta;
-            __syncwarp();  // p is read
+            __syncwarp();  // p and v are read
 #pragma unroll
             for (int c = 0; c < CHUNKS; ++c) {
                 const int j = 32 * c + lane;
@@ -102,6 +109,7 @@ tridiagonalise(const double* matrices, long long stride, int width, const int* i
                 p[j] = w_lane[c];
             }
             if (lane == 0) {
+                p[m] = v[m] = u[m] = 0;
                 diagonal[m] = row[m] - 2 * v_m * w_m;
                 offdiagonal[m - 1] = beta;
             }
@@ -118,14 +126,9 @@ tridiagonalise(const double* matrices, long long stride, int width, const int* i
         }
         for (int top = kRows * warp; top < m; top += kRows * WARPS) {
             // Rows from m on are eliminated: with v = w = u = 0 they stay what they are and add nothing.
-            REAL v_row[kRows], w_row[kRows], u_row[kRows], sum[kRows] = {};
-#pragma unroll
-            for (int r = 0; r < kRows; ++r) {
-                const int i = top + r;
-                v_row[r] = i < m ? v[i] : 0;
-                w_row[r] = i < m ? p[i] : 0;
-                u_row[r] = i < m ? u[i] : 0;
-            }
+            const Rows v_row = *reinterpret_cast<const Rows*>(v + top), w_row = *reinterpret_cast<const Rows*>(p + top),
+                       u_row = *reinterpret_cast<const Rows*>(u + top);
+            REAL sum[kRows] = {};
             REAL* const first = a + top * (top + 1) / 2 + lane;  // row top + r begins r top + r (r + 1) / 2 further
 #pragma unroll
             for (int c = 0; c < CHUNKS; ++c) {
@@ -136,9 +139,9 @@ tridiagonalise(const double* matrices, long long stride, int width, const int* i
                     for (int r = 0; r < kRows; ++r) element[r] = first[r * top + r * (r + 1) / 2 + 32 * c];
 #pragma unroll
                     for (int r = 0; r < kRows; ++r) {
-                        element[r] = element[r] - v_row[r] * w_lane[c] - w_row[r] * v_lane[c];
+                        element[r] = element[r] - v_row.of[r] * w_lane[c] - w_row.of[r] * v_lane[c];
                         first[r * top + r * (r + 1) / 2 + 32 * c] = element[r];
-                        column[c] += element[r] * u_row[r];
+                        column[c] += element[r] * u_row.of[r];
                         sum[r] += element[r] * u_lane[c];
                     }
                     continue;
@@ -152,10 +155,10 @@ tridiagonalise(const double* matrices, long long stride, int width, const int* i
 #pragma unroll
                 for (int r = 0; r < kRows; ++r) {
                     const bool held = top + r < m && j <= top + r;
-                    element[r] = held ? element[r] - v_row[r] * w_lane[c] - w_row[r] * v_lane[c] : 0;
+                    element[r] = element[r] - v_row.of[r] * w_lane[c] - w_row.of[r] * v_lane[c];
                     if (held) first[r * top + r * (r + 1) / 2 + 32 * c] = element[r];
-                    column[c] += element[r] * u_row[r];
-                    sum[r] += element[r] * (j < top + r ? u_lane[c] : 0);
+                    if (held) column[c] += element[r] * u_row.of[r];
+                    if (held && j < top + r) sum[r] += element[r] * u_lane[c];
                 }
             }
             const REAL total = warp_sum_four(sum, lane);
