@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sigmahat_kernels import heartbeat, missing, regime, temporal
-from sigmahat_kernels.backend import Array, array_namespace, joined, to_numpy
+from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.correlation import CORRELATION, correlation_features
 from sigmahat_kernels.groups import (
     Memberships,
@@ -129,7 +129,7 @@ def _summands(shared: SharedWindows, solver: Solver) -> _Summands:
     }
     for spread, of in SPREADS.items():
         # Around a common centre first: the difference of two large numbers would lose the digits.
-        averages[spread] = joined([averages[of][cut] - averages[of][cut].mean() for cut in shared.cuts])
+        averages[spread] = shared.around_means(averages[of])
         averages[f"{spread}_square"] = averages[spread] ** 2
     heartbeat.beat()
     series = solver.asset_series(window, factor)

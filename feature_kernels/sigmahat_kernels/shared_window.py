@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sigmahat_kernels.backend import Array, array_namespace
+from sigmahat_kernels.backend import Array, array_namespace, joined
 from sigmahat_kernels.gaps import Incomplete, complete_correlations, incomplete
 from sigmahat_kernels.groups import WindowGroup
 from sigmahat_kernels.panel import FAST_HALFLIFE, WINSOR_LIMIT, Window, correlation_factor, prepare_window
@@ -141,6 +141,13 @@ class SharedWindows(NamedTuple):
             SharedWindow(self.window.columns(cut), self.factor[:, cut], products)
             for cut, products in zip(self.cuts, self.products, strict=True)
         ]
+
+    def around_means(self, values: Array) -> Array:
+        """Of each column (m,), less the mean over the columns of its window."""
+        if self.stack is None:
+            return joined([values[cut] - values[cut].mean() for cut in self.cuts])
+        of_windows = values.reshape(len(self.cuts), -1)
+        return (of_windows - of_windows.mean(axis=1, keepdims=True)).reshape(-1)
 
     def blocks(self) -> Products:
         """All products in one, for a universe to gather from: those of each window on its diagonal, nothing else.
