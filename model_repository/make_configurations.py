@@ -111,8 +111,9 @@ QUEUE = {"default_queue_policy": {"max_queue_size": 256}}
 # left of the graph's rows holds old ones, which touch no other row. The backend compares a batch with the dimensions of
 # a graph and of its lower bound: one that names none is taken by batches of exactly its own size.
 CUDA_GRAPH_ROWS = (1, 16, 128, 512, 1024, 2048, MAX_UNIVERSES)
-# One universe: CuPy compiles its kernels when they first run.
-WARMUP_ROWS, WARMUP_ASSETS = 64, 32
+# CuPy compiles its kernels when they first run, so that a warm-up does what requests do: two windows of one length and
+# one with fewer rows than assets, returns that are missing, a copy and a return that dominates.
+WARMUP_ROWS, WARMUP_ASSETS, WARMUP_UNIVERSES = 64, 32, 4
 
 
 def python_model(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor], **settings: Any) -> dict[str, Any]:
@@ -143,14 +144,15 @@ def from_file(given: Tensor, *dims: int) -> dict[str, Any]:
     return {"data_type": given["data_type"], "dims": dims, "input_data_file": given["name"].lower()}
 
 
-def one_universe(**others: Any) -> list[dict[str, Any]]:
-    """A warm-up by the panel in ``warmup``."""
+def of_every_kind(**others: Any) -> list[dict[str, Any]]:
+    """A warm-up by the panel and universes in ``warmup``."""
     inputs = {
         "PANEL": from_file(PANEL, WARMUP_ROWS, WARMUP_ASSETS),
-        "UNIVERSES": from_file(UNIVERSES, 1, WARMUP_ASSETS),
+        "UNIVERSES": from_file(UNIVERSES, WARMUP_UNIVERSES, WARMUP_ASSETS),
+        "WINDOWS": from_file(WINDOWS, WARMUP_UNIVERSES, 2),
         **others,
     }
-    return [{"name": "one universe", "batch_size": 1, "inputs": inputs}]
+    return [{"name": "universes of every kind", "batch_size": 1, "inputs": inputs}]
 
 
 def estimate() -> dict[str, dict[str, Any]]:
@@ -164,7 +166,7 @@ def features() -> dict[str, dict[str, Any]]:
     """Returns to features, which go to the members as a tensor on the device."""
     model = python_model("features", REQUEST, (tensor("FEATURES", -1, N_FEATURES), *ROWS, *WARNINGS))
     model["dynamic_batching"] = BOUNDED_QUEUE
-    on_gpu = {**model, **PYTHON_ON_GPU, "model_warmup": one_universe()}
+    on_gpu = {**model, **PYTHON_ON_GPU, "model_warmup": of_every_kind(DATES=from_file(DATES, WARMUP_ROWS))}
     return {GPU: on_gpu, GPU_FUSED: on_gpu}
 
 
@@ -208,12 +210,11 @@ def of_matrices(
     """A step that builds covariance matrices from parameters and returns."""
     model = python_model(name, (*OF_MATRICES, *inputs), outputs)
     parameters, block_intensity, status = INTERNAL
-    warmup = one_universe(
-        WINDOWS=from_file(WINDOWS, 1, 2),
-        BLOCKS=zeros(BLOCKS, 1, WARMUP_ASSETS),
-        PARAMETERS_INTERNAL=zeros(parameters, 1, N_PARAMETERS),
-        BLOCK_INTENSITY_INTERNAL=zeros(block_intensity, 1, 1),
-        STATUS_INTERNAL=zeros(status, 1),
+    warmup = of_every_kind(
+        BLOCKS=zeros(BLOCKS, WARMUP_UNIVERSES, WARMUP_ASSETS),
+        PARAMETERS_INTERNAL=zeros(parameters, WARMUP_UNIVERSES, N_PARAMETERS),
+        BLOCK_INTENSITY_INTERNAL=zeros(block_intensity, WARMUP_UNIVERSES, 1),
+        STATUS_INTERNAL=zeros(status, WARMUP_UNIVERSES),
         **others,
     )
     on_gpu = {**model, **PYTHON_ON_GPU, "model_warmup": warmup}

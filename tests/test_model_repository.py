@@ -19,12 +19,14 @@ from sigmahat_deploy.engines.builders import Profile
 from sigmahat_kernels.assemble import assemble
 from sigmahat_kernels.features import FEATURE_NAMES, N_FEATURES
 from sigmahat_kernels.manifest import ManifestError, write_manifest
+from sigmahat_kernels.market import MARKET
 from sigmahat_kernels.members import Member, MemberError, member_folders
 from sigmahat_kernels.parameters import N_PARAMETERS, split_parameters
 from sigmahat_kernels.pipeline import Pipeline, features_and_status
 from sigmahat_kernels.portfolios import read_portfolios
 from sigmahat_kernels.request import MAX_UNIVERSES, read_request
 from sigmahat_kernels.risk import measure_portfolios
+from sigmahat_kernels.status import WarningFlag
 
 REPOSITORY = Path(__file__).parents[1] / "model_repository"
 MEMBERS = tuple(member_folders(REPOSITORY))
@@ -292,9 +294,18 @@ def test_warm_up_runs_what_requests_run() -> None:
     """On the CPU: the same tensors through the same functions; the universes are good, so that nothing is left out."""
     (features,) = read("features", "configs/gpu.pbtxt").model_warmup
     tensors = {name.lower(): values for name, values in warm_up_tensors("features", features).items()}
-    table, status, _ = features_and_status(read_request(**tensors))
-    assert status.tolist() == [[0]]
-    assert np.isfinite(table.features).all()
+    request = read_request(**tensors)
+    table, status, _ = features_and_status(request)
+    assert status.tolist() == [[0]] * len(request.universes)
+    assert np.isfinite(np.delete(table.features, [FEATURE_NAMES.index(name) for name in MARKET], axis=1)).all()
+    (n_rows, how_many), sizes = np.unique(np.diff(request.windows), return_counts=True), request.universes >= 0
+    assert len(np.unique(request.windows[:, 0])) == 3  # two windows of one length
+    assert max(how_many) >= 2
+    assert min(n_rows) <= max(sizes.sum(axis=1))  # fewer rows than assets
+    assert np.isnan(request.panel).any()
+    assert np.isfinite(request.panel[:, request.universes[0, :16]]).all()
+    for flag in (WarningFlag.NEAR_COPY, WarningFlag.DOMINANT_RETURN):
+        assert (table.warnings.of_asset & flag).any()
     for model in OF_MATRICES:
         (warm_up,) = read(model, "configs/gpu.pbtxt").model_warmup
         tensors = warm_up_tensors(model, warm_up)
@@ -310,14 +321,15 @@ def test_warm_up_runs_what_requests_run() -> None:
         heads = split_parameters(parameters)
         if model == "assemble":
             covariance = assemble(request, heads, status, block_intensity=blocks)
-            assert np.isfinite(covariance).all()
-            assert covariance.any()
+            held = request.universes >= 0
+            np.testing.assert_array_equal(np.isfinite(covariance), held[:, :, None] & held[:, None, :])
+            assert covariance[0, 0, 0] > 0
         else:
             risk = measure_portfolios(
                 request, heads, status, read_portfolios(request, portfolios=books), block_intensity=blocks
             )
-            assert risk.portfolio_status.shape == (1, 1)
-            assert (risk.diagonal > 0).all()
+            assert risk.portfolio_status.shape == (len(request.universes), 1)
+            assert (risk.diagonal[request.universes >= 0] > 0).all()
 
 
 @pytest.mark.parametrize("model", ["features", *OF_MATRICES])

@@ -35,7 +35,7 @@ N_UNIVERSES, SIZES, N_WINDOWS = 2_000, (20, 200), 36
 
 N_COLUMNS, N_OBS, STEP = 200, 252, 21
 
-N_OUTPUTS = {"assemble": 1, "tridiagonalise": 2, "sturm": 1, "pair_statistics": 3}
+N_OUTPUTS = {"assemble": 1, "tridiagonalise": 2, "sturm": 1, "pair_statistics": 3, "complete": 2}
 """Kernel -> how many arrays, the last of its arguments, it writes."""
 
 
@@ -45,17 +45,19 @@ def main() -> None:
     parser.add_argument("--universes", type=int, default=N_UNIVERSES)
     parser.add_argument("--sizes", type=int, nargs=2, default=SIZES, metavar=("LEAST", "MOST"))
     parser.add_argument("--windows", type=int, default=N_WINDOWS)
+    parser.add_argument("--missing", type=float, default=0.0, help="share of the returns (default %(default)s)")
     arguments = parser.parse_args()
-    request = draw_request(arguments.universes, arguments.sizes, arguments.windows)
+    request = draw_request(arguments.universes, arguments.sizes, arguments.windows, arguments.missing)
     steps = {step: count(request, step) for step in STEPS}
     together = {name: sum(counts[name] for counts in steps.values()) for name in steps["features"]}
     print(json.dumps({**together, **steps}, indent=2))
 
 
-def draw_request(n_universes: int, sizes: Sequence[int], n_windows: int) -> Request:
-    """A request without gaps whose universes are spread evenly over sizes and windows."""
+def draw_request(n_universes: int, sizes: Sequence[int], n_windows: int, missing: float = 0.0) -> Request:
+    """A request whose universes are spread evenly over sizes and windows, with a share of its returns missing."""
     rng = np.random.default_rng(0)
     returns = 0.01 * rng.standard_normal((N_OBS + STEP * n_windows, N_COLUMNS))
+    returns[rng.random(returns.shape) < missing] = np.nan
     universes = np.full((n_universes, sizes[1]), PADDING, np.int32)
     for row, size in zip(universes, rng.integers(sizes[0], sizes[1] + 1, n_universes), strict=True):
         row[:size] = rng.choice(N_COLUMNS, size, replace=False)

@@ -137,7 +137,7 @@ def assemble(
         Python threads; default one per available core. On a GPU there is one.
     kept : KeptMoments, optional
         What `compute_features` kept of the same panel. Its returns are winsorised: not for `classic`. On a GPU only
-        universes with missing returns need it.
+        universes that are too large for a block's shared memory need it.
     pause : callable
         Called between slices of a few universes; no number depends on it.
 

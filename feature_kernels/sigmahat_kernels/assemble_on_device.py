@@ -11,6 +11,7 @@ from sigmahat_kernels import heartbeat
 from sigmahat_kernels.asset_statistics import ASSET_STATISTICS
 from sigmahat_kernels.backend import array_namespace, to_numpy
 from sigmahat_kernels.cuda import device, kernels
+from sigmahat_kernels.gaps import missing_cells
 from sigmahat_kernels.groups import (
     WindowGroup,
     batches_of,
@@ -25,8 +26,8 @@ from sigmahat_kernels.request import PADDING, Request
 from sigmahat_kernels.shared_window import share_windows
 from sigmahat_kernels.stale import without_stale
 
-_LAUNCH_CELLS = 2**28
-"""Cells of the matrices of one launch: 1 GB."""
+_LAUNCH_BYTES = 2**30
+"""What the matrices of one launch may take, with the correlations of their own of universes with missing returns."""
 
 
 def assemble_on_device(
@@ -43,7 +44,7 @@ def assemble_on_device(
     Returns
     -------
     list of WindowGroup
-        What is left to the array form: universes with missing returns, or too large for a block's shared memory.
+        What is left to the array form: universes too large for a block's shared memory, or over too long a window.
     """
     left: list[WindowGroup] = []
     heads = _heads(parameters)
@@ -72,21 +73,30 @@ def _fill_batch(
     xp = array_namespace(window.returns)
     incomplete = to_numpy(window.n_observed < len(window.returns))
     universes = np.concatenate([group.universes for group in batch])
-    index = np.full((len(universes), covariance.shape[1]), PADDING)
+    index = np.full((len(universes), covariance.shape[1]), PADDING, np.int32)
     positions = gather_parts(request, list(zip(batch, cuts, strict=True)))
     index[:, : positions.shape[1]] = positions
     held = index != PADDING
-    fits = kernels.assemble_shared_bytes(1) * held.sum(axis=1) <= device.shared_memory_limit()
-    taken = np.flatnonzero(fits & ~(held & incomplete[index]).any(axis=1))
+    with_gaps = (held & incomplete[index]).any(axis=1) if incomplete.any() else np.zeros(len(universes), bool)
+    sizes, limit = held.sum(axis=1), device.shared_memory_limit()
+    fits = kernels.assemble_shared_bytes(1) * sizes <= limit
+    fits &= ~with_gaps | (kernels.complete_shared_bytes(len(returns), sizes) <= limit)
+    taken = np.flatnonzero(fits)
+    correlations = products.slow, products.fast
+    cells = missing_cells(window) if with_gaps[taken].any() else None
     logs = xp.log(xp.concatenate([window.volatilities, window.kurtosis[None]]))
     scales = xp.asarray(list(ASSET_STATISTICS.values()))
-    per_launch = max(1, _LAUNCH_CELLS // covariance.shape[1] ** 2)
-    for start in range(0, len(taken), per_launch):
-        some = taken[start : start + per_launch]
-        rows = universes[some]
-        correlations = products.slow, products.fast
+    n_bytes = 4 * covariance.shape[1] ** 2 + np.where(with_gaps, 16 * sizes.astype(np.int64) ** 2, 0)[taken]
+    launches = n_bytes.cumsum() // _LAUNCH_BYTES
+    for some in np.split(taken, np.flatnonzero(np.diff(launches)) + 1) if len(taken) else []:
+        rows, missing = universes[some], with_gaps[some]
+        completed = (
+            kernels.complete(device.launch, correlations, cells, index[some], missing)
+            if cells is not None and missing.any()
+            else None
+        )
         matrices = kernels.assemble(
-            device.launch, correlations, logs, scales, index[some], heads[rows], intensity[rows]
+            device.launch, correlations, logs, scales, index[some], heads[rows], intensity[rows], completed
         )
         covariance[rows] = to_numpy(matrices)
         heartbeat.beat()

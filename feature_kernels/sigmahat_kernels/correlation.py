@@ -80,12 +80,13 @@ def correlation_features(
     moved = xp.minimum(pairs.first_square, second_square) > _STILL * pairs.square
     stability = xp.where(moved, both, 0.0) / xp.sqrt(xp.where(moved, pairs.first_square * second_square, 1.0))
 
+    quantiles = _quantiles(pairs.histogram, n_pairs, 0.1 + 0.4 * xp.arange(3))
     noise = xp.maximum(sampling_noise - off_diagonal, 0.0)
     return {
         "mean_correlation": average,
         "correlation_std": xp.sqrt(variance),
         "correlation_skewness": xp.where(varies, central_third / (spread * spread * spread), 0.0),
-        **{f"correlation_q{level}": _quantile(pairs.histogram, n_pairs, level / 100) for level in (10, 50, 90)},
+        **{f"correlation_q{level}": quantiles[:, k] for k, level in enumerate((10, 50, 90))},
         "negative_share": pairs.histogram[:, : HISTOGRAM_BINS // 2].sum(axis=1) / n_pairs,
         "asset_correlation_std": xp.sqrt(asset_variance),
         "nearest_correlation": pairs.nearest / n_assets,
@@ -98,12 +99,12 @@ def correlation_features(
     }
 
 
-def _quantile(histogram: Array, n_pairs: Array, level: float) -> Array:
-    """The correlation below which a share `level` of the pairs lies, if they spread evenly inside each bin; (n,)."""
+def _quantiles(histogram: Array, n_pairs: Array, levels: Array) -> Array:
+    """The correlations below which shares `levels` of the pairs lie, spread evenly inside each bin; (n, levels)."""
     xp = array_namespace(histogram)
     below = xp.cumsum(histogram, axis=1)
-    wanted = level * n_pairs
-    bin_ = (below < wanted[:, None]).sum(axis=1)
-    inside = xp.take_along_axis(histogram, bin_[:, None], axis=1)[:, 0]
-    before = xp.take_along_axis(below, bin_[:, None], axis=1)[:, 0] - inside
+    wanted = n_pairs[:, None] * levels
+    bin_ = (below[:, None, :] < wanted[:, :, None]).sum(axis=2)
+    inside = xp.take_along_axis(histogram, bin_, axis=1)
+    before = xp.take_along_axis(below, bin_, axis=1) - inside
     return 2.0 / HISTOGRAM_BINS * (bin_ + (wanted - before) / inside) - 1.0

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sigmahat_kernels import heartbeat, missing, regime, temporal
-from sigmahat_kernels.backend import Array, array_namespace, joined, to_numpy
+from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.correlation import CORRELATION, correlation_features
 from sigmahat_kernels.groups import (
     Memberships,
@@ -27,7 +27,7 @@ from sigmahat_kernels.groups import (
 )
 from sigmahat_kernels.market import MARKET, market_features
 from sigmahat_kernels.missing import MISSING
-from sigmahat_kernels.oddities import Warnings, flag_assets, flag_universes, look_for_oddities
+from sigmahat_kernels.oddities import Warnings, flag_assets, flag_universes, odd_columns
 from sigmahat_kernels.pairs import PairStatistics
 from sigmahat_kernels.parallel import Pause, for_each, for_each_group, go_on, threads_for
 from sigmahat_kernels.regime import REGIME, SPREADS, regime_features
@@ -129,7 +129,7 @@ def _summands(shared: SharedWindows, solver: Solver) -> _Summands:
     }
     for spread, of in SPREADS.items():
         # Around a common centre first: the difference of two large numbers would lose the digits.
-        averages[spread] = joined([averages[of][cut] - averages[of][cut].mean() for cut in shared.cuts])
+        averages[spread] = shared.around_means(averages[of])
         averages[f"{spread}_square"] = averages[spread] ** 2
     heartbeat.beat()
     series = solver.asset_series(window, factor)
@@ -152,13 +152,12 @@ def _fill_batch(
         return
     all_shared = share_windows(usable.returns, usable.cuts)
     heartbeat.beat()
-    suspect = look_for_oddities(all_shared, usable.stale, usable.groups)
-    for group, cut, shared, looked_at in zip(usable.groups, usable.cuts, all_shared.each(), suspect, strict=True):
-        if kept is not None:
-            kept.keep(group, shared.moments)
-        odd = flag_assets(request, group, usable.stale[cut], shared.window, shared.products.slow) if looked_at else None
+    for group, odd in zip(usable.groups, odd_columns(all_shared, usable.stale, usable.groups), strict=True):
         if odd is not None:
-            table.warnings.of_asset[group.universes] = odd
+            table.warnings.of_asset[group.universes] = flag_assets(request, group, odd)
+    if kept is not None:
+        for group, shared in zip(usable.groups, all_shared.each(), strict=True):
+            kept.keep(group, shared.moments)
     summands = _summands(all_shared, solver)
 
     def fill(parts: Sequence[Part]) -> None:

@@ -41,6 +41,29 @@ def incomplete(window: Window) -> Incomplete | None:
     return Incomplete(xp.ascontiguousarray(scaled.T), xp.ascontiguousarray(window.observed.T), columns)
 
 
+class MissingCells(NamedTuple):
+    """The same of m columns of a window of T rows, for a kernel that reads what is missing one by one."""
+
+    standardised: Array  # (T, m) as in `Incomplete`, not a number where missing
+    roots: Array  # (2, m) of the sums of their squares over the rows, equal-weighted and exponentially weighted
+    weights: Array  # (T,) of the rows, exponential
+    starts: Array  # (m + 1,) int32: column c misses rows[starts[c] : starts[c + 1]]
+    rows: Array  # (missing cells,) int32
+
+
+def missing_cells(window: Window) -> MissingCells:
+    """What correlations of universes with missing cells are made of, on a GPU; waits for it."""
+    xp = array_namespace(window.standardised)
+    z = window.standardised * xp.sqrt(window.n_observed / (window.standardised**2).sum(axis=0))
+    weights = exponential_weights(xp, len(z), FAST_HALFLIFE)
+    roots = xp.sqrt(xp.stack([window.n_observed, weights @ z**2]))
+    observed = window.observed > 0
+    starts = xp.zeros(z.shape[1] + 1, xp.int32)
+    starts[1:] = xp.cumsum(len(z) - window.n_observed)
+    rows = xp.nonzero(~observed.T)[1].astype(xp.int32)
+    return MissingCells(xp.ascontiguousarray(xp.where(observed, z, xp.nan)), roots, weights, starts, rows)
+
+
 def complete_correlations(window: Incomplete, index: Array, scratch: Scratch) -> tuple[Array, Array]:
     r"""Equal-weighted and exponentially weighted correlations of universes with missing cells.
 

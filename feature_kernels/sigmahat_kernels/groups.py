@@ -45,7 +45,7 @@ class WindowGroup(NamedTuple):
     stop: int
     universes: np.ndarray  # (n,) positions in the request
     columns: np.ndarray  # (m,) sorted columns of the panel that these universes use
-    place: np.ndarray  # (columns of the panel,) where a column stands among `columns`
+    place: np.ndarray  # (columns of the panel + 1,) where one stands among `columns`; PADDING for PADDING and others
 
 
 def group_by_window(request: Request, universes: np.ndarray) -> Iterator[WindowGroup]:
@@ -62,10 +62,9 @@ def group_by_window(request: Request, universes: np.ndarray) -> Iterator[WindowG
 
 def _group(request: Request, start: int, stop: int, universes: np.ndarray) -> WindowGroup:
     rows = request.universes[universes]
-    used = np.zeros(request.panel.shape[1], bool)
-    used[rows[rows != PADDING]] = True
+    used = np.bincount(rows.reshape(-1) - PADDING, minlength=request.panel.shape[1] + 1)[1:]  # the first is PADDING
     columns = np.flatnonzero(used)
-    place = np.zeros(len(used), np.int64)
+    place = np.full(len(used) + 1, PADDING, np.int64 if array_namespace(request.panel) is np else np.int32)
     place[columns] = np.arange(len(columns))
     return WindowGroup(start, stop, universes, columns, place)
 
@@ -318,18 +317,23 @@ def gather_index(request: Request, group: WindowGroup, chunk: np.ndarray) -> np.
     """Where the assets of a chunk of universes stand in the group's columns, (n, N); PADDING behind a smaller one's."""
     rows = request.universes[group.universes[chunk]]
     rows = rows[:, : int((rows != PADDING).sum(axis=1).max())]
-    return np.where(rows == PADDING, PADDING, group.place[rows])
+    return group.place.take(rows, mode="wrap")  # PADDING is the last place
 
 
 def gather_parts(request: Request, parts: Sequence[Part]) -> np.ndarray:
     """The same of all universes of some parts, in the columns of their batch."""
-    indices = [gather_index(request, part, np.arange(len(part.universes))) for part, _ in parts]
-    gathered = np.full((sum(map(len, indices)), max(index.shape[1] for index in indices)), PADDING)
+    indices = []
+    for part, cut in parts:
+        place = np.where(part.place == PADDING, PADDING, part.place + (cut.start or 0)).astype(part.place.dtype)
+        everyone = np.arange(len(part.universes))
+        indices.append(gather_index(request, part._replace(place=place), everyone))
+    if len(indices) == 1:
+        return indices[0]
+    gathered = np.full((sum(map(len, indices)), max(index.shape[1] for index in indices)), PADDING, indices[0].dtype)
     start = 0
-    for index, (_, cut) in zip(indices, parts, strict=True):
-        stop = start + len(index)
-        gathered[start:stop, : index.shape[1]] = np.where(index == PADDING, PADDING, index + (cut.start or 0))
-        start = stop
+    for index in indices:
+        gathered[start : start + len(index), : index.shape[1]] = index
+        start += len(index)
     return gathered
 
 
@@ -338,7 +342,7 @@ def membership_of(request: Request, group: WindowGroup) -> Array:
     xp = array_namespace(request.panel)
     rows = request.universes[group.universes]
     n_columns = len(group.columns)
-    held = xp.asarray(np.where(rows != PADDING, group.place[rows], n_columns))  # padding goes to one row more
+    held = xp.asarray(group.place.take(rows, mode="wrap"))  # padding goes to one row more, the last
     membership = xp.zeros((n_columns + 1, len(rows)))
     membership[held, xp.arange(len(rows))[:, None]] = 1.0
     return membership[:-1]
@@ -381,7 +385,7 @@ class StackedMemberships(Memberships):
         slot = np.empty(len(index), np.int64)
         slot[np.argsort(window, kind="stable")] = np.arange(len(index)) - np.repeat(np.cumsum(count) - count, count)
         width = int(count.max())
-        held = xp.asarray(np.where(index == PADDING, n_positions, index))  # padding goes to one row more
+        held = xp.asarray(index)  # padding goes to one row more, the last
         slots, self._places = xp.asarray(np.stack([slot, window * width + slot]))
         membership = xp.zeros((n_positions + 1, width))
         membership[held, slots[:, None]] = 1.0

@@ -28,6 +28,13 @@ COVARIANCE is dense, universes x widest^2 cells, and must stay below gRPC's 2 Gi
 `risk`, in double precision: MAX_RISK_CELLS counts universes x portfolios x the larger of assets and portfolios."""
 
 
+_BLOCK_CELLS = 128 * 1024
+"""Entries of a table of which universe holds which column: it stays in the cache."""
+
+_MANY_COLUMNS = 16
+"""With more columns than this for each asset of a universe, to sort its assets is faster than such a table."""
+
+
 class Request(NamedTuple):
     """A request that can be read; single universes may still be refused with a status."""
 
@@ -159,10 +166,11 @@ def with_blocks(request: Request) -> Request:
     ids = block_ids(universes, blocks)
     rows = np.full((len(universes), 1 + len(ids), universes.shape[1]), PADDING, np.int32)
     rows[:, 0] = universes
-    for u, universe in enumerate(universes):
-        for b, block in enumerate(ids):
-            members = universe[(blocks[u] == block) & (universe != PADDING)]
-            rows[u, 1 + b, : len(members)] = members
+    for b, block in enumerate(ids):
+        members = (blocks == block) & (universes != PADDING)
+        order = np.argsort(~members, axis=1, kind="stable")
+        found = np.where(members, universes, PADDING)
+        rows[:, 1 + b] = np.take_along_axis(found, order, axis=1)
     windows = np.repeat(request.windows, 1 + len(ids), axis=0)
     return request._replace(universes=rows.reshape(-1, rows.shape[-1]), windows=windows, blocks=None)
 
@@ -189,22 +197,53 @@ def check_universes(request: Request) -> tuple[np.ndarray, np.ndarray]:
         if offender is not None:
             asset[new] = offender[new]
 
-    used = universes != PADDING
-    n_assets = used.sum(axis=1)
+    n_assets = (universes != PADDING).sum(axis=1)
+    # A few passes over all entries tell where something is wrong with one; what it is, only these rows are asked.
+    doubtful = np.flatnonzero(_is_doubtful(universes, n_columns))
+    rows = universes[doubtful]
+    used = rows != PADDING
     # Padding before an asset is no padding: it names a column that does not exist.
-    inside = np.arange(universes.shape[1]) < (used.shape[1] - np.argmax(used[:, ::-1], axis=1))[:, None]
-    unknown = inside & ((universes < 0) | (universes >= n_columns)) & (n_assets > 0)[:, None]
-    ordered = np.sort(universes, axis=1)
+    inside = np.arange(rows.shape[1]) < (rows.shape[1] - np.argmax(used[:, ::-1], axis=1))[:, None]
+    unknown = inside & ((rows < 0) | (rows >= n_columns)) & used.any(axis=1)[:, None]
+    ordered = np.sort(rows, axis=1)
     twice = np.zeros_like(used)
     twice[:, 1:] = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != PADDING)
+
+    def refuse_doubtful(values: np.ndarray, where: np.ndarray, code: Status) -> None:
+        bad, offender = np.zeros(len(universes), bool), np.full(len(universes), PADDING, np.int32)
+        bad[doubtful], offender[doubtful] = where.any(axis=1), _first(values, where)
+        refuse(bad, code, offender)
 
     start, stop = windows[:, 0], windows[:, 1]
     refuse((start < 0) | (start >= stop) | (stop > n_rows), Status.WINDOW_OUT_OF_RANGE)
     refuse(stop.astype(np.int64) - start < MIN_OBSERVATIONS, Status.TOO_FEW_OBSERVATIONS)
-    refuse(unknown.any(axis=1), Status.UNKNOWN_ASSET, _first(universes, unknown))
-    refuse(twice.any(axis=1), Status.DUPLICATE_ASSET, _first(ordered, twice))
+    refuse_doubtful(rows, unknown, Status.UNKNOWN_ASSET)
+    refuse_doubtful(ordered, twice, Status.DUPLICATE_ASSET)
     refuse(n_assets < MIN_ASSETS, Status.TOO_FEW_ASSETS)
     return status, asset
+
+
+def _is_doubtful(universes: np.ndarray, n_columns: int) -> np.ndarray:
+    """Whether a row names a column that does not exist, or one twice, or has padding before an asset; (n,) bool."""
+    n, width = universes.shape
+    doubtful = (universes.min(axis=1) < PADDING) | (universes.max(axis=1) >= n_columns)
+    held = universes != PADDING
+    doubtful |= (held[:, 1:] > held[:, :-1]).any(axis=1)
+    if n_columns > _MANY_COLUMNS * width:
+        ordered = np.sort(universes, axis=1)
+        return doubtful | ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != PADDING)).any(axis=1)
+    # A universe that holds fewer columns than it names names one twice. Padding counts as a column before the others.
+    n_named, known = held.sum(axis=1), np.clip(universes, PADDING, n_columns - 1) if doubtful.any() else universes
+    per_block = max(1, _BLOCK_CELLS // (n_columns + 1))
+    first_cell = np.arange(per_block)[:, None] * (n_columns + 1) - PADDING
+    holds = np.empty((per_block, n_columns + 1), bool)
+    for start in range(0, n, per_block):
+        rows = known[start : start + per_block]
+        holds[...] = False
+        holds.reshape(-1)[first_cell[: len(rows)] + rows] = True
+        n_held = holds[: len(rows), 1:].sum(axis=1, dtype=np.int16)
+        doubtful[start : start + per_block] |= n_held < n_named[start : start + per_block]
+    return doubtful
 
 
 def _require(condition: bool, message: str) -> None:

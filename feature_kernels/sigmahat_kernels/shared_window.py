@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sigmahat_kernels.backend import Array, array_namespace
+from sigmahat_kernels.backend import Array, array_namespace, joined
 from sigmahat_kernels.gaps import Incomplete, complete_correlations, incomplete
 from sigmahat_kernels.groups import WindowGroup
 from sigmahat_kernels.panel import FAST_HALFLIFE, WINSOR_LIMIT, Window, correlation_factor, prepare_window
@@ -108,19 +108,22 @@ def share_windows(returns: Array, cuts: Sequence[slice], *, winsor_limit: float 
     """
     window = prepare_window(returns, winsor_limit=winsor_limit)
     slow, fast = correlation_factor(window), correlation_factor(window, halflife=FAST_HALFLIFE)
-    products = [_multiply_out(slow[:, cut], fast[:, cut]) for cut in cuts]
-    xp = array_namespace(returns)
-    if xp is np or len(cuts) == 1:
-        return SharedWindows(window, slow, products, cuts)
-    stack = Products(*(xp.stack(of_each) for of_each in zip(*products, strict=True)))
+    if array_namespace(returns) is np or len(cuts) == 1:
+        return SharedWindows(window, slow, [_multiply_out(slow[:, cut], fast[:, cut]) for cut in cuts], cuts)
+    # On a GPU all windows have as many columns.
+    stack = _multiply_out(*(of_all.reshape(len(of_all), len(cuts), -1).transpose(1, 0, 2) for of_all in (slow, fast)))
     products = [Products(*(of_all[k] for of_all in stack)) for k in range(len(cuts))]
     return SharedWindows(window, slow, products, cuts, stack)
 
 
 def _multiply_out(slow: Array, fast: Array) -> Products:
-    early, late = slow[: len(slow) // 2], slow[len(slow) // 2 :]
-    first_half = early.T @ early
-    return Products(first_half + late.T @ late, fast.T @ fast, first_half)
+    half = slow.shape[-2] // 2
+    first_half = _gram(slow[..., :half, :])
+    return Products(first_half + _gram(slow[..., half:, :]), _gram(fast), first_half)
+
+
+def _gram(factor: Array) -> Array:
+    return factor.swapaxes(-2, -1) @ factor
 
 
 class SharedWindows(NamedTuple):
@@ -138,6 +141,13 @@ class SharedWindows(NamedTuple):
             SharedWindow(self.window.columns(cut), self.factor[:, cut], products)
             for cut, products in zip(self.cuts, self.products, strict=True)
         ]
+
+    def around_means(self, values: Array) -> Array:
+        """Of each column (m,), less the mean over the columns of its window."""
+        if self.stack is None:
+            return joined([values[cut] - values[cut].mean() for cut in self.cuts])
+        of_windows = values.reshape(len(self.cuts), -1)
+        return (of_windows - of_windows.mean(axis=1, keepdims=True)).reshape(-1)
 
     def blocks(self) -> Products:
         """All products in one, for a universe to gather from: those of each window on its diagonal, nothing else.

@@ -197,7 +197,7 @@ class Solver:
         self, products: Sequence[Array], factor: Array, index: np.ndarray, scratch: Scratch
     ) -> tuple[Array, PairStatistics]:
         """Spectra and pair statistics of the same universes, of one chunk; `scratch` is that of this thread."""
-        there = array_namespace(factor).asarray(index)
+        there = array_namespace(factor).asarray(index, np.int64)
         return self.eigenvalues(products[0], factor, there), self.pair_statistics(products, there)
 
     def _solve(self, matrix: Array, index: Array | None, n_null: int) -> Array:
@@ -243,7 +243,8 @@ class OwnSolver(Solver):
     def chunks(self, request: Request, part: WindowGroup) -> Iterator[np.ndarray]:
         """See `Solver.chunks`."""
         sizes = (request.universes[part.universes] != PADDING).sum(axis=1)
-        taken = np.array([self._takes(part.stop - part.start, size) for size in sizes.tolist()])
+        takes = [self._takes(part.stop - part.start, size) for size in range(int(sizes.max()) + 1)]
+        taken = np.array(takes)[sizes]
         if taken.any():
             yield np.flatnonzero(taken)
         others = np.flatnonzero(~taken)

@@ -6,6 +6,9 @@ from __future__ import annotations
 import numpy as np
 
 from sigmahat_kernels.cuda import device, kernels
+from sigmahat_kernels.gaps import missing_cells
+from sigmahat_kernels.panel import Window
+from sigmahat_kernels.shared_window import share_window
 from sigmahat_kernels.solvers import OwnKernels
 
 
@@ -25,7 +28,13 @@ def main() -> None:
     index = np.array([[*range(60)], [*range(330, 350), *[-1] * 40]])  # of two windows and sizes
     of_columns = cupy.zeros((4, 660)), cupy.ones(8)
     stack = cupy.stack([product, product])
-    kernels.assemble(device.launch, (stack, stack), *of_columns, index, np.full((2, 25), 0.1), np.full((2, 60), 0.5))
+    with_gaps = returns.copy()
+    with_gaps[:50, 3] = np.nan
+    window = share_window(cupy.asarray(with_gaps)).window
+    cells = missing_cells(Window(*(cupy.concatenate([of, of], axis=-1) for of in window)))
+    completed = kernels.complete(device.launch, (stack, stack), cells, index, np.array([True, False]))
+    heads, intensity = np.full((2, 25), 0.1), np.full((2, 60), 0.5)
+    kernels.assemble(device.launch, (stack, stack), *of_columns, index, heads, intensity, completed)
     cupy.cuda.Device().synchronize()
     print("every kernel ran")
 

@@ -18,7 +18,7 @@ from sigmahat_kernels.solvers import DEVICE_SOLVERS, OwnKernels, choose_solver
 
 pytestmark = pytest.mark.gpu
 
-SIZES = [2, 5, 20, 32, 33, 64, 65, 100, 128, 129, 200, 228, 229, 256, 257, 321, 322, 500]
+SIZES = [2, 5, 20, 32, 33, 64, 65, 100, 128, 129, 200, 228, 229, 256, 257, 320, 321, 500]
 
 
 def factor_of(n_assets: int, n_obs: int, seed: int = 0) -> np.ndarray:

@@ -17,21 +17,22 @@ REGISTERS = {
     "sturm": 48,
     "pair_statistics": 48,
     "assemble": 56,
-    ("float", 1): 72,
-    ("float", 2): 80,
-    ("float", 4): 80,
-    ("float", 8): 96,
-    ("float", 16): 128,
+    "complete": 80,
+    ("float", 1): 56,
+    ("float", 2): 64,
+    ("float", 4): 72,
+    ("float", 8): 112,
+    ("float", 16): 120,
     ("double", 1): 72,
-    ("double", 2): 96,
-    ("double", 4): 128,
-    ("double", 8): 152,
+    ("double", 2): 88,
+    ("double", 4): 112,
+    ("double", 8): 168,
 }
 
 # Largest matrix that one block can hold, by the shared memory that a block can have: A100, H100 and H200, RTX 50.
 LARGEST = {
     163 * 1024: {np.float32: 269, np.float64: 192},
-    227 * 1024: {np.float32: 321, np.float64: 228},
+    227 * 1024: {np.float32: 320, np.float64: 228},
     99 * 1024: {np.float32: 212, np.float64: 147},
 }
 

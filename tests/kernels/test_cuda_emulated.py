@@ -13,11 +13,12 @@ from without_gpu.emulator import COMPILER, FORWARD, REVERSE, SHUFFLED, Emulator,
 from sigmahat_kernels.asset_statistics import ASSET_STATISTICS
 from sigmahat_kernels.covariance import estimate_covariance
 from sigmahat_kernels.cuda import kernels
-from sigmahat_kernels.cuda.kernels import Program
+from sigmahat_kernels.cuda.kernels import Completed, Program
+from sigmahat_kernels.gaps import complete_correlations, incomplete, missing_cells
 from sigmahat_kernels.parameters import Parameters
 from sigmahat_kernels.request import PADDING
 from sigmahat_kernels.scratch import Scratch
-from sigmahat_kernels.shared_window import Moments
+from sigmahat_kernels.shared_window import Moments, SharedWindows, share_windows
 from sigmahat_kernels.solvers import REFINE_BELOW, OwnKernels, OwnSolver, Solver, choose_solver
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="the emulator needs g++")
@@ -325,7 +326,84 @@ def run_assemble(emulator: Emulator) -> np.ndarray:
     return kernels.assemble(emulator, *assembly_arguments(np.array([40])))
 
 
+def windows_with_gaps() -> SharedWindows:
+    """Three of 45 columns and 100 rows: a late listing, an early end, a hole, single cells; 20 columns miss nothing."""
+    rng = np.random.default_rng(9)
+    returns = 0.01 * (rng.standard_normal((100, 135)) + rng.standard_normal((100, 1)))
+    missing = rng.random(returns.shape) < 0.03
+    for first in (0, 45, 90):
+        missing[:, first : first + 20] = False
+        missing[:70, first + 20] = missing[75:, first + 21] = missing[30:60, first + 22] = True
+    returns[missing] = np.nan
+    return share_windows(returns, [slice(first, first + 45) for first in (0, 45, 90)])
+
+
+def complete_on(emulator: Emulator, shared: SharedWindows, index: np.ndarray, with_gaps: np.ndarray) -> Completed:
+    correlations = [np.stack([getattr(each, name) for each in shared.products]) for name in ("slow", "fast")]
+    return kernels.complete(emulator, correlations, missing_cells(shared.window), index, with_gaps)
+
+
+def test_correlations_with_gaps_match_the_array_form() -> None:
+    """Of mixed sizes and windows in one launch; to the bit in every order of threads, and symmetric to the bit."""
+    shared, sizes = windows_with_gaps(), np.array([3, 33, 20, 45, 2, 40, 12])
+    index = np.full((7, 45), PADDING)
+    for u, size in enumerate(sizes):
+        index[u, :size] = 45 * (u % 3) + universes_of(45, size, 1, seed=u)[0]
+    index[0, :3], index[6, :12] = 22 + np.arange(3), 1 + np.arange(12)
+    with_gaps = np.array([True] * 6 + [False])
+    forward, *others = (
+        complete_on(Emulator(order), shared, index, with_gaps) for order in (FORWARD, REVERSE, SHUFFLED)
+    )
+    for other in others:
+        for one, another in zip(forward, other, strict=True):
+            np.testing.assert_array_equal(one, another)
+    assert forward.starts.tolist() == [0, 9, 1098, 1498, 3523, 3527, -1]
+    assert len(forward.slow) == len(forward.fast) == 3527 + 40**2
+    windows = incomplete(shared.window)
+    for u, size in enumerate(sizes[:6]):
+        expected = complete_correlations(windows, index[u : u + 1, :size], Scratch(np))
+        for found, wanted in zip(forward[:2], expected, strict=True):
+            matrix = found[forward.starts[u] :][: size**2].reshape(size, size)
+            np.testing.assert_array_equal(matrix, matrix.T)
+            np.testing.assert_allclose(matrix, wanted[0], rtol=0, atol=1e-14)
+
+
+def test_assets_that_share_no_row() -> None:
+    """Two of them, nothing else: what joins them is the universe's slope alone, and one has but a few weights left."""
+    returns = 0.01 * np.random.default_rng(2).standard_normal((900, 2))
+    returns[:450, 0] = returns[450:, 1] = np.nan
+    shared = share_windows(returns, [slice(0, 2)])
+    index = np.array([[1, 0]])
+    found = complete_on(Emulator(), shared, index, np.array([True]))
+    for actual, expected in zip(
+        found, complete_correlations(incomplete(shared.window), index, Scratch(np)), strict=False
+    ):
+        np.testing.assert_allclose(actual.reshape(2, 2), expected[0], rtol=0, atol=1e-14)
+
+
+def test_matrices_of_universes_with_correlations_of_their_own() -> None:
+    """They take the place of the window's: the same ones there give the same bits."""
+    sizes = np.array([3, 33, 20])
+    correlations, *others = assembly_arguments(sizes)
+    index = others[2]
+    blocks = [np.ix_(own % 45, own % 45) for own in (row[row != PADDING] for row in index)]
+    own = [np.concatenate([of[u][blocks[u]].ravel() for u in (1, 2)]) for of in correlations]
+    completed = Completed(*own, np.array([-1, 0, 33 * 33]))
+    mixed = [of.copy() for of in correlations]
+    for of in mixed:
+        of[1:] = np.nan
+    expected = kernels.assemble(Emulator(), correlations, *others)
+    np.testing.assert_array_equal(kernels.assemble(Emulator(), mixed, *others, completed), expected)
+
+
+def run_complete(emulator: Emulator) -> np.ndarray:
+    index = 45 + universes_of(45, 40, 1)
+    slow, fast, _ = complete_on(emulator, windows_with_gaps(), index, np.array([True]))
+    return np.concatenate([slow, fast])
+
+
 RUNS = {
+    "complete": run_complete,
     "assemble": run_assemble,
     "tridiagonalise": run_tridiagonalise,
     "sturm": run_sturm,

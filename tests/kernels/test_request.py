@@ -380,6 +380,29 @@ def test_statuses_that_need_no_returns_come_from_check_universes():
 # ------------------------------------------------------------------------------------------------ groups and blocks
 
 
+@pytest.mark.parametrize("n_columns", [9, 400])  # few for the width, and so many that assets are sorted
+def test_assets_are_judged_row_by_row(n_columns, monkeypatch):
+    monkeypatch.setattr(request_module, "_BLOCK_CELLS", 64)  # a few rows at a time
+    rng = np.random.default_rng(n_columns)
+    universes = np.full((300, 8), PADDING, np.int32)
+    expected = []
+    for row in universes:
+        size = rng.integers(2, 9)
+        row[:size] = rng.choice(n_columns, size, replace=False)
+        for _ in range(rng.integers(0, 3)):
+            row[rng.integers(8)] = rng.choice([-7, PADDING, 0, n_columns - 1, n_columns, 2**31 - 1])
+        named = [i for i, asset in enumerate(row) if asset != PADDING]
+        inside = row[: named[-1] + 1].tolist() if named else []
+        unknown = [asset for asset in inside if not 0 <= asset < n_columns]
+        twice = sorted(asset for asset in set(inside) if inside.count(asset) > 1 and asset != PADDING)
+        faults = [(Status.UNKNOWN_ASSET, asset) for asset in unknown] + [(Status.DUPLICATE_ASSET, a) for a in twice]
+        faults += [(Status.TOO_FEW_ASSETS, PADDING)] * (len(named) < MIN_ASSETS) + [(Status.GOOD, PADDING)]
+        expected.append(faults[0])
+    found = check_universes(read_request(simulate_returns(n_assets=n_columns), universes))
+    assert list(zip(*(values.tolist() for values in found), strict=True)) == expected
+    assert len(set(found[0].tolist())) >= 3
+
+
 def test_universes_are_grouped_by_window():
     universes = np.array([[4, 2, -1], [0, 1, -1], [2, 7, 9], [5, 6, -1]], np.int32)
     windows = np.array([[0, 60], [10, 60], [0, 60], [0, 50]])

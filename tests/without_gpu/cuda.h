@@ -20,6 +20,7 @@
 
 #define __global__
 #define __device__
+#define __host__
 #define __shared__
 #define __launch_bounds__(...)
 
@@ -138,6 +139,8 @@ int launch(void (*kernel)(Parameters...), int blocks, int threads, int shared_by
 }  // namespace emulator
 
 inline void __syncthreads() { emulator::wait(emulator::State::kAtBlock); }
+
+inline void __syncwarp() { emulator::wait(emulator::State::kAtWarp); }
 
 template <class T>
 T __shfl_xor_sync(unsigned, T value, int lane_mask) {

@@ -29,6 +29,9 @@ H200 = {"MaxSharedMemoryPerBlockOptin": 232_448, "SingleToDoublePrecisionPerfRat
 
 _NO_WORK = {"empty", "empty_like", "broadcast_to", "reshape", "transpose", "moveaxis", "ravel"}
 
+_LENGTH_UNKNOWN = {"nonzero", "flatnonzero", "argwhere", "unique"}
+"""The host waits to be told how much memory the result needs."""
+
 _METHODS = ("sum", "mean", "max", "min", "std", "any", "all", "argmax", "cumsum", "astype", "copy", "take", "fill")
 
 _thread = threading.local()
@@ -198,6 +201,8 @@ def _call(function: Any, inputs: Any, keywords: dict[str, Any]) -> Any:
     name = getattr(function, "__name__", type(function).__name__)
     if name not in _NO_WORK:
         array_calls[name] += 1
+    if name in _LENGTH_UNKNOWN:
+        waits[name] += 1
     result = function(*_to_host(inputs), **_to_host(keywords))
     out = keywords.get("out")
     return _to_device(result) if out is None else out[0] if isinstance(out, tuple) else out

@@ -34,15 +34,17 @@ __device__ double total(const double* values, int n, int lane) {
 }
 
 // slow, fast: correlations of all columns, (width, width) a window, one after the other, row-major.
+// starts: of a universe with correlations of its own, where their (n, n) begin in own_slow and own_fast; others -1.
 // logs: (4, n_columns) ln of the volatilities and of the kurtosis of the columns of all windows.
 // scales: the usual size of each statistic. rows: the universe u of each block, of n = sizes[u] assets.
 // index: (., longest) their positions among the columns of all windows. heads: (., 25). intensity: (., longest).
 // out: (., longest, longest), `padding` where there is no asset.
-// Dynamic shared memory: 13 n doubles and n ints, of the largest n.
+// Dynamic shared memory: 13 n doubles and 2 n ints, of the largest n.
 extern "C" __global__ void __launch_bounds__(32 * kWarps)
-assemble(const double* slow, const double* fast, int width, const double* logs, int n_columns, const double* scales,
-         const int* index, const double* heads, const double* intensity, const int* rows, const int* sizes, int longest,
-         float padding, float* out) {
+assemble(const double* slow, const double* fast, int width, const double* own_slow, const double* own_fast,
+         const long long* starts, const double* logs, int n_columns, const double* scales, const int* index,
+         const double* heads, const double* intensity, const int* rows, const int* sizes, int longest, float padding,
+         float* out) {
     extern __shared__ double2 shared[];
     const int universe = rows[blockIdx.x], n = sizes[universe];
     double* const statistics = reinterpret_cast<double*>(shared);  // (8, n)
@@ -52,18 +54,23 @@ assemble(const double* slow, const double* fast, int width, const double* logs, 
     double* const shrunk = kept + n;
     double* const other = shrunk + n;  // what is added to ln volatility; then the variance's inverse
     double* const factor = statistics;  // once these are read
-    int* const columns = reinterpret_cast<int*>(other + n);
+    int* const columns = reinterpret_cast<int*>(other + n);  // where its correlations stand
+    int* const places = columns + n;                         // and its logs
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 
     index += (long long)universe * longest;
     heads += (long long)universe * kHeads;
     intensity += (long long)universe * longest;
     out += (long long)universe * longest * longest;
+    const bool has_own = starts[universe] >= 0;
     const int window = index[0] / width * width;  // its first column
-    slow += (long long)window * width;
-    fast += (long long)window * width;
-    logs += window;
-    for (int j = threadIdx.x; j < n; j += 32 * kWarps) columns[j] = index[j] - window;
+    slow = has_own ? own_slow + starts[universe] : slow + (long long)window * width;
+    fast = has_own ? own_fast + starts[universe] : fast + (long long)window * width;
+    if (has_own) width = n;
+    for (int j = threadIdx.x; j < n; j += 32 * kWarps) {
+        places[j] = index[j];
+        columns[j] = has_own ? j : index[j] - window;
+    }
     __syncthreads();  // columns are set
 
     for (int i = warp; i < n; i += kWarps) {
@@ -82,7 +89,7 @@ assemble(const double* slow, const double* fast, int width, const double* logs, 
         squares = warp_sum(squares);
         nearest = warp_max(nearest);
         if (lane == 0) {
-            const double* const own = logs + columns[i];
+            const double* const own = logs + places[i];
             const double mean = sum / (n - 1);
             row_sum[i] = sum;
             statistics[i] = mean;
@@ -111,7 +118,7 @@ assemble(const double* slow, const double* fast, int width, const double* logs, 
             odds += statistics[k * n + i] * heads[kIntensityTilt + k];
             raised += statistics[k * n + i] * heads[kVolatilityTilt + k];
         }
-        for (int k = 0; k < 3; ++k) blended += logs[k * n_columns + columns[i]] * heads[kBlend + k];
+        for (int k = 0; k < 3; ++k) blended += logs[k * n_columns + places[i]] * heads[kBlend + k];
         const double tilted = intensity[i] * exp(odds);
         const double share = tilted / (tilted + fmax(1 - intensity[i], 0.0));
         kept[i] = sqrt(fmax(1 - share, 0.0));

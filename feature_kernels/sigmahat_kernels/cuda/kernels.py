@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from sigmahat_kernels.backend import Array, array_namespace
+from sigmahat_kernels.gaps import MissingCells
 from sigmahat_kernels.pairs import HISTOGRAM_BINS, PairStatistics
 
 WARP = 32
@@ -51,6 +52,7 @@ Launch: TypeAlias = Callable[[Program, int, int, int, Sequence[Any]], None]
 
 STURM = Program("sturm", ())
 ASSEMBLE = Program("assemble", ())
+COMPLETE = Program("complete", ())
 PAIR_STATISTICS = Program("pair_statistics", (f"-DWARPS={PAIR_WARPS}",))
 
 
@@ -65,6 +67,7 @@ PROGRAMS = (
     STURM,
     PAIR_STATISTICS,
     ASSEMBLE,
+    COMPLETE,
     *(tridiagonal_program(size_class, np.float32) for size_class in SIZE_CLASSES),
     *(tridiagonal_program(size_class, np.float64) for size_class in SIZE_CLASSES[:-1]),
 )
@@ -78,7 +81,8 @@ def size_class_of(size: int) -> SizeClass | None:
 
 def tridiagonal_shared_bytes(size: int, warps: int, precision: type[np.floating]) -> int:
     """Shared memory of a block: the packed lower triangle, four vectors, and a partial vector for each warp."""
-    return (size * (size + 1) // 2 + (4 + warps) * size) * np.dtype(precision).itemsize
+    triangle, vector = (-(-values // 4) * 4 for values in (size * (size + 1) // 2, size))
+    return (triangle + 3 * vector + (1 + warps) * size) * np.dtype(precision).itemsize
 
 
 class Blocks(NamedTuple):
@@ -204,9 +208,73 @@ def pair_statistics(
     )
 
 
+class Completed(NamedTuple):
+    """Correlations that universes with missing returns have of their own."""
+
+    slow: Array  # (cells,) equal-weighted, the (N, N) of one universe after the other
+    fast: Array  # (cells,) exponentially weighted
+    starts: Array  # (n,) int64, where those of each universe begin; -1 without missing returns
+
+
+def complete_shared_bytes(n_obs: int, sizes: np.ndarray) -> np.ndarray:
+    """Shared memory of blocks that complete correlations of so many assets each over a window of `n_obs` rows."""
+    return (4 * n_obs + 5 * sizes + 3 * PAIR_WARPS) * 8 + sizes * 4
+
+
+def complete(
+    launch: Launch, correlations: Sequence[Array], cells: MissingCells, index: np.ndarray, with_gaps: np.ndarray
+) -> Completed:
+    """What `gaps.complete_correlations` computes, of universes of any sizes and windows.
+
+    Parameters
+    ----------
+    correlations : two float64 arrays of shape (m, m) or (windows, m, m)
+        Equal-weighted and exponentially weighted, missing = 0, of all columns of a window.
+    cells : MissingCells
+        Of the columns of all windows.
+    index : integer array of shape (n, N)
+        On the host: positions of each universe's assets among these columns, PADDING behind.
+    with_gaps : bool array of shape (n,)
+        On the host: which universes miss returns; nothing is computed for the others.
+    """
+    xp = array_namespace(cells.standardised)
+    n_obs, n_columns = cells.standardised.shape
+    sizes = (index >= 0).sum(axis=1)
+    n_cells = np.where(with_gaps, sizes.astype(np.int64) ** 2, 0)
+    starts = xp.asarray(np.where(with_gaps, n_cells.cumsum() - n_cells, -1))
+    order = np.argsort(-sizes, kind="stable")
+    order = order[with_gaps[order]]
+    slow, fast = (xp.empty(int(n_cells.sum())) for _ in range(2))
+    launch(
+        COMPLETE,
+        len(order),
+        WARP * PAIR_WARPS,
+        int(complete_shared_bytes(n_obs, sizes[order[0]])),
+        (
+            *(xp.ascontiguousarray(correlation) for correlation in correlations),
+            np.int32(correlations[0].shape[-1]),
+            cells.standardised,
+            np.int32(n_columns),
+            cells.roots,
+            cells.weights,
+            np.int32(n_obs),
+            cells.starts,
+            cells.rows,
+            xp.asarray(index, np.int32),
+            xp.asarray(order.astype(np.int32)),
+            xp.asarray(sizes.astype(np.int32)),
+            np.int32(index.shape[1]),
+            starts,
+            slow,
+            fast,
+        ),
+    )
+    return Completed(slow, fast, starts)
+
+
 def assemble_shared_bytes(size: int) -> int:
     """Shared memory of a block that assembles a matrix of `size` rows."""
-    return size * (13 * 8 + 4)
+    return size * (13 * 8 + 2 * 4)
 
 
 def assemble(
@@ -217,6 +285,7 @@ def assemble(
     index: np.ndarray,
     heads: np.ndarray,
     intensity: np.ndarray,
+    completed: Completed | None = None,
 ) -> Array:
     """What `covariance.estimate_covariance` computes, of universes of any sizes and windows; (n, N, N) float32.
 
@@ -234,10 +303,14 @@ def assemble(
         On the host: see the kernel.
     intensity : float64 array of shape (n, N)
         On the host: what each asset's intensity is tilted from.
+    completed : Completed, optional
+        Takes the place of `correlations` for universes with missing returns.
     """
     xp = array_namespace(logs)
     n, longest = index.shape
     sizes = (index >= 0).sum(axis=1)
+    slow, fast = (xp.ascontiguousarray(correlation) for correlation in correlations)
+    own = completed or Completed(slow, fast, xp.full(n, -1, xp.int64))
     out = xp.empty((n, longest, longest), xp.float32)
     launch(
         ASSEMBLE,
@@ -245,12 +318,11 @@ def assemble(
         WARP * PAIR_WARPS,
         assemble_shared_bytes(int(sizes.max())),
         (
-            *(xp.ascontiguousarray(correlation) for correlation in correlations),
-            np.int32(correlations[0].shape[-1]),
+            *(slow, fast, np.int32(slow.shape[-1]), *own),
             xp.ascontiguousarray(logs),
             np.int32(logs.shape[1]),
             scales,
-            xp.asarray(index.astype(np.int32)),
+            xp.asarray(index, np.int32),
             xp.asarray(heads),
             xp.asarray(np.ascontiguousarray(intensity, np.float64)),
             xp.asarray(np.argsort(-sizes, kind="stable").astype(np.int32)),

@@ -79,9 +79,10 @@ pair_statistics(const double* slow, const double* fast, const double* first, int
     double form = 0;
     for (int i = warp; i < n; i += WARPS) {
         const long long row = (long long)columns[i] * width;
-        for (int j = lane; j < n; j += 32) form += row_sums[i] * row_sums[j] * slow[row + columns[j]];
+        for (int j = lane; j <= i; j += 32)
+            form += (i == j ? 0.5 : 1.0) * row_sums[i] * row_sums[j] * slow[row + columns[j]];
     }
-    const double mine[kSums] = {nearest, square, cube, form, drift, first_square, first_product};
+    const double mine[kSums] = {nearest, square, cube, 2 * form, drift, first_square, first_product};
     for (int s = 0; s < kSums; ++s) {
         const double total = warp_sum(mine[s]);
         if (lane == 0) partial[s * WARPS + warp] = total;
@@ -95,7 +96,7 @@ pair_statistics(const double* slow, const double* fast, const double* first, int
     }
     for (int b = threadIdx.x; b < kBins; b += 32 * WARPS) {
         int total = 0;
-        for (int l = 0; l < 32; ++l) total += bins[32 * b + l];
+        for (int l = 0; l < 32; ++l) total += bins[32 * b + (b + l) % 32];  // no two threads at the same bank
         histogram[(long long)universe * kBins + b] = total;
     }
 }

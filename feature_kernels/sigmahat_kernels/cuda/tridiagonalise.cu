@@ -6,12 +6,19 @@
 //
 // The matrix is gathered once into shared memory, lower triangle packed by rows, and eliminated from its last row up:
 // what remains is always the leading rows, so rows start aligned and the row to eliminate lies contiguous. A lane owns
-// the columns lane, lane + 32, ...; a warp owns groups of four rows. Each step makes one pass over the remaining
-// triangle: it applies the previous reflector, A -= v w' + w v', and multiplies the result with the next one, p = A u,
-// so an element is read and written once a step. Each element below the diagonal counts for its row (summed over the
-// lanes) and for its column (summed over the warps); all sums run in a fixed order, so results repeat to the last bit.
+// the columns lane, lane + 32, ...; a warp owns groups of four rows. The first warp builds the next reflector; then all
+// make one pass over the remaining triangle: it applies the previous reflector, A -= v w' + w v', and multiplies the
+// result with the next one, p = A u, so an element is read and written once a step. Each element below the diagonal
+// counts for its row (summed over the lanes) and for its column (summed over the warps); all sums run in a fixed order,
+// so results repeat to the last bit.
 
 constexpr int kRows = 4;
+
+struct alignas(16) Rows {  // of one group: read in vectors
+    REAL of[kRows];
+};
+
+__host__ __device__ constexpr int in_groups(int n) { return (n + kRows - 1) / kRows * kRows; }
 
 // A column whose entries left of the subdiagonal are below 1e-18 (the matrix has a unit diagonal) is tridiagonal
 // already: its squares would leave the range of float, and a reflector built from them would not be orthogonal.
@@ -36,17 +43,18 @@ __device__ REAL warp_sum_four(const REAL* value, int lane) {
 // index: its rows and columns, from index[u * index_stride], as positions among the columns of all windows.
 // matrices: one (width, width) a window, row-major, one after the other; those of universe u begin u * stride doubles on.
 // diagonal, offdiagonal: n results from u * result_stride; the last one of offdiagonal is 0.
-// Dynamic shared memory: n (n + 1) / 2 + (4 + WARPS) n values of type REAL, of the largest n.
+// Dynamic shared memory: n (n + 1) / 2 + 3 n, both up to the next multiple of 4, + (1 + WARPS) n values of type REAL, of
+// the largest n.
 extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
 tridiagonalise(const double* matrices, long long stride, int width, const int* index, int index_stride, const int* rows,
                const int* sizes, int result_stride, double* diagonal, double* offdiagonal) {
     extern __shared__ double2 shared[];
     const int universe = rows[blockIdx.x], n = sizes[universe];
     REAL* const a = reinterpret_cast<REAL*>(shared);  // element (i, j), j <= i, at i (i + 1) / 2 + j
-    REAL* const p = a + n * (n + 1) / 2;              // product of the remaining matrix with the last reflector
-    REAL* v = p + n;                                  // the last reflector
-    REAL* u = v + n;                                  // the next reflector
-    REAL* const row_sums = u + n;                     // p, the part from below the diagonal
+    REAL* const p = a + in_groups(n * (n + 1) / 2);   // product of the remaining matrix with the last reflector; then w
+    REAL* v = p + in_groups(n);                       // the last reflector
+    REAL* u = v + in_groups(n);                       // the next reflector; all three are 0 where rows are eliminated
+    REAL* const row_sums = u + in_groups(n);          // p, the part from below the diagonal
     REAL* const column_sums = row_sums + n;           // p, the part from on and above it, (WARPS, n)
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 
@@ -58,74 +66,99 @@ tridiagonalise(const double* matrices, long long stride, int width, const int* i
     for (int i = warp; i < n; i += WARPS)
         for (int j = lane; j <= i; j += 32)
             a[i * (i + 1) / 2 + j] = (REAL)matrices[(long long)index[i] * width + index[j] - first];
-    for (int j = threadIdx.x; j < n; j += 32 * WARPS) p[j] = v[j] = 0;
+    for (int j = threadIdx.x; j < in_groups(n); j += 32 * WARPS) p[j] = v[j] = u[j] = 0;
     REAL tau = 0;  // the last reflector is H = I - tau v v', v's last entry being 1
     __syncthreads();
 
     for (int m = n - 1; m > 0; --m) {  // eliminate row m
-        // Every warp computes the same reflector for itself: cheaper than two more barriers.
-        REAL v_lane[CHUNKS], w_lane[CHUNKS], u_lane[CHUNKS];  // this lane's columns of v, w, u
-        REAL dot = 0;
+        if (warp == 0) {
+            REAL v_lane[CHUNKS], w_lane[CHUNKS], u_lane[CHUNKS];  // this lane's columns of v, w, u
+            REAL dot = 0;
 #pragma unroll
-        for (int c = 0; c < CHUNKS; ++c) {
-            const int j = 32 * c + lane;
-            v_lane[c] = j <= m ? v[j] : 0;
-            w_lane[c] = j <= m ? p[j] : 0;
-            dot += v_lane[c] * w_lane[c];
-        }
-        const REAL pull = (REAL)0.5 * tau * warp_sum(dot);  // w = tau (p - (tau v'p / 2) v)
-        const REAL w_m = tau * (p[m] - pull * v[m]);
-        const REAL* const row = a + m * (m + 1) / 2;
-        REAL squares = 0;
-#pragma unroll
-        for (int c = 0; c < CHUNKS; ++c) {
-            const int j = 32 * c + lane;
-            w_lane[c] = tau * (w_lane[c] - pull * v_lane[c]);
-            u_lane[c] = j < m ? row[j] - v[m] * w_lane[c] - w_m * v_lane[c] : 0;
-            if (j < m - 1) squares += u_lane[c] * u_lane[c];
-        }
-        squares = warp_sum(squares);
-        const REAL last = row[m - 1] - v[m] * (tau * (p[m - 1] - pull * v[m - 1])) - w_m * v[m - 1];
-        const bool done = squares <= (REAL)kNegligible;
-        const REAL length = sqrt(last * last + squares);
-        const REAL beta = done ? last : last > 0 ? -length : length;  // H sends the row to (0, ..., 0, beta)
-        const REAL next_tau = done ? 0 : (beta - last) / beta;
-        const REAL scale = done ? 0 : 1 / (last - beta);
-#pragma unroll
-        for (int c = 0; c < CHUNKS; ++c) {
-            const int j = 32 * c + lane;
-            u_lane[c] = j < m - 1 ? scale * u_lane[c] : j == m - 1 ? 1 : 0;
-            if (warp == 0 && j < m) u[j] = u_lane[c];
-        }
-        if (threadIdx.x == 0) {
-            diagonal[m] = row[m] - 2 * v[m] * w_m;
-            offdiagonal[m - 1] = beta;
-        }
-        __syncthreads();  // u is written
-
-        REAL column[CHUNKS] = {};
-        for (int top = kRows * warp; top < m; top += kRows * WARPS) {
-            REAL v_row[kRows], w_row[kRows], u_row[kRows], sum[kRows] = {};
-#pragma unroll
-            for (int r = 0; r < kRows; ++r) {
-                const int i = top + r < m ? top + r : m - 1;
-                v_row[r] = v[i];
-                w_row[r] = tau * (p[i] - pull * v[i]);
-                u_row[r] = u[i];
+            for (int c = 0; c < CHUNKS; ++c) {
+                const int j = 32 * c + lane;
+                v_lane[c] = j <= m ? v[j] : 0;
+                w_lane[c] = j <= m ? p[j] : 0;
+                dot += v_lane[c] * w_lane[c];
             }
+            const REAL* const row = a + m * (m + 1) / 2;
+            const REAL v_m = v[m], v_last = v[m - 1], p_m = p[m], p_last = p[m - 1];
+            const REAL pull = (REAL)0.5 * tau * warp_sum(dot);  // w = tau (p - (tau v'p / 2) v)
+            const REAL w_m = tau * (p_m - pull * v_m);
+            REAL squares = 0;
+#pragma unroll
+            for (int c = 0; c < CHUNKS; ++c) {
+                const int j = 32 * c + lane;
+                w_lane[c] = tau * (w_lane[c] - pull * v_lane[c]);
+                u_lane[c] = j < m ? row[j] - v_m * w_lane[c] - w_m * v_lane[c] : 0;
+                if (j < m - 1) squares += u_lane[c] * u_lane[c];
+            }
+            squares = warp_sum(squares);
+            const REAL last = row[m - 1] - v_m * (tau * (p_last - pull * v_last)) - w_m * v_last;
+            const bool done = squares <= (REAL)kNegligible;
+            const REAL length = sqrt(last * last + squares);
+            const REAL beta = done ? last : last > 0 ? -length : length;  // H sends the row to (0, ..., 0, beta)
+            const REAL scale = done ? 0 : 1 / (last - beta);
+            tau = done ? 0 : (beta - last) / beta;
+            __syncwarp();  // p and v are read
+#pragma unroll
+            for (int c = 0; c < CHUNKS; ++c) {
+                const int j = 32 * c + lane;
+                if (j >= m) continue;
+                u[j] = j < m - 1 ? scale * u_lane[c] : 1;
+                p[j] = w_lane[c];
+            }
+            if (lane == 0) {
+                p[m] = v[m] = u[m] = 0;
+                diagonal[m] = row[m] - 2 * v_m * w_m;
+                offdiagonal[m - 1] = beta;
+            }
+        }
+        __syncthreads();  // u is written, and p is w now
+
+        REAL v_lane[CHUNKS], w_lane[CHUNKS], u_lane[CHUNKS], column[CHUNKS] = {};
+#pragma unroll
+        for (int c = 0; c < CHUNKS; ++c) {
+            const int j = 32 * c + lane;
+            v_lane[c] = j < m ? v[j] : 0;
+            w_lane[c] = j < m ? p[j] : 0;
+            u_lane[c] = j < m ? u[j] : 0;
+        }
+        for (int top = kRows * warp; top < m; top += kRows * WARPS) {
+            // Rows from m on are eliminated: with v = w = u = 0 they stay what they are and add nothing.
+            const Rows v_row = *reinterpret_cast<const Rows*>(v + top), w_row = *reinterpret_cast<const Rows*>(p + top),
+                       u_row = *reinterpret_cast<const Rows*>(u + top);
+            REAL sum[kRows] = {};
+            REAL* const first = a + top * (top + 1) / 2 + lane;  // row top + r begins r top + r (r + 1) / 2 further
 #pragma unroll
             for (int c = 0; c < CHUNKS; ++c) {
                 if (32 * c >= top + kRows) break;
+                REAL element[kRows];
+                if (32 * c + 32 <= top && top + kRows <= n) {  // the same for all lanes, and nothing to mask
+#pragma unroll
+                    for (int r = 0; r < kRows; ++r) element[r] = first[r * top + r * (r + 1) / 2 + 32 * c];
+#pragma unroll
+                    for (int r = 0; r < kRows; ++r) {
+                        element[r] = element[r] - v_row.of[r] * w_lane[c] - w_row.of[r] * v_lane[c];
+                        first[r * top + r * (r + 1) / 2 + 32 * c] = element[r];
+                        column[c] += element[r] * u_row.of[r];
+                        sum[r] += element[r] * u_lane[c];
+                    }
+                    continue;
+                }
                 const int j = 32 * c + lane;
 #pragma unroll
                 for (int r = 0; r < kRows; ++r) {
-                    const int i = top + r;
-                    if (i >= m || j > i) continue;
-                    REAL& element = a[i * (i + 1) / 2 + j];
-                    const REAL updated = element - v_row[r] * w_lane[c] - w_row[r] * v_lane[c];
-                    element = updated;
-                    column[c] += updated * u_row[r];
-                    if (j < i) sum[r] += updated * u_lane[c];
+                    const bool held = top + r < m && j <= top + r;
+                    element[r] = held ? first[r * top + r * (r + 1) / 2 + 32 * c] : 0;
+                }
+#pragma unroll
+                for (int r = 0; r < kRows; ++r) {
+                    const bool held = top + r < m && j <= top + r;
+                    element[r] = element[r] - v_row.of[r] * w_lane[c] - w_row.of[r] * v_lane[c];
+                    if (held) first[r * top + r * (r + 1) / 2 + 32 * c] = element[r];
+                    if (held) column[c] += element[r] * u_row.of[r];
+                    if (held && j < top + r) sum[r] += element[r] * u_lane[c];
                 }
             }
             const REAL total = warp_sum_four(sum, lane);
@@ -144,7 +177,6 @@ tridiagonalise(const double* matrices, long long stride, int width, const int* i
         REAL* const used = v;
         v = u;
         u = used;
-        tau = next_tau;
         __syncthreads();  // p is written
     }
     if (threadIdx.x == 0) {

@@ -3,16 +3,23 @@
 
 from __future__ import annotations
 
+import pytest
+
 from benchmarks.speed.device_calls import N_WINDOWS, SIZES, STEPS, count, draw_request
 
-MOST = {"launches": 60, "array_calls": 1_500, "host_copies": 40, "waits": 10}
+MOST = {"launches": 60, "array_calls": 1_500, "host_copies": 40, "waits": 12}
 """Of features and matrices together, for 2,000 universes of 20 to 200 assets over 36 windows."""
 
 
-def test_counts_of_the_demo() -> None:
-    """They do not grow with the number of universes, so that few tell of many: these use all columns of each window."""
+@pytest.mark.parametrize("missing", [0.0, 0.0002])
+def test_counts_of_the_demo(missing: float) -> None:
+    """They do not grow with the number of universes, so that few tell of many: these use all columns of each window.
+
+    Of returns of which so few are missing, nearly every universe misses one.
+    """
     counts = [
-        {step: count(draw_request(n_universes, SIZES, N_WINDOWS), step) for step in STEPS} for n_universes in (576, 720)
+        {step: count(draw_request(n_universes, SIZES, N_WINDOWS, missing), step) for step in STEPS}
+        for n_universes in (576, 720)
     ]
     assert counts[0] == counts[1]
     for name, most in MOST.items():
@@ -24,3 +31,5 @@ def test_sizes_share_launches() -> None:
     equal, mixed = (draw_request(24, sizes, 3) for sizes in ((100, 100), (20, 200)))
     assert [count(equal, step)["launches"] for step in STEPS] == [3, 1]
     assert [count(mixed, step)["launches"] for step in STEPS] == [9, 1]
+    with_gaps = draw_request(24, (20, 200), 3, missing=0.001)
+    assert [count(with_gaps, step)["launches"] for step in STEPS] == [9, 2]  # and one that completes the correlations
