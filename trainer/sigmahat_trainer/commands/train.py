@@ -59,19 +59,18 @@ def train(
     from sigmahat_trainer.training.run import train_ensemble
 
     keep_freed_memory()
-    with group():
+    with plain_errors(), group():
         console = Console(stderr=True, quiet=not is_first())
-        with plain_errors():
-            metrics = train_ensemble(
-                load_panels(data, console),
-                config,
-                out,
-                train_until=train_until,
-                validate_until=validate_until,
-                console=console,
-                cache=cache,
-                workers=workers,
-            )
+        metrics = train_ensemble(
+            load_panels(data, console),
+            config,
+            out,
+            train_until=train_until,
+            validate_until=validate_until,
+            console=console,
+            cache=cache,
+            workers=workers,
+        )
     console.print(_against_the_constants(metrics))
     console.print(f"{out}: {metrics['seconds']['all']} s")
     say_next(console, f"sigmahat export {shlex.quote(str(out))}")
