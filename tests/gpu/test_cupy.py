@@ -10,7 +10,7 @@ import pytest
 
 from sigmahat_kernels.assemble import assemble
 from sigmahat_kernels.features import FEATURE_NAMES, FeatureTable, compute_features
-from sigmahat_kernels.parameters import Parameters
+from sigmahat_kernels.parameters import HEADS, Parameters
 from sigmahat_kernels.portfolios import read_portfolios
 from sigmahat_kernels.request import PADDING, Request, read_request
 from sigmahat_kernels.risk import measure_portfolios
@@ -114,7 +114,7 @@ def some_parameters(n: int) -> Parameters:
     """The same answer for n universes."""
     rows = {"target_intensity": [0.5, 0.3, 0.6], "target_weights": [0.4, 0.1, 0.5], "volatility": [0.3, 0.4, 0.3, 0.1]}
     answers = {name: np.tile(values, (n, 1)) for name, values in rows.items()}
-    rest = {name: np.full((n, 1), 0.4) for name in Parameters._fields if name not in answers}
+    rest = {name: np.full((n, width), 0.4) for name, width in HEADS.items() if name not in answers}
     return Parameters(**answers, **rest)
 
 
