@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from types import ModuleType
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from sigmahat_kernels import heartbeat
 from sigmahat_kernels.assemble_on_device import assemble_on_device
-from sigmahat_kernels.backend import Array, array_namespace, to_numpy
+from sigmahat_kernels.backend import Array, array_namespace
 from sigmahat_kernels.covariance import classic_parameters, estimate_covariance
 from sigmahat_kernels.groups import (
     WindowGroup,
@@ -24,7 +25,7 @@ from sigmahat_kernels.groups import (
 from sigmahat_kernels.lanes.compiled import can_compile
 from sigmahat_kernels.panel import WINSOR_LIMIT
 from sigmahat_kernels.parallel import Pause, for_each, for_each_group, go_on, threads_for
-from sigmahat_kernels.parameters import Parameters, intensity_of
+from sigmahat_kernels.parameters import N_PARAMETERS, Parameters, intensity_of, split_parameters
 from sigmahat_kernels.request import MAX_COVARIANCE_CELLS, PADDING, Request, block_ids
 from sigmahat_kernels.scratch import Scratch
 from sigmahat_kernels.shared_window import KeptMoments, WindowMoments, share_window
@@ -38,8 +39,8 @@ class Chunk(NamedTuple):
     universes: np.ndarray  # (n,) positions in the request
     moments: WindowMoments
     places: np.ndarray  # (n, N) where their assets stand among the columns of the moments
-    parameters: Parameters  # one row a universe
-    intensity: np.ndarray  # (n, N) what each asset's intensity is tilted from
+    parameters: Parameters  # one row a universe; where the panel is
+    intensity: Array  # (n, N) what each asset's intensity is tilted from; there too
     scratch: Scratch
 
     def matrices(self) -> Array:
@@ -49,13 +50,10 @@ class Chunk(NamedTuple):
             stack = self.scratch.array("stack", (*self.places.shape, self.places.shape[1]))
             self.fill(stack, np.arange(len(stack)))
             return stack
-        return estimate_covariance(
-            self.moments.gather(self.places, self.scratch),
-            Parameters(*(xp.asarray(head, xp.float64) for head in self.parameters)),
-            xp.asarray(self.intensity, xp.float64),
-        )
+        moments = self.moments.gather(self.places, self.scratch)
+        return estimate_covariance(moments, *_in_double(self.parameters, self.intensity))
 
-    def fill(self, out: np.ndarray, rows: np.ndarray) -> None:
+    def fill(self, out: Array, rows: Array) -> None:
         """See `fill_matrices`."""
         fill_matrices(out, rows, self.moments, self.places, self.parameters, self.intensity, self.scratch)
 
@@ -70,8 +68,8 @@ def assemble(
     threads: int | None = None,
     kept: KeptMoments | None = None,
     pause: Pause = go_on,
-) -> np.ndarray:
-    """Build the covariance matrix of every universe.
+) -> Array:
+    """Build the covariance matrix of every universe, where the panel is.
 
     Parameters
     ----------
@@ -107,15 +105,16 @@ def assemble(
         If the matrices would be larger than `request.MAX_COVARIANCE_CELLS`.
     """
     covariance = _unfilled(request, status)
+    xp = array_namespace(covariance)
 
     def fill(chunk: Chunk) -> None:
-        size = chunk.places.shape[1]
-        covariance[chunk.universes, size:] = np.nan
-        covariance[chunk.universes, :size, size:] = np.nan
-        chunk.fill(covariance, chunk.universes)
+        size, rows = chunk.places.shape[1], xp.asarray(chunk.universes)
+        covariance[rows, size:] = np.nan
+        covariance[rows, :size, size:] = np.nan
+        chunk.fill(covariance, rows)
 
     groups, parameters, intensity = _prepared(request, parameters, status, block_intensity, classic)
-    if array_namespace(request.panel) is not np and isinstance(choose_solver(request.panel), OwnSolver):
+    if xp is not np and isinstance(choose_solver(request.panel), OwnSolver):
         limit = None if classic else WINSOR_LIMIT
         groups = assemble_on_device(covariance, request, groups, parameters, intensity, limit, pause)
     _work_on_groups(fill, request, groups, parameters, intensity, classic, threads, kept, pause)
@@ -162,11 +161,13 @@ def _work_on_groups(
     kept: KeptMoments | None,
     pause: Pause,
 ) -> None:
+    of_universes = _parameters_of(parameters, intensity, array_namespace(request.panel))
+
     def work_on_group(group: WindowGroup, threads: int) -> None:
         pause()
         group, moments = _moments_of(request, group, classic, kept)
         for_each(
-            lambda part: _work_on_part(work, request, part, moments, parameters, intensity, pause),
+            lambda part: _work_on_part(work, request, part, moments, of_universes, pause),
             parts_of(request, group),
             threads,
         )
@@ -178,8 +179,30 @@ def _work_on_groups(
     )
 
 
-def _unfilled(request: Request, status: np.ndarray) -> np.ndarray:
-    """NaN for universes that are not GOOD, nothing yet for the others."""
+OfUniverses: TypeAlias = Callable[[np.ndarray], tuple[Parameters, Array]]
+"""Positions of n universes -> their parameters and (n, n_assets) intensities."""
+
+
+def _parameters_of(parameters: Parameters, intensity: np.ndarray, xp: ModuleType) -> OfUniverses:
+    """Those of some universes, as arrays of `xp`: to a GPU go all of them at once."""
+    if xp is np:
+        return lambda universes: (Parameters(*(head[universes] for head in parameters)), intensity[universes])
+    table = xp.asarray(np.concatenate([*parameters, intensity], axis=1, dtype=np.float64))
+
+    def of_universes(universes: np.ndarray) -> tuple[Parameters, Array]:
+        rows = table[xp.asarray(universes)]
+        return split_parameters(rows[:, :N_PARAMETERS]), rows[:, N_PARAMETERS:]
+
+    return of_universes
+
+
+def _in_double(parameters: Parameters, intensity: Array) -> tuple[Parameters, Array]:
+    xp = array_namespace(intensity)
+    return Parameters(*(xp.asarray(head, xp.float64) for head in parameters)), xp.asarray(intensity, xp.float64)
+
+
+def _unfilled(request: Request, status: np.ndarray) -> Array:
+    """NaN for universes that are not GOOD, nothing yet for the others; where the panel is."""
     n_universes, n_assets = request.universes.shape
     n_cells = n_universes * n_assets**2
     if n_cells > MAX_COVARIANCE_CELLS:
@@ -187,8 +210,11 @@ def _unfilled(request: Request, status: np.ndarray) -> np.ndarray:
             f"COVARIANCE would have {n_cells:,} cells, more than the limit of {MAX_COVARIANCE_CELLS:,}: "
             "send fewer universes at a time, or the wide ones apart"
         )
-    covariance = np.empty((n_universes, n_assets, n_assets), np.float32)
-    covariance[status != Status.GOOD] = np.nan
+    xp = array_namespace(request.panel)
+    covariance = xp.empty((n_universes, n_assets, n_assets), xp.float32)
+    refused = np.flatnonzero(status != Status.GOOD)
+    if len(refused):
+        covariance[xp.asarray(refused)] = np.nan
     return covariance
 
 
@@ -215,8 +241,7 @@ def _work_on_part(
     request: Request,
     part: WindowGroup,
     moments: WindowMoments,
-    parameters: Parameters,
-    intensity: np.ndarray,
+    of_universes: OfUniverses,
     pause: Pause,
 ) -> None:
     """Work on the universes of a part of a window, those of one size together."""
@@ -226,18 +251,18 @@ def _work_on_part(
         pause()
         universes = part.universes[chunk]
         places = gather_index(request, part, chunk)
-        heads = Parameters(*(head[universes] for head in parameters))
-        work(Chunk(universes, moments, places, heads, intensity[universes, : places.shape[1]], scratch))
+        heads, intensity = of_universes(universes)
+        work(Chunk(universes, moments, places, heads, intensity[:, : places.shape[1]], scratch))
         heartbeat.beat()
 
 
 def fill_matrices(
-    out: np.ndarray,
-    rows: np.ndarray,
+    out: Array,
+    rows: Array,
     moments: WindowMoments,
     index: np.ndarray,
     parameters: Parameters,
-    intensity: np.ndarray,
+    intensity: Array,
     scratch: Scratch,
 ) -> None:
     """Estimate the covariance matrices of a chunk of universes of one window, compiled for this CPU where that can be.
@@ -245,7 +270,7 @@ def fill_matrices(
     Parameters
     ----------
     out : contiguous float32 or float64 array of shape (universes, width, width)
-        On the host; ``out[rows[q], :N, :N]`` is written.
+        ``out[rows[q], :N, :N]`` is written. This and all that follows, but for `index`, is where the moments are.
     rows : int64 array of shape (n,)
     moments : WindowMoments
     index : integer array of shape (n, N)
@@ -258,8 +283,7 @@ def fill_matrices(
         Of the library that the moments are of.
     """
     xp = array_namespace(moments.slow)
-    heads = Parameters(*(xp.asarray(head, xp.float64) for head in parameters))
-    asset_intensity = xp.asarray(intensity, xp.float64)
+    heads, asset_intensity = _in_double(parameters, intensity)
     if xp is np and can_compile():
         from sigmahat_kernels.lanes import assembly
 
@@ -269,4 +293,4 @@ def fill_matrices(
         return
     estimate = estimate_covariance(moments.gather(index, scratch), heads, asset_intensity)
     size = index.shape[1]
-    out[rows, :size, :size] = to_numpy(estimate.astype(out.dtype))
+    out[rows, :size, :size] = estimate.astype(out.dtype)

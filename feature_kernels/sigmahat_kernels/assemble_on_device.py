@@ -9,7 +9,7 @@ import numpy as np
 
 from sigmahat_kernels import heartbeat
 from sigmahat_kernels.asset_statistics import ASSET_STATISTICS
-from sigmahat_kernels.backend import array_namespace, to_numpy
+from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.cuda import device, kernels
 from sigmahat_kernels.groups import (
     WindowGroup,
@@ -30,7 +30,7 @@ _LAUNCH_CELLS = 2**28
 
 
 def assemble_on_device(
-    covariance: np.ndarray,
+    covariance: Array,
     request: Request,
     groups: Sequence[WindowGroup],
     parameters: Parameters,
@@ -58,7 +58,7 @@ def assemble_on_device(
 
 
 def _fill_batch(
-    covariance: np.ndarray,
+    covariance: Array,
     request: Request,
     batch: Sequence[WindowGroup],
     heads: np.ndarray,
@@ -88,7 +88,7 @@ def _fill_batch(
         matrices = kernels.assemble(
             device.launch, correlations, logs, scales, index[some], heads[rows], intensity[rows]
         )
-        covariance[rows] = to_numpy(matrices)
+        covariance[xp.asarray(rows)] = matrices
         heartbeat.beat()
     done = np.zeros(len(covariance), bool)
     done[universes[taken]] = True

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sigmahat_kernels.assemble import assemble
+from sigmahat_kernels.backend import to_numpy
 from sigmahat_kernels.features import FEATURE_NAMES, FeatureTable, compute_features
 from sigmahat_kernels.parameters import HEADS, Parameters
 from sigmahat_kernels.portfolios import read_portfolios
@@ -138,5 +139,5 @@ def test_covariance(cupy: ModuleType, panel: np.ndarray) -> None:
     request = read_request(panel, universes)
     status = compute_features(request).status
     on_host = assemble(request, parameters, status)
-    on_device = assemble(read_request(cupy.asarray(panel), universes), parameters, status, threads=1)
+    on_device = to_numpy(assemble(read_request(cupy.asarray(panel), universes), parameters, status, threads=1))
     np.testing.assert_allclose(on_device, on_host, rtol=1e-5, atol=1e-5 * np.nanmax(np.abs(on_host)))
