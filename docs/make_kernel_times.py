@@ -127,9 +127,10 @@ BOUNDS = """
 Nanoseconds with all multiprocessors busy; the largest is the bound. *Arithmetic*: 64 float64 or 128 float32 operations
 a clock and multiprocessor. *Instructions*: four a clock, as many for each operation as in the loop above. *Shared*:
 memory, 128 bytes a clock. *Waiting*: the longest chain of dependent instructions, estimated, shared by the blocks that
-a multiprocessor holds. *Device*: memory, 32 bytes for each word that is gathered, as if none were in the cache.
+a multiprocessor holds (*held*). *Device*: memory, 32 bytes for each word that is gathered, as if none were in a cache.
+The bound is that of an H200; rates are universes a second.
 
-| kernel | N | blocks held | arithmetic | instructions | shared | waiting | device, H100 | H200 | bound | a second | H200 |
+| kernel | N | held | arithmetic | instructions | shared | waiting | device, H100 | H200 | bound | rate, H100 | H200 |
 | --- | --: | --: | --: | --: | --: | --: | --: | --: | --- | --: | --: |
 """
 

@@ -51,7 +51,7 @@ def train(
 
     A run that was killed goes on where it was when the same command is given again; one that is finished is left as it
     is. Under torchrun, several processes train each member together, to the same bits: torchrun --nproc-per-node 4
-    --no-python sigmahat train ...
+    --no-python sigmahat train ... Where PyTorch finds GPUs they are used, by each process one.
     """
     from sigmahat_kernels.scratch import keep_freed_memory
     from sigmahat_trainer.data.panels import load_panels
