@@ -25,6 +25,7 @@ DOCS = Path(__file__).parents[1] / "docs"
         ("capacity.md", "make_capacity.py"),
         ("outputs.md", "make_outputs.py"),
         ("speed.md", "make_speed.py"),
+        ("kernel_times.md", "make_kernel_times.py"),
         ("what_comes_in.md", "make_what_comes_in.py"),
         ("grpc_service.proto", "make_proto.py"),
     ],

@@ -39,14 +39,13 @@ from benchmarks.accuracy.standings import (
 from benchmarks.figures import RESULTS, write_figures
 from sigmahat_kernels.files import write_whole
 from sigmahat_kernels.parallel import available_threads
-from sigmahat_trainer.commands.evaluate import PERIODS
 from sigmahat_trainer.data.panels import panel_files
+from sigmahat_trainer.data.split import PERIODS, Period
 from sigmahat_trainer.evaluation.figures import make_figures
 from sigmahat_trainer.evaluation.jobs import Extent, PanelJob, Rows, plan_jobs, run_jobs
 from sigmahat_trainer.evaluation.methods import CONTESTANTS, Sources, installed_contestants
 from sigmahat_trainer.evaluation.plots import TWO_SIDED, gain
 from sigmahat_trainer.evaluation.results import REFERENCE, Difference, to_json
-from sigmahat_trainer.data.split import PERIODS, Period
 from sigmahat_trainer.evaluation.tables import cut_to_width
 from sigmahat_trainer.provenance import code_digest
 

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from types import ModuleType
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
 from sigmahat_kernels import heartbeat
 from sigmahat_kernels.assemble_on_device import assemble_on_device
-from sigmahat_kernels.backend import Array, array_namespace, to_numpy
+from sigmahat_kernels.backend import Array, array_namespace
 from sigmahat_kernels.covariance import classic_parameters, estimate_covariance
 from sigmahat_kernels.groups import (
     WindowGroup,
@@ -24,7 +25,7 @@ from sigmahat_kernels.groups import (
 from sigmahat_kernels.lanes.compiled import can_compile
 from sigmahat_kernels.panel import WINSOR_LIMIT
 from sigmahat_kernels.parallel import Pause, for_each, for_each_group, go_on, threads_for
-from sigmahat_kernels.parameters import Parameters, intensity_of
+from sigmahat_kernels.parameters import N_PARAMETERS, Parameters, intensity_of, split_parameters
 from sigmahat_kernels.request import MAX_COVARIANCE_CELLS, PADDING, Request, block_ids
 from sigmahat_kernels.scratch import Scratch
 from sigmahat_kernels.shared_window import KeptMoments, WindowMoments, share_window
@@ -41,8 +42,8 @@ class Chunk(NamedTuple):
     universes: np.ndarray  # (n,) positions in the request
     moments: WindowMoments
     places: np.ndarray  # (n, N) where their assets stand among the columns of the moments
-    parameters: Parameters  # one row a universe
-    intensity: np.ndarray  # (n, N) what each asset's intensity is tilted from
+    parameters: Parameters  # one row a universe; where the panel is
+    intensity: Array  # (n, N) what each asset's intensity is tilted from; there too
     scratch: Scratch
 
     @property
@@ -59,8 +60,8 @@ class Chunk(NamedTuple):
         self.fill(stack, np.arange(n))
         return stack
 
-    def fill(self, out: np.ndarray, rows: np.ndarray) -> None:
-        """Estimate the covariance matrices into memory of the host.
+    def fill(self, out: Array, rows: Array) -> None:
+        """Estimate the covariance matrices into `out`, which is where the panel is.
 
         Parameters
         ----------
@@ -70,7 +71,7 @@ class Chunk(NamedTuple):
         """
         if not self.compiled:
             size = self.places.shape[1]
-            out[rows, :size, :size] = to_numpy(self._estimate().astype(out.dtype))
+            out[rows, :size, :size] = self._estimate().astype(out.dtype)
             return
         from sigmahat_kernels.lanes import assembly
 
@@ -83,12 +84,8 @@ class Chunk(NamedTuple):
         return assembly.multiply(weights, self._universes(), self.scratch)
 
     def _estimate(self) -> Array:
-        xp = array_namespace(self.moments.slow)
-        return estimate_covariance(
-            self.moments.gather(self.places, self.scratch),
-            Parameters(*(xp.asarray(head, xp.float64) for head in self.parameters)),
-            xp.asarray(self.intensity, xp.float64),
-        )
+        moments = self.moments.gather(self.places, self.scratch)
+        return estimate_covariance(moments, *_in_double(self.parameters, self.intensity))
 
     def _universes(self) -> Universes:
         from sigmahat_kernels.lanes import assembly
@@ -96,8 +93,8 @@ class Chunk(NamedTuple):
         moments = self.moments
         correlations = moments.completed(self.places, self.scratch) or (moments.slow, moments.fast)
         logs = np.log(np.vstack([moments.volatilities, moments.kurtosis]))[:, self.places]
-        heads = Parameters(*(head.astype(np.float64) for head in self.parameters))
-        return assembly.universes_of(*correlations, self.places, logs, heads, self.intensity.astype(np.float64))
+        heads, intensity = _in_double(self.parameters, self.intensity)
+        return assembly.universes_of(*correlations, self.places, logs, heads, intensity)
 
 
 def is_compiled(moments: WindowMoments) -> bool:
@@ -115,8 +112,8 @@ def assemble(
     threads: int | None = None,
     kept: KeptMoments | None = None,
     pause: Pause = go_on,
-) -> np.ndarray:
-    """Build the covariance matrix of every universe.
+) -> Array:
+    """Build the covariance matrix of every universe, where the panel is.
 
     Parameters
     ----------
@@ -152,15 +149,16 @@ def assemble(
         If the matrices would be larger than `request.MAX_COVARIANCE_CELLS`.
     """
     covariance = _unfilled(request, status)
+    xp = array_namespace(covariance)
 
     def fill(chunk: Chunk) -> None:
-        size = chunk.places.shape[1]
-        covariance[chunk.universes, size:] = np.nan
-        covariance[chunk.universes, :size, size:] = np.nan
-        chunk.fill(covariance, chunk.universes)
+        size, rows = chunk.places.shape[1], xp.asarray(chunk.universes)
+        covariance[rows, size:] = np.nan
+        covariance[rows, :size, size:] = np.nan
+        chunk.fill(covariance, rows)
 
     groups, parameters, intensity = _prepared(request, parameters, status, block_intensity, classic)
-    if array_namespace(request.panel) is not np and isinstance(choose_solver(request.panel), OwnSolver):
+    if xp is not np and isinstance(choose_solver(request.panel), OwnSolver):
         limit = None if classic else WINSOR_LIMIT
         groups = assemble_on_device(covariance, request, groups, parameters, intensity, limit, pause)
     _work_on_groups(fill, request, groups, parameters, intensity, classic, threads, kept, pause, stacked=False)
@@ -210,11 +208,13 @@ def _work_on_groups(
     pause: Pause,
     stacked: bool,
 ) -> None:
+    of_universes = _parameters_of(parameters, intensity, array_namespace(request.panel))
+
     def work_on_group(group: WindowGroup, threads: int) -> None:
         pause()
         group, moments = _moments_of(request, group, classic, kept)
         for_each(
-            lambda part: _work_on_part(work, request, part, moments, parameters, intensity, pause, stacked),
+            lambda part: _work_on_part(work, request, part, moments, of_universes, pause, stacked),
             parts_of(request, group),
             threads,
         )
@@ -226,8 +226,30 @@ def _work_on_groups(
     )
 
 
-def _unfilled(request: Request, status: np.ndarray) -> np.ndarray:
-    """NaN for universes that are not GOOD, nothing yet for the others."""
+OfUniverses: TypeAlias = Callable[[np.ndarray], tuple[Parameters, Array]]
+"""Positions of n universes -> their parameters and (n, n_assets) intensities."""
+
+
+def _parameters_of(parameters: Parameters, intensity: np.ndarray, xp: ModuleType) -> OfUniverses:
+    """Those of some universes, as arrays of `xp`: to a GPU go all of them at once."""
+    if xp is np:
+        return lambda universes: (Parameters(*(head[universes] for head in parameters)), intensity[universes])
+    table = xp.asarray(np.concatenate([*parameters, intensity], axis=1, dtype=np.float64))
+
+    def of_universes(universes: np.ndarray) -> tuple[Parameters, Array]:
+        rows = table[xp.asarray(universes)]
+        return split_parameters(rows[:, :N_PARAMETERS]), rows[:, N_PARAMETERS:]
+
+    return of_universes
+
+
+def _in_double(parameters: Parameters, intensity: Array) -> tuple[Parameters, Array]:
+    xp = array_namespace(intensity)
+    return Parameters(*(xp.asarray(head, xp.float64) for head in parameters)), xp.asarray(intensity, xp.float64)
+
+
+def _unfilled(request: Request, status: np.ndarray) -> Array:
+    """NaN for universes that are not GOOD, nothing yet for the others; where the panel is."""
     n_universes, n_assets = request.universes.shape
     n_cells = n_universes * n_assets**2
     if n_cells > MAX_COVARIANCE_CELLS:
@@ -235,8 +257,11 @@ def _unfilled(request: Request, status: np.ndarray) -> np.ndarray:
             f"COVARIANCE would have {n_cells:,} cells, more than the limit of {MAX_COVARIANCE_CELLS:,}: "
             "send fewer universes at a time, or the wide ones apart"
         )
-    covariance = np.empty((n_universes, n_assets, n_assets), np.float32)
-    covariance[status != Status.GOOD] = np.nan
+    xp = array_namespace(request.panel)
+    covariance = xp.empty((n_universes, n_assets, n_assets), xp.float32)
+    refused = np.flatnonzero(status != Status.GOOD)
+    if len(refused):
+        covariance[xp.asarray(refused)] = np.nan
     return covariance
 
 
@@ -263,8 +288,7 @@ def _work_on_part(
     request: Request,
     part: WindowGroup,
     moments: WindowMoments,
-    parameters: Parameters,
-    intensity: np.ndarray,
+    of_universes: OfUniverses,
     pause: Pause,
     stacked: bool,
 ) -> None:
@@ -276,6 +300,6 @@ def _work_on_part(
         pause()
         universes = part.universes[chunk]
         places = gather_index(request, part, chunk)
-        heads = Parameters(*(head[universes] for head in parameters))
-        work(Chunk(universes, moments, places, heads, intensity[universes, : places.shape[1]], scratch))
+        heads, intensity = of_universes(universes)
+        work(Chunk(universes, moments, places, heads, intensity[:, : places.shape[1]], scratch))
         heartbeat.beat()

@@ -9,7 +9,7 @@ import numpy as np
 
 from sigmahat_kernels import heartbeat
 from sigmahat_kernels.asset_statistics import ASSET_STATISTICS
-from sigmahat_kernels.backend import array_namespace, to_numpy
+from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.cuda import device, kernels
 from sigmahat_kernels.gaps import missing_cells
 from sigmahat_kernels.groups import (
@@ -31,7 +31,7 @@ _LAUNCH_BYTES = 2**30
 
 
 def assemble_on_device(
-    covariance: np.ndarray,
+    covariance: Array,
     request: Request,
     groups: Sequence[WindowGroup],
     parameters: Parameters,
@@ -59,7 +59,7 @@ def assemble_on_device(
 
 
 def _fill_batch(
-    covariance: np.ndarray,
+    covariance: Array,
     request: Request,
     batch: Sequence[WindowGroup],
     heads: np.ndarray,
@@ -98,7 +98,7 @@ def _fill_batch(
         matrices = kernels.assemble(
             device.launch, correlations, logs, scales, index[some], heads[rows], intensity[rows], completed
         )
-        covariance[rows] = to_numpy(matrices)
+        covariance[xp.asarray(rows)] = matrices
         heartbeat.beat()
     done = np.zeros(len(covariance), bool)
     done[universes[taken]] = True

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sigmahat_kernels.assemble import assemble
+from sigmahat_kernels.backend import to_numpy
 from sigmahat_kernels.combine import Combined, combine, published_tensors
 from sigmahat_kernels.features import FeatureTable, compute_features
 from sigmahat_kernels.members import MEMBER_FILES, Member, member_folders
@@ -96,7 +97,8 @@ class Pipeline:
         }
         if covariance:
             with measure("assemble"):
-                outputs = outputs._replace(covariance=assemble(request, heads, outputs.status, **of_matrices))
+                matrices = assemble(request, heads, outputs.status, **of_matrices)
+                outputs = outputs._replace(covariance=to_numpy(matrices))
         if portfolios is not None:
             with measure("measure"):
                 risk = measure_portfolios(

@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Launches every kernel in every size class once: ``compute-sanitizer --tool racecheck python run_every_kernel.py``."""
+"""Launches every kernel in every size class once: ``compute-sanitizer --tool racecheck python run_every_kernel.py``.
+
+Numbers on its command line are sizes to take instead.
+"""
 
 from __future__ import annotations
+
+import sys
 
 import numpy as np
 
@@ -20,7 +25,7 @@ def main() -> None:
     product = cupy.asarray(np.corrcoef(returns.T))
     for precision in (np.float32, np.float64):
         own = OwnKernels(device.launch, precision, device.shared_memory_limit())
-        for size in (2, 20, 40, 100, 200, 228, 300):
+        for size in map(int, sys.argv[1:] or (2, 20, 40, 100, 200, 228, 300)):
             index = cupy.arange(2 * size).reshape(2, size) % 330
             if own.takes(size):
                 own.eigvalsh(product, index)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from sigmahat_kernels.assemble import assemble
+from sigmahat_kernels.backend import to_numpy
 from sigmahat_kernels.features import FEATURE_NAMES, FeatureTable, compute_features
-from sigmahat_kernels.parameters import Parameters
+from sigmahat_kernels.parameters import HEADS, Parameters
 from sigmahat_kernels.portfolios import read_portfolios
 from sigmahat_kernels.request import PADDING, Request, read_request
 from sigmahat_kernels.risk import measure_portfolios
@@ -114,7 +115,7 @@ def some_parameters(n: int) -> Parameters:
     """The same answer for n universes."""
     rows = {"target_intensity": [0.5, 0.3, 0.6], "target_weights": [0.4, 0.1, 0.5], "volatility": [0.3, 0.4, 0.3, 0.1]}
     answers = {name: np.tile(values, (n, 1)) for name, values in rows.items()}
-    rest = {name: np.full((n, 1), 0.4) for name in Parameters._fields if name not in answers}
+    rest = {name: np.full((n, width), 0.4) for name, width in HEADS.items() if name not in answers}
     return Parameters(**answers, **rest)
 
 
@@ -138,5 +139,5 @@ def test_covariance(cupy: ModuleType, panel: np.ndarray) -> None:
     request = read_request(panel, universes)
     status = compute_features(request).status
     on_host = assemble(request, parameters, status)
-    on_device = assemble(read_request(cupy.asarray(panel), universes), parameters, status, threads=1)
+    on_device = to_numpy(assemble(read_request(cupy.asarray(panel), universes), parameters, status, threads=1))
     np.testing.assert_allclose(on_device, on_host, rtol=1e-5, atol=1e-5 * np.nanmax(np.abs(on_host)))

@@ -5,15 +5,19 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from sigmahat_deploy.engines.build import build_engines, check_engines
-from sigmahat_deploy.engines.builders import Builder, find_builder
 from sigmahat_deploy.engines.device import Device, find_device
 from sigmahat_deploy.engines.errors import EngineError
 from sigmahat_kernels.members import MEMBER_FILES
 
+if TYPE_CHECKING:
+    from sigmahat_deploy.engines.builders import Builder
+
+build = pytest.importorskip("sigmahat_deploy.engines.build", reason="needs sigmahat[engines]")
+builders = pytest.importorskip("sigmahat_deploy.engines.builders", reason="needs sigmahat[engines]")
 pytestmark = pytest.mark.gpu
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
@@ -22,7 +26,7 @@ REPOSITORY = Path(__file__).parents[2] / "model_repository"
 @pytest.fixture(scope="module")
 def node() -> tuple[Builder, Device]:
     try:
-        return find_builder(), find_device()
+        return builders.find_builder(), find_device()
     except EngineError as error:
         pytest.skip(str(error))
 
@@ -33,8 +37,8 @@ def test_engines_of_every_precision(node: tuple[Builder, Device], tmp_path: Path
     builder, device = node
     repository, cache = tmp_path / "model_repository", tmp_path / "cache"
     shutil.copytree(REPOSITORY, repository)
-    built = build_engines(repository, cache, builder, device, precision=precision, fused=fused)
+    built = build.build_engines(repository, cache, builder, device, precision=precision, fused=fused)
     assert len(built) == (1 if fused else 3)
-    check_engines(repository, cache, builder.version, device, precision, fused=fused)
-    again = build_engines(repository, cache, builder, device, precision=precision, fused=fused)
+    build.check_engines(repository, cache, builder.version, device, precision, fused=fused)
+    again = build.build_engines(repository, cache, builder, device, precision=precision, fused=fused)
     assert not any(engine.built for engine in again)

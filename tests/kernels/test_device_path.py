@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from without_gpu.emulator import COMPILER, Emulator
-from without_gpu.pretended_cupy import Device, pretended_cupy, waits
+from without_gpu.pretended_cupy import Device, clear_counts, host_copies, pretended_cupy, waits
 
 from sigmahat_kernels import assemble as assemble_module
 from sigmahat_kernels import features as features_module
@@ -112,7 +112,7 @@ def test_features_of_several_windows(cupy: Any) -> None:
     parameters = split_parameters(rng.uniform(size=(len(universes), N_PARAMETERS)))
     for classic in (False, True):
         on_host, on_device = (
-            assemble(request._replace(panel=panel), parameters, expected.status, classic=classic)
+            to_numpy(assemble(request._replace(panel=panel), parameters, expected.status, classic=classic))
             for panel in (request.panel, cupy.asarray(request.panel))
         )
         np.testing.assert_array_equal(np.isnan(on_device), np.isnan(on_host))
@@ -154,13 +154,13 @@ def test_matrices_from_kept_moments(cupy: Any) -> None:
     kept = KeptMoments()
     compute_features(on_device, threads=1, kept=kept)
     actual = assemble(on_device, parameters, status, threads=1, kept=kept)
-    assert type(actual) is np.ndarray
-    np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected))
-    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6 * np.nanmax(expected))
+    assert type(actual) is cupy.ndarray  # who asks for them takes them from there
+    np.testing.assert_array_equal(np.isnan(to_numpy(actual)), np.isnan(expected))
+    np.testing.assert_allclose(to_numpy(actual), expected, rtol=1e-5, atol=1e-6 * np.nanmax(expected))
 
 
 def test_risk(cupy: Any) -> None:
-    """The portfolios go there, numbers come back; matrices do neither."""
+    """The portfolios go there, and all parameters at once; numbers come back; matrices do neither."""
     request = draw_request(120, 6)
     rng = np.random.default_rng(4)
     parameters = split_parameters(rng.uniform(size=(6, N_PARAMETERS)))
@@ -176,6 +176,29 @@ def test_risk(cupy: Any) -> None:
         np.testing.assert_allclose(found, value, rtol=1e-5, atol=1e-6 * np.nanmax(np.abs(value)), err_msg=name)
     steps = 6  # of the long-only solver, at most, in each of up to six stacks of one size, with gaps and without
     assert sum(waits.values()) <= 6 * (5 + steps) + 6
+    clear_counts()
+    measure_portfolios(on_device, parameters, status, portfolios, threads=1)
+    # Of each stack its universes, their columns and their portfolios; numbers of each come back as three arrays.
+    stacks = 3
+    assert host_copies["to the device"] <= 3 * stacks + 8
+    assert host_copies["from the device"] == 3 * stacks + 1  # and where returns are missing
+
+
+def test_matrices_wait_on_the_device_for_whoever_asked(cupy: Any) -> None:
+    """No copy of them, whatever there is to compute: refused universes and padding are filled there too."""
+    request = draw_request(120, 12)
+    request = request._replace(panel=np.nan_to_num(request.panel))
+    rng = np.random.default_rng(4)
+    parameters = split_parameters(rng.uniform(size=(12, N_PARAMETERS)))
+    status = np.array([0, 3] * 6, np.int32)
+    expected = assemble(request, parameters, status)
+    on_device = request._replace(panel=cupy.asarray(request.panel))
+    clear_counts()
+    actual = assemble(on_device, parameters, status)
+    assert type(actual) is cupy.ndarray
+    assert host_copies["from the device"] == 1  # where returns are missing: nowhere
+    np.testing.assert_array_equal(np.isnan(to_numpy(actual)), np.isnan(expected))
+    np.testing.assert_allclose(to_numpy(actual), expected, rtol=1e-5, atol=1e-6 * np.nanmax(expected))
 
 
 def test_every_device_of_a_node(cupy: Any) -> None:
@@ -187,7 +210,7 @@ def test_every_device_of_a_node(cupy: Any) -> None:
         on_device = request._replace(panel=cupy.asarray(request.panel))
         table = compute_features(on_device, threads=4)
         parameters = split_parameters(np.full((3, N_PARAMETERS), 0.1))
-        answers.append((table.features, assemble(on_device, parameters, table.status, threads=4)))
+        answers.append((table.features, to_numpy(assemble(on_device, parameters, table.status, threads=4))))
     for first, second in zip(*answers, strict=True):
         np.testing.assert_array_equal(first, second)
 
@@ -199,7 +222,7 @@ def test_half_at_a_time_where_memory_does_not_suffice(cupy: Any, monkeypatch: py
 
     def answer() -> tuple[np.ndarray, np.ndarray]:
         table = compute_features(on_device)
-        return table.features, assemble(on_device, parameters, table.status)
+        return table.features, to_numpy(assemble(on_device, parameters, table.status))
 
     expected = answer()
     most = 34  # columns: what the largest universe has

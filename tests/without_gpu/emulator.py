@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import ctypes
-import itertools
+import hashlib
+import os
 import shutil
 import subprocess
 import tempfile
@@ -56,21 +57,30 @@ class Emulator:
 
 
 _folder = tempfile.TemporaryDirectory(prefix="sigmahat-emulator-")
-_counter = itertools.count()
+_HEADER = Path(__file__).parent / "cuda.h"
+
+KEPT = "SIGMAHAT_EMULATOR_KEEPS"
+"""Environment variable: a folder that keeps what was compiled for other processes, as CuPy keeps its machine code."""
 
 
 @cache
 def _compiled(text: str, name: str, options: tuple[str, ...]) -> ctypes.CDLL:
     assert COMPILER
-    stem = Path(_folder.name) / f"{name}-{next(_counter)}"
-    source, library = stem.with_suffix(".cpp"), stem.with_suffix(".so")
+    of_what = hashlib.sha256("\0".join([_HEADER.read_text(), text, name, *options]).encode())
+    library = Path(os.environ.get(KEPT, _folder.name)) / f"{name}-{of_what.hexdigest()}.so"
+    if not library.exists():
+        _compile(text, name, options, library)
+    return ctypes.CDLL(str(library))
+
+
+def _compile(text: str, name: str, options: tuple[str, ...], library: Path) -> None:
+    source, unfinished = (library.with_suffix(f".{os.getpid()}.{ending}") for ending in ("cpp", "so"))
     launcher = (
         'extern "C" int launch(int blocks, int threads, int shared_bytes, int order, void** arguments) '
         f"{{ return emulator::launch({name}, blocks, threads, shared_bytes, order, arguments); }}\n"
     )
     source.write_text(f"{text}\n{launcher}")
-    header = Path(__file__).parent / "cuda.h"
     # glibc's checked longjmp takes a switch between fibers for a fault.
-    fixed = ["-std=c++17", "-O2", "-shared", "-fPIC", "-w", "-U_FORTIFY_SOURCE", "-include", str(header)]
-    subprocess.run([COMPILER, *fixed, *options, "-o", str(library), str(source)], check=True)
-    return ctypes.CDLL(str(library))
+    fixed = ["-std=c++17", "-O2", "-shared", "-fPIC", "-w", "-U_FORTIFY_SOURCE", "-include", str(_HEADER)]
+    subprocess.run([str(COMPILER), *fixed, *options, "-o", str(unfinished), str(source)], check=True)
+    unfinished.replace(library)

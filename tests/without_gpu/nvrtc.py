@@ -19,6 +19,11 @@ class Resources(NamedTuple):
 
 def compile_for(program: Program, architecture: str) -> Resources:
     """Compile one kernel for an architecture such as ``sm_90``; raises AssertionError with the log if that fails."""
+    return compiled(program, architecture)[0]
+
+
+def compiled(program: Program, architecture: str) -> tuple[Resources, bytes]:
+    """The same, and the machine code (a cubin)."""
     from cuda.bindings import nvrtc
 
     def checked(result: tuple[Any, ...]) -> Any:
@@ -33,11 +38,14 @@ def compile_for(program: Program, architecture: str) -> Resources:
     checked(nvrtc.nvrtcGetProgramLog(source, buffer))
     log = buffer.decode().rstrip("\0 ")
     assert not failed, log
-    assert checked(nvrtc.nvrtcGetCUBINSize(source)) > 0
+    code = b" " * checked(nvrtc.nvrtcGetCUBINSize(source))
+    assert code
+    checked(nvrtc.nvrtcGetCUBIN(source, code))
     checked(nvrtc.nvrtcDestroyProgram(source))
 
     def total(pattern: str) -> int:
         return sum(int(number) for number in re.findall(pattern, log))
 
     (registers,) = re.findall(r"Used (\d+) registers", log)
-    return Resources(int(registers), total(r"(\d+) bytes (?:stack frame|spill)"), total(r"(\d+) bytes smem"))
+    used = Resources(int(registers), total(r"(\d+) bytes (?:stack frame|spill)"), total(r"(\d+) bytes smem"))
+    return used, code

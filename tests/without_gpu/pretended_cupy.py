@@ -108,10 +108,13 @@ class DeviceArray(np.ndarray):
         array_calls["setitem"] += 1
         _to_host(self)[_to_host(index)] = _to_host(value)
 
-    def get(self) -> np.ndarray:
+    def get(self, out: np.ndarray | None = None) -> np.ndarray:
         waits["get"] += 1
         host_copies["from the device"] += 1
-        return np.array(_to_host(self))
+        if out is None:
+            return np.array(_to_host(self))
+        out[...] = _to_host(self)
+        return out
 
     def __bool__(self) -> bool:
         waits["bool"] += 1

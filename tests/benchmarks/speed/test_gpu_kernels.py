@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.speed import gpu_kernels
+from benchmarks.speed import gpu_kernels, gpu_measurement
 
 ROOT = Path(__file__).parents[3]
 
@@ -36,13 +36,13 @@ def test_help() -> None:
 )
 def test_bound(size: int, single: float, double: float) -> None:
     """Universes per second of an H200: 132 multiprocessors at 1.98 GHz, double at half the rate of single."""
-    h200 = gpu_kernels.GpuLimits(132, 1.98e9, 2)
+    h200 = gpu_measurement.GpuLimits(132, 1.98e9, 2)
     assert 1 / gpu_kernels.bound_seconds(size, np.float32, h200) == pytest.approx(single, rel=0.03)
     assert 1 / gpu_kernels.bound_seconds(size, np.float64, h200) == pytest.approx(double, rel=0.03)
 
 
 def test_universes_are_sorted_and_distinct() -> None:
-    universes = gpu_kernels.draw_universes(5, 30, 40, 0)
+    universes = gpu_measurement.draw_universes(5, 30, 40, 0)
     assert universes.shape == (5, 30)
     assert (np.diff(universes, axis=1) > 0).all()
-    assert gpu_kernels.draw_panel(20, 30).shape == (20, 30)
+    assert gpu_measurement.draw_panel(20, 30).shape == (20, 30)

@@ -52,7 +52,7 @@ def train(
 
     A run that was killed goes on where it was when the same command is given again; one that is finished is left as it
     is. Under torchrun, several processes train each member together, to the same bits: torchrun --nproc-per-node 4
-    --no-python sigmahat train ...
+    --no-python sigmahat train ... Where PyTorch finds GPUs they are used, by each process one.
     """
     from sigmahat_kernels.scratch import keep_freed_memory
     from sigmahat_trainer.data.panels import load_panels
@@ -60,19 +60,18 @@ def train(
     from sigmahat_trainer.training.run import train_ensemble
 
     keep_freed_memory()
-    with group():
+    with plain_errors(), group():
         console = Console(stderr=True, quiet=not is_first())
-        with plain_errors():
-            metrics = train_ensemble(
-                load_panels(data, console),
-                config,
-                out,
-                train_until=train_until,
-                validate_until=validate_until,
-                console=console,
-                cache=cache,
-                workers=workers,
-            )
+        metrics = train_ensemble(
+            load_panels(data, console),
+            config,
+            out,
+            train_until=train_until,
+            validate_until=validate_until,
+            console=console,
+            cache=cache,
+            workers=workers,
+        )
     console.print(_against_the_constants(metrics))
     console.print(f"{out}: {metrics['seconds']['all']} s")
     say_next(console, f"sigmahat export {shlex.quote(str(out))}")

@@ -75,5 +75,5 @@ def shrink_correlation(inputs: EstimateInputs, heads: Parameters) -> Tensor:
     target = cell(shares[:, 1] * average) + (cell(shares[:, 2]) * loadings[:, :, None]) * loadings[:, None, :]
     shrunk = (keep[:, :, None] * mixed) * keep[:, None, :] + (pull[:, :, None] * target) * pull[:, None, :]
     # Every target has a unit diagonal, and so has their mix.
-    identity = torch.eye(n_assets, dtype=slow.dtype)
+    identity = torch.eye(n_assets, dtype=slow.dtype, device=slow.device)
     return shrunk * (1.0 - identity) + identity

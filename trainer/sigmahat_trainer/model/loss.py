@@ -69,10 +69,10 @@ def minimum_variance(estimate: Estimate, forward: Tensor) -> Portfolio:
     )
 
 
-def random_portfolios(n: int, n_assets: int) -> Tensor:
-    """Weights of shape (n, 2 * PORTFOLIOS, N) by torch's own generator: long-only ones, then long-short ones."""
-    long_only = torch.empty(n, PORTFOLIOS, n_assets).exponential_()
-    long_short = torch.randn(n, PORTFOLIOS, n_assets) / n_assets**0.5
+def random_portfolios(n: int, n_assets: int, device: torch.device | None = None) -> Tensor:
+    """Weights of shape (n, 2 * PORTFOLIOS, N) by torch's generator: long-only ones, then long-short ones."""
+    long_only = torch.empty(n, PORTFOLIOS, n_assets, device=device).exponential_()
+    long_short = torch.randn(n, PORTFOLIOS, n_assets, device=device) / n_assets**0.5
     return torch.cat([long_only / long_only.sum(dim=2, keepdim=True), long_short], dim=1)
 
 
@@ -177,13 +177,15 @@ def _forecast_score(whole: Estimate, heads: Parameters, weights: Tensor, forward
         whole.log_factor,
         heads.level[:, 1] / torch.exp(-2.0 * whole.log_volatility.detach()).mean(dim=1),
     )
-    portfolios = torch.cat([random_portfolios(*weights.shape), weights[:, None]], dim=1)
+    n, n_assets = weights.shape
+    portfolios = torch.cat([random_portfolios(n, n_assets, weights.device), weights[:, None]], dim=1)
     return qlike(levelled, forward, portfolios).mean()
 
 
 def _alone(heads: Parameters, target: int) -> Parameters:
     """With one target only. Its own intensity alone learns: what it would use if it were the one target."""
-    only = functional.one_hot(torch.tensor(target), len(TARGETS)).expand_as(heads.target_weights)
+    which = torch.tensor(target, device=heads.target_weights.device)
+    only = functional.one_hot(which, len(TARGETS)).expand_as(heads.target_weights)
     return Parameters(*(values.detach() for values in heads))._replace(
         target_weights=only, target_intensity=heads.target_intensity
     )
@@ -212,7 +214,7 @@ class _SolveSpd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, matrix: Tensor, right: Tensor) -> Tensor:
         # A singular estimate (no shrinkage and N > T) must cost much, not stop the run: hence the small ridge.
-        ridge = _RIDGE * torch.eye(matrix.shape[-1], dtype=matrix.dtype)
+        ridge = _RIDGE * torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
         factor = torch.linalg.cholesky(matrix + ridge)
         solution = torch.cholesky_solve(right[..., None], factor)
         ctx.save_for_backward(factor, solution)

@@ -27,6 +27,14 @@ class BatchPart(NamedTuple):
         """B."""
         return len(self.features)
 
+    def to(self, device: torch.device) -> BatchPart:
+        """The same on a device."""
+        return BatchPart(
+            self.features.to(device),
+            EstimateInputs(*(field.to(device) for field in self.inputs)),
+            HoldingPeriod(*(field.to(device) for field in self.after)),
+        )
+
     def rows(self, which: slice) -> BatchPart:
         """Some of the samples."""
         return BatchPart(

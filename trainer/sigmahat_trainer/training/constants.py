@@ -15,6 +15,7 @@ from sigmahat_trainer.config import TrainConfig
 from sigmahat_trainer.data.dataset import Dataset
 from sigmahat_trainer.model.network import constant_logits
 from sigmahat_trainer.training.batches import batches, samples_in
+from sigmahat_trainer.training.distributed import CPU
 from sigmahat_trainer.training.shared_losses import LossAverages, Progress, batch_losses
 
 STARTING_CONSTANTS: dict[str, Any] = {
@@ -33,15 +34,17 @@ def fit_constants(
     epochs: int = 2,
     fixed: Sequence[str] = (),
     progress: Progress | None = None,
+    device: torch.device = CPU,
 ) -> Tensor:
-    """Find the one answer that serves all samples best: logits of shape (N_PARAMETERS,).
+    """Find the one answer that serves all samples best: logits of shape (N_PARAMETERS,), on the host.
 
     The same losses as for a member, with the same parameters for every universe. They are the baseline that the
-    network must beat, and the point it starts from. Heads named in `fixed` stay at `STARTING_CONSTANTS`, or 0.
+    network must beat, and the point it starts from. Heads named in `fixed` stay at `STARTING_CONSTANTS`, or 0. The
+    losses are computed on `device`.
     """
     torch.manual_seed(config.seed)
-    logits = constant_logits(STARTING_CONSTANTS).requires_grad_()
-    learns = ~torch.cat([torch.full((width,), name in fixed) for name, width in HEADS.items()])
+    logits = constant_logits(STARTING_CONSTANTS).to(device).requires_grad_()
+    learns = ~torch.cat([torch.full((width,), name in fixed) for name, width in HEADS.items()]).to(device)
     optimiser = torch.optim.Adam([logits], lr=0.03)
     rng = np.random.default_rng(config.seed)
     for epoch in range(epochs):
@@ -59,4 +62,4 @@ def fit_constants(
             group["lr"] *= 0.3
         if progress:
             progress("constants", epoch + 1, epochs, averages.means())
-    return logits.detach()
+    return logits.detach().cpu()

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -17,19 +18,55 @@ from sigmahat_trainer.processes import end_with_parent
 PATIENCE = timedelta(days=1)
 """How long a process waits for the others: the first draws the samples meanwhile. torchrun ends a group that broke."""
 
+CPU = torch.device("cpu")
+
+
+class TooFewGpusError(ValueError):
+    """torchrun started more processes on this node than it has GPUs."""
+
+
+def training_device(number: int = 0) -> torch.device:
+    """Where this process trains: under torchrun on the GPU of its LOCAL_RANK, else on the GPU `number`, counted round.
+
+    The CPU where torch finds no GPU.
+    """
+    if not torch.cuda.is_available():
+        return CPU
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", number)) % torch.cuda.device_count())
+
+
+def generator_of(device: torch.device) -> torch.Generator:
+    """What everything random on a device is drawn from, unless told otherwise."""
+    return torch.cuda.default_generators[device.index] if device.type == "cuda" else torch.default_generator
+
 
 @contextmanager
 def group() -> Iterator[None]:
     """Join the processes that torchrun started (environment: RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), if any.
 
     They must see the same files, and run on processors of one kind, so that the same step has the same outcome in each.
+    On a node with GPUs each has one of its own (LOCAL_RANK): sums of what lies there are NCCL's, all else is gloo's.
+
+    Raises
+    ------
+    TooFewGpusError
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
     if dist.is_torchelastic_launched():
         end_with_parent()
-    dist.init_process_group("gloo", timeout=PATIENCE)  # all tensors of the training are on the CPU
+    device = training_device()
+    backend = "gloo"
+    if device.type == "cuda":
+        wanted, there = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+        if wanted > there:
+            raise TooFewGpusError(
+                f"torchrun started {wanted} processes on a node with {there} GPUs: --nproc-per-node {there} is the most"
+            )
+        torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, timeout=PATIENCE)
     try:
         yield
     finally:
@@ -57,9 +94,9 @@ def first_alone() -> Iterator[None]:
 
 
 def meet() -> None:
-    """Wait until all processes are here."""
+    """Wait until all processes are here; on the host, so that no GPU is kept busy by waiting."""
     if dist.is_initialized():
-        dist.barrier()
+        dist.all_reduce(torch.zeros(1))
 
 
 def own_share(costs: Sequence[float]) -> set[int]:
@@ -78,7 +115,7 @@ def own_share(costs: Sequence[float]) -> set[int]:
 
 
 def add_up(tensor: Tensor) -> Tensor:
-    """The sum over all processes, the same in each; not differentiable."""
+    """The sum over all processes, the same in each; not differentiable, and where `tensor` is."""
     total = tensor.detach().clone()
     if dist.is_initialized():
         dist.all_reduce(total)

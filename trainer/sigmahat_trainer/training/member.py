@@ -18,6 +18,7 @@ from sigmahat_trainer.config import TrainConfig
 from sigmahat_trainer.data.dataset import Dataset
 from sigmahat_trainer.model.network import MemberNetwork, activate
 from sigmahat_trainer.training.batches import batches, bootstrap_months, features_of, samples_in
+from sigmahat_trainer.training.distributed import CPU, generator_of
 from sigmahat_trainer.training.expanding import expanding_dataset
 from sigmahat_trainer.training.importance import shuffling_costs
 from sigmahat_trainer.training.resume import Checkpoint
@@ -30,7 +31,7 @@ GRADIENT_LIMIT = 1.0
 class TrainedMember(NamedTuple):
     """One member and how it came about."""
 
-    network: MemberNetwork  # in eval mode
+    network: MemberNetwork  # in eval mode, on the host
     history: list[dict[str, float]]  # one entry an epoch
 
 
@@ -43,6 +44,7 @@ def train_member(
     member: int,
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
+    device: torch.device = CPU,
 ) -> TrainedMember:
     """Train one member on a bootstrap of the months, starting at the learned constants.
 
@@ -57,30 +59,34 @@ def train_member(
     progress : callable, optional
     checkpoint : Checkpoint, optional
         Written after each epoch; if it is there at the start, training goes on from it, to the same bits as without.
+    device : torch.device
+        Where the network and the losses are computed; a GPU's bits are not those of the CPU.
     """
     if config.preprocessing.expanding_normalisation == "on":
         dataset = expanding_dataset(dataset)
     rng, network = _starting_member(dataset, constants, config, config.seed + member)
+    network.to(device)
+    constants, dropout = constants.to(device), generator_of(device)
     rows = bootstrap_months(dataset, rng)
     optimiser, schedule = _optimiser(network, rows, config)
     history: list[dict[str, float]] = []
     learners = {"network": network, "optimiser": optimiser, "schedule": schedule}
     if checkpoint and (saved := checkpoint.load()):
-        history = _restore(saved, learners, rng)
+        history = _restore(saved, learners, dropout, rng)
         if progress:
             progress(f"member {member + 1}", len(history), config.epochs, history[-1])
     else:
-        network.fit_inputs(dataset.features(), _importance(dataset, constants, config, config.seed + member))
+        network.fit_inputs(dataset.features(), _importance(dataset, constants.cpu(), config, config.seed + member))
     for epoch in range(len(history), config.epochs):
         averages = _train_pass(network, optimiser, schedule, dataset, rows, constants, config, rng)
         metrics = {f"train_{name}": value for name, value in averages.means().items()}
         metrics |= {f"validation_{name}": value for name, value in evaluate_losses(network, validation, config).items()}
         history.append({"epoch": epoch + 1, **metrics})
         if checkpoint:
-            checkpoint.save(_state(learners, rng, history))
+            checkpoint.save(_state(learners, dropout, rng, history))
         if progress:
             progress(f"member {member + 1}", epoch + 1, config.epochs, metrics)
-    return TrainedMember(network.eval(), history)
+    return TrainedMember(network.eval().cpu(), history)
 
 
 def _starting_member(
@@ -133,7 +139,9 @@ def _train_pass(
     network.train()
     averages = LossAverages()
     for batch in batches(dataset, config.batch_size, rng, rows):
-        losses = batch_losses(network.forward_logits(features_of(batch)), constants, batch, config, rng)
+        losses = batch_losses(
+            network.forward_logits(features_of(batch).to(constants.device)), constants, batch, config, rng
+        )
         optimiser.zero_grad()
         losses.total.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_LIMIT)
@@ -154,17 +162,21 @@ def learning_rate_schedule(optimiser: torch.optim.Optimizer, config: TrainConfig
     return LambdaLR(optimiser, course)
 
 
-def _state(learners: Mapping[str, Any], rng: np.random.Generator, history: list[dict[str, float]]) -> dict[str, Any]:
+def _state(
+    learners: Mapping[str, Any], dropout: torch.Generator, rng: np.random.Generator, history: list[dict[str, float]]
+) -> dict[str, Any]:
     """Everything that decides how training goes on."""
     states = {name: learner.state_dict() for name, learner in learners.items()}
-    return {**states, "torch": torch.get_rng_state(), "numpy": rng.bit_generator.state, "history": history}
+    return {**states, "torch": dropout.get_state(), "numpy": rng.bit_generator.state, "history": history}
 
 
-def _restore(state: Mapping[str, Any], learners: Mapping[str, Any], rng: np.random.Generator) -> list[dict[str, float]]:
+def _restore(
+    state: Mapping[str, Any], learners: Mapping[str, Any], dropout: torch.Generator, rng: np.random.Generator
+) -> list[dict[str, float]]:
     """Put back what `_state` took; returns the history."""
     for name, learner in learners.items():
         learner.load_state_dict(state[name])
-    torch.set_rng_state(state["torch"])
+    dropout.set_state(state["torch"])
     rng.bit_generator.state = state["numpy"]
     history: list[dict[str, float]] = state["history"]
     return history

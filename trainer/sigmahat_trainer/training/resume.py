@@ -34,7 +34,8 @@ class Checkpoint(NamedTuple):
         """
         if not self.path.exists():
             return None
-        saved = torch.load(self.path, weights_only=True)  # data only: a checkpoint must not be able to run code
+        # Data only: a checkpoint must not be able to run code. To the host: its writer's GPU may be another process's.
+        saved = torch.load(self.path, weights_only=True, map_location="cpu")
         if others := differences(json.loads(saved["run"]), self.run):
             raise OtherRunError(
                 f"{self.path.parent} holds an unfinished run of other settings, data or code; "

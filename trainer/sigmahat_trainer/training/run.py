@@ -36,7 +36,7 @@ from sigmahat_trainer.processes import end_with_parent
 from sigmahat_trainer.progress import Progress
 from sigmahat_trainer.provenance import code_digest, provenance
 from sigmahat_trainer.training.constants import fit_constants
-from sigmahat_trainer.training.distributed import first_alone, group_size, is_first, meet
+from sigmahat_trainer.training.distributed import first_alone, group_size, is_first, meet, training_device
 from sigmahat_trainer.training.member import train_member
 from sigmahat_trainer.training.resume import Checkpoint, OtherRunError, differences
 from sigmahat_trainer.training.shared_losses import evaluate_losses
@@ -130,10 +130,11 @@ def train_ensemble(
 
 
 def _identity(config: TrainConfig, samples: Mapping[str, tuple[list[ReturnPanel], dict[str, Any]]]) -> dict[str, Any]:
-    """What must be the same for a run to go on: its settings, its samples, and the code that trains."""
+    """What must be the same for a run to go on: its settings, its samples, and what trains."""
     return {
         "config": asdict(config),
         "torch": torch.__version__,
+        "device": training_device().type,
         "code": code_digest("sigmahat_trainer.training.member", "sigmahat_trainer.training.constants"),
         **{name: describe_samples(used, **settings) for name, (used, settings) in samples.items()},
     }
@@ -159,8 +160,9 @@ def _fitted_constants(
     if fitted is None:
         training, validation = (open_dataset(samples[name]) for name in ("training", "validation"))
         with console.status("fitting the constants"):
-            constants = fit_constants(training, config)
-            fitted = {"constants": constants, "validation": evaluate_losses(constants, validation, config)}
+            device = training_device()
+            constants = fit_constants(training, config, device=device)
+            fitted = {"constants": constants, "validation": evaluate_losses(constants.to(device), validation, config)}
         checkpoint.save(fitted)
     return fitted
 
@@ -210,7 +212,7 @@ def _train_members(shared: _SharedByMembers, console: Console) -> list[list[dict
 
 
 def _train_side_by_side(shared: _SharedByMembers, show: Report) -> list[list[dict[str, float]]]:
-    """Train in as many processes as there are cores; each sends its progress home through a queue."""
+    """Train in as many processes as there are cores, on the GPUs in turn if there are any; each reports by a queue."""
     context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's threads in mid-air
     n_members = shared.config.members
     n_processes = min(n_members, available_threads())
@@ -243,6 +245,7 @@ def _train_one(member: int, shared: _SharedByMembers, report: Report) -> list[di
         member=member,
         progress=progress,
         checkpoint=Checkpoint(shared.folder / CHECKPOINTS / f"{name}.pt", shared.run),
+        device=training_device(member),
     )
     if is_first():
         save_member(trained.network, shared.config, shared.folder / f"{name}.safetensors", feature_names=FEATURE_NAMES)

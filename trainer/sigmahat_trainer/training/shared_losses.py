@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,44 +29,74 @@ Progress = Callable[[str, int, int, dict[str, float]], None]
 def batch_losses(
     logits: Tensor, constants: Tensor, batch: Sequence[BatchPart], config: TrainConfig, rng: np.random.Generator
 ) -> Losses:
-    """Averages over the samples of a batch; `logits` of shape (B, N_PARAMETERS).
+    """Averages over the samples of a batch; `logits` of shape (B, N_PARAMETERS). Only `total` has a gradient.
 
     Nearly all time goes into these losses, hardly any into the network. So processes that train together all run the
     network on the whole batch, with the same dropout and the same statistics of BatchNorm, and share out the losses:
-    each takes some pieces, and both the losses and their gradient with respect to `logits` are summed over processes.
-    A row belongs to one piece, all others add zeros: the sums are those of one process, to the bit, and so is the step.
-    What a loss draws at random must neither depend on who computes it nor move the generator of the dropout, so each
-    piece starts from the same seed.
+    each takes some pieces, and the losses and the gradient of `total` with respect to `logits` are summed over
+    processes, in one tensor. A row belongs to one piece, all others add zeros: the sums are those of one process, to
+    the bit, and so is the step. What a loss draws at random must neither depend on who computes it nor move the
+    generator of the dropout, so each piece starts from the same seed.
+
+    The batch may be on the host: a process moves its own pieces to where `logits` and `constants` are.
     """
+    device, learns = logits.device, logits.requires_grad
     target, seed = int(rng.integers(len(TARGETS))), int(rng.integers(2**32))
     pieces = list(pieces_of(batch))
     counts = [piece.n_samples for piece in pieces]
-    own = own_share([cost(piece) for piece in pieces])
-    if logits.requires_grad:
-        logits.register_hook(add_up)
-    values = []
-    for k, (piece, rows) in enumerate(zip(pieces, logits.split(counts), strict=True)):
-        if k in own:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                losses = member_losses(
-                    activate(rows),
-                    rows,
-                    constants,
-                    piece.inputs,
-                    piece.after,
-                    target=target,
-                    qlike_weight=config.qlike_weight,
-                    auxiliary_weight=config.auxiliary_weight,
-                    residual_weight=config.residual_weight,
-                )
-            values.append(torch.stack(losses))
-        else:
-            values.append(rows[:0].sum().expand(len(Losses._fields)))  # 0, and backward still comes by
-    found = torch.stack(values)
-    is_own = torch.tensor([k in own for k in range(len(pieces))])[:, None]
-    found = torch.where(is_own, found, add_up(found))  # what the others found is a number here, nothing to learn from
-    return Losses(*(torch.tensor(counts) / sum(counts) @ found))
+    own = sorted(own_share([cost(piece) for piece in pieces]))
+    leaf = logits.detach().requires_grad_(learns)
+    rows = leaf.split(counts)
+    weights = (torch.tensor(counts) / sum(counts)).to(device)
+    found = torch.zeros(len(pieces), len(Losses._fields), device=device)
+    gradient = torch.zeros_like(leaf)
+    if own:
+        taken = torch.stack([_piece_losses(rows[k], constants, pieces[k], config, target, seed) for k in own])
+        found[own] = taken.detach()
+        if learns:
+            (gradient,) = torch.autograd.grad((weights[own] @ taken)[0], leaf)
+    n_losses = found.numel()
+    summed = add_up(torch.cat([found.flatten(), gradient.flatten()] if learns else [found.flatten()]))
+    total, *others = weights @ summed[:n_losses].view_as(found)
+    if learns:
+        total = _WithGradient.apply(logits, total, summed[n_losses:].view_as(leaf))
+    return Losses(total, *others)
+
+
+def _piece_losses(
+    rows: Tensor, constants: Tensor, piece: BatchPart, config: TrainConfig, target: int, seed: int
+) -> Tensor:
+    """All `Losses` of a piece, (9,)."""
+    device = rows.device
+    piece = piece.to(device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        losses = member_losses(
+            activate(rows),
+            rows,
+            constants,
+            piece.inputs,
+            piece.after,
+            target=target,
+            qlike_weight=config.qlike_weight,
+            auxiliary_weight=config.auxiliary_weight,
+            residual_weight=config.residual_weight,
+        )
+    return torch.stack(losses)
+
+
+class _WithGradient(torch.autograd.Function):
+    """A number whose gradient with respect to a tensor is known already."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, of_value: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return of_value * gradient, None, None
 
 
 def pieces_of(batch: Sequence[BatchPart]) -> Iterator[BatchPart]:
@@ -83,17 +114,22 @@ def cost(part: BatchPart) -> int:
 
 @torch.no_grad()
 def evaluate_losses(network: MemberNetwork | Tensor, dataset: Dataset, config: TrainConfig) -> dict[str, float]:
-    """Average losses over a dataset, of a network or of constant logits; without the pull to the constants."""
+    """Average losses over a dataset, of a network or of constant logits; without the pull to the constants.
+
+    They are computed where the network or the logits are.
+    """
     rng = np.random.default_rng(0)
     averages = LossAverages()
     if isinstance(network, MemberNetwork):
         network.eval()
+    device = network.median.device if isinstance(network, MemberNetwork) else network.device
+    origin = torch.zeros(N_PARAMETERS, device=device)
     for batch in batches(dataset, config.batch_size, rng):
         if isinstance(network, MemberNetwork):
-            logits = network.forward_logits(features_of(batch))
+            logits = network.forward_logits(features_of(batch).to(device))
         else:
             logits = network.expand(samples_in(batch), -1)
-        averages.add(batch_losses(logits, torch.zeros(N_PARAMETERS), batch, config, rng), samples_in(batch))
+        averages.add(batch_losses(logits, origin, batch, config, rng), samples_in(batch))
     return {name: value for name, value in averages.means().items() if name not in ("total", "residual")}
 
 
@@ -105,10 +141,10 @@ class LossAverages:
         self.count = 0
 
     def add(self, losses: Losses, n_samples: int) -> None:
-        """Count the averages over a batch of `n_samples`."""
+        """Count the averages over a batch of `n_samples`; waits for the device once."""
         self.count += n_samples
-        for name, value in losses._asdict().items():
-            self.sums[name] += n_samples * float(value.detach())
+        for name, value in zip(Losses._fields, torch.stack(losses).tolist(), strict=True):
+            self.sums[name] += n_samples * value
 
     def means(self) -> dict[str, float]:
         """Of each loss, over all that was added."""
