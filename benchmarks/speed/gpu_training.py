@@ -18,7 +18,7 @@ from benchmarks.figures import RESULTS, four_digits, write_figures
 from benchmarks.speed.gpu_measurement import Lines, options
 from sigmahat_kernels.features import N_FEATURES
 from sigmahat_trainer.config import TrainConfig
-from sigmahat_trainer.data.dataset import Dataset, Sample, estimate_inputs
+from sigmahat_trainer.data.dataset import Dataset, Sample, Size, estimate_inputs
 from sigmahat_trainer.model.estimate import EstimateInputs
 from sigmahat_trainer.model.network import MemberNetwork, constant_logits
 from sigmahat_trainer.training.batches import BatchPart, batches, features_of
@@ -54,7 +54,7 @@ def draw_batch(problem: Problem) -> list[BatchPart]:
         }
         stacked["features"] = rng.standard_normal((n, N_FEATURES))
         floats = {name: field.astype(np.float32) for name, field in stacked.items()}
-        by_size[size] = Sample(**floats, regime=np.zeros(n, np.int64), period=np.zeros(n, np.int64))
+        by_size[Size(size, HORIZON)] = Sample(**floats, regime=np.zeros(n, np.int64), period=np.zeros(n, np.int64))
     return next(batches(Dataset(by_size), n * len(problem.sizes), rng))
 
 

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from sigmahat_kernels.parameters import split_parameters
 from sigmahat_trainer.config import TrainConfig
-from sigmahat_trainer.data.dataset import Dataset
+from sigmahat_trainer.data.dataset import Dataset, Size
 from sigmahat_trainer.model.network import MemberNetwork, activate
 from sigmahat_trainer.training.batches import batches, bootstrap_months, features_of, samples_in
 from sigmahat_trainer.training.distributed import CPU, generator_of
@@ -116,7 +116,7 @@ def _importance(dataset: Dataset, constants: Tensor, config: TrainConfig, seed: 
 
 
 def _optimiser(
-    network: MemberNetwork, rows: Mapping[int, np.ndarray], config: TrainConfig
+    network: MemberNetwork, rows: Mapping[Size, np.ndarray], config: TrainConfig
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
     """The optimiser of a network that sees `rows` in each epoch, and its learning rate's course."""
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -130,7 +130,7 @@ def _train_pass(
     optimiser: torch.optim.Optimizer,
     schedule: LambdaLR,
     dataset: Dataset,
-    rows: Mapping[int, np.ndarray],
+    rows: Mapping[Size, np.ndarray],
     constants: Tensor,
     config: TrainConfig,
     rng: np.random.Generator,
@@ -139,9 +139,8 @@ def _train_pass(
     network.train()
     averages = LossAverages()
     for batch in batches(dataset, config.batch_size, rng, rows):
-        losses = batch_losses(
-            network.forward_logits(features_of(batch).to(constants.device)), constants, batch, config, rng
-        )
+        logits = network.forward_logits(features_of(batch).to(constants.device))
+        losses = batch_losses(logits, constants, batch, config, rng)
         optimiser.zero_grad()
         losses.total.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_LIMIT)
