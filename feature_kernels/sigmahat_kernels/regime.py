@@ -140,7 +140,7 @@ def series_moments(series: MarketSeries) -> SeriesMoments:
         variance=variance,
         recent_squares=weights[:3] @ squares / weights[:3].sum(axis=1)[:, None],
         kurtosis=((squares / variance) ** 2).mean(axis=0),
-        blocks=squares[n_obs - n_blocks * BLOCK :].reshape(n_blocks, BLOCK, -1).mean(axis=1),
+        blocks=squares[n_obs - n_blocks * BLOCK :].reshape(n_blocks, BLOCK, variance.shape[0]).mean(axis=1),
         recent=market[-RECENT:].mean(axis=0),
         fall=xp.maximum(path.max(axis=0), 0.0) - path[-1],
         autocorrelation=lagged(market - market.mean(axis=0)),
