@@ -215,9 +215,13 @@ def test_pivots_of_zero() -> None:
         assert program.text.count("double x = 0.5 * (left + right)") == 1
         return program.text.replace("double x = 0.5 * (left + right)", "double x = 2.0")
 
-    in_float = np.array([[1.0, 2.0, 1.5, 3.0]])  # the first bisection is at 2
+    def halve_at_two(program: Program) -> str:
+        assert program.text.count("0.5f * (low + high)") == 1
+        return program.text.replace("0.5f * (low + high)", "low < 2 && high > 2 ? 2.0f : 0.5f * (low + high)")
+
+    in_float = np.array([[1.0, 2.0, 1.5, 3.0]])
     in_double = np.array([[2.0, 2.0 - 1e-7, 3.0]])  # both brackets hold 2
-    for diagonal, edit in ((in_float, None), (in_double, start_at_two)):
+    for diagonal, edit in ((in_float, halve_at_two), (in_double, start_at_two)):
         values = np.empty_like(diagonal)
         run_sturm_on(Emulator(edit=edit), diagonal, np.zeros_like(diagonal), values)
         np.testing.assert_allclose(values, np.sort(diagonal), rtol=0, atol=4e-15)

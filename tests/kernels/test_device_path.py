@@ -25,6 +25,7 @@ from sigmahat_kernels.portfolios import read_portfolios
 from sigmahat_kernels.request import PADDING, Request, read_request
 from sigmahat_kernels.risk import measure_portfolios
 from sigmahat_kernels.shared_window import KeptMoments
+from sigmahat_kernels.status import WarningFlag
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="the emulator needs g++")
 
@@ -89,6 +90,8 @@ def test_features_of_several_windows(cupy: Any) -> None:
     rng = np.random.default_rng(5)
     returns = 0.01 * (rng.standard_normal((200, 40)) + rng.standard_normal((200, 1)))
     returns[:, 31] = returns[:, 30]  # a copy
+    returns[:, 33] = 3 * returns[:, 32]  # one with gaps
+    returns[100:110, 33] = np.nan
     returns[150:, 5] = np.nan  # gaps, but for the first window
     returns[70, 7] = 0.5  # a return that dominates
     returns[:, 12] = 0.0  # a column that does not move
@@ -100,7 +103,8 @@ def test_features_of_several_windows(cupy: Any) -> None:
     request = read_request(returns.astype(np.float32), universes, windows)
     expected = compute_features(request, solver="lapack")
     assert 0 < (expected.status != 0).sum() < 9
-    assert expected.warnings.of_asset.any()
+    copies = universes[(expected.warnings.of_asset & WarningFlag.NEAR_COPY) > 0]
+    assert {32, 33} <= set(copies.tolist())
     for solver in (None, "cupy"):
         actual = compute_features(request._replace(panel=cupy.asarray(request.panel)), solver=solver)
         np.testing.assert_array_equal(actual.status, expected.status)

@@ -59,6 +59,11 @@ def mirror(x: np.ndarray) -> None:
     x[:, 3] = -x[:, 5]
 
 
+def copy_of_a_complete_one(x: np.ndarray) -> None:
+    x[:, 3] = 2 * x[:, 5]
+    x[:120, 3] = np.nan
+
+
 def copy_listed_late(x: np.ndarray) -> None:
     x[:, 3] = 2 * x[:, 5]
     x[:120, 3] = np.nan
@@ -75,6 +80,7 @@ def copy_listed_late(x: np.ndarray) -> None:
         (loud, WarningFlag.UNUSUAL_VOLATILITY, [3]),
         (copy, WarningFlag.NEAR_COPY, [3, 5]),
         (mirror, WarningFlag.NEAR_COPY, [3, 5]),
+        (copy_of_a_complete_one, WarningFlag.NEAR_COPY, [3, 5]),
         (copy_listed_late, WarningFlag.NEAR_COPY, [3, 5]),
     ],
 )

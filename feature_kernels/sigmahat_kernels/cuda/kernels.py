@@ -160,7 +160,7 @@ def sturm(launch: Launch, blocks: Blocks, diagonal: Array, offdiagonal: Array, e
         STURM,
         len(blocks.rows),
         threads,
-        blocks.largest * (16 + 8 + 8),
+        blocks.largest * (16 + 8 + 8 + 4),
         (diagonal, offdiagonal, blocks.rows, blocks.sizes, np.int32(diagonal.shape[1]), eigenvalues),
     )
 

@@ -3,9 +3,10 @@
 // All eigenvalues of many symmetric tridiagonal matrices, one block a matrix and one thread an eigenvalue.
 //
 // The number of eigenvalues below x is the number of negative pivots of T - x I = L D L', whatever the rounding
-// (Demmel, Dhillon, Ren 1995, ETNA 3). Thread k brackets the k-th smallest eigenvalue by bisection: first in float,
-// which is cheap; then in double, where the same recurrence also gives Newton's step for det(T - x I), taken while
-// it converges. A result does not depend on other threads, so it repeats to the last bit.
+// (Demmel, Dhillon, Ren 1995, ETNA 3). The threads first count at one point each of a grid over the whole spectrum;
+// thread k takes the interval in which the k-th smallest eigenvalue lies, and halves it: in float, which is cheap; then
+// in double, where the same recurrence also gives Newton's step for det(T - x I), taken while it converges. A result
+// depends on the matrix alone, so it repeats to the last bit.
 
 // A float count is right for a matrix that differs by less than this, relative to the norm: rounding of the entries
 // and of each pivot, doubled.
@@ -54,7 +55,7 @@ __device__ int count_below(const double2* rows, int n, double x, double& step) {
 
 // matrices: the matrix u of each block, of n = sizes[u] rows. diagonal, offdiagonal: (., width), as tridiagonalise writes
 // them. eigenvalues: (., width), the last n of a row, ascending, negative ones raised to 0; not a number where an entry
-// is none. Launch with n threads or more. Dynamic shared memory: n times (double2, float2, double). Of the largest n.
+// is none. Launch with n threads or more. Dynamic shared memory: n times (double2, float2, double, int), of the largest.
 extern "C" __global__ void __launch_bounds__(1024)
 sturm(const double* diagonal, const double* offdiagonal, const int* matrices, const int* sizes, int width,
       double* eigenvalues) {
@@ -64,6 +65,7 @@ sturm(const double* diagonal, const double* offdiagonal, const int* matrices, co
     double2* const rows = shared;
     float2* const coarse = reinterpret_cast<float2*>(rows + n);
     double* const found = reinterpret_cast<double*>(coarse + n);
+    int* const below = reinterpret_cast<int*>(found + n);  // each point of the grid
     diagonal += start;
     offdiagonal += start;
     eigenvalues += start + width - n;
@@ -75,19 +77,37 @@ sturm(const double* diagonal, const double* offdiagonal, const int* matrices, co
     }
     __syncthreads();
 
+    float low = 0, high = 0, sum = 0, norm = 0;
     if (k < n) {
-        float low = coarse[0].x, high = low, sum = 0;  // Gershgorin's bounds
+        low = high = coarse[0].x;  // Gershgorin's bounds
         for (int i = 0; i < n; ++i) {
             const float radius = sqrtf(coarse[i].y) + (i + 1 < n ? sqrtf(coarse[i + 1].y) : 0);
             low = fminf(low, coarse[i].x - radius);
             high = fmaxf(high, coarse[i].x + radius);
             sum += coarse[i].x + radius;
         }
-        const bool is_finite = sum - sum == 0;  // counting would make numbers out of entries that are none
-        const float norm = fmaxf(fabsf(low), fabsf(high));
+        norm = fmaxf(fabsf(low), fabsf(high));
         low -= kFloatError * norm;
         high += kFloatError * norm;
-        for (int pass = 0; pass < kFloatPasses; ++pass) {
+        below[k] = count_below(coarse, n, low + (k + 1) * ((high - low) / (n + 1)));
+    }
+    __syncthreads();  // all have counted
+
+    if (k < n) {
+        int first = 0;  // point with more than k eigenvalues below it, n where only `high` has
+        for (int last = n; first < last;) {
+            const int middle = (first + last) / 2;
+            if (below[middle] > k)
+                last = middle;
+            else
+                first = middle + 1;
+        }
+        const float step = (high - low) / (n + 1);
+        if (first < n) high = low + (first + 1) * step;
+        if (first > 0) low = low + first * step;
+        int pass = 0;
+        for (int intervals = n + 1; intervals > 1; intervals /= 2) ++pass;  // what the grid has spared
+        for (; pass < kFloatPasses; ++pass) {
             const float middle = 0.5f * (low + high);
             (count_below(coarse, n, middle) > k ? high : low) = middle;
         }
@@ -104,6 +124,7 @@ sturm(const double* diagonal, const double* offdiagonal, const int* matrices, co
             last_step = fabs(step);
             x = converges && next > left && next < right ? next : 0.5 * (left + right);
         }
+        const bool is_finite = sum - sum == 0;  // counting would make numbers out of entries that are none
         found[k] = is_finite ? fmax(0.5 * (left + right), 0.0) : sum - sum;
     }
     __syncthreads();
