@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -85,7 +86,9 @@ def triangles_of(matrices: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 def solve(matrices: list[np.ndarray]) -> list[np.ndarray]:
     """Each one's eigenvalues, of all together."""
     order = sorted(range(len(matrices)), key=lambda k: -len(matrices[k]))
-    found = eigenvalues_of_triangles(*triangles_of([matrices[k] for k in order]), Scratch(np))
+    # Memory that nothing was written to may hold anything.
+    scratch = Scratch(SimpleNamespace(empty=lambda size, dtype: np.full(size, np.nan, dtype)))
+    found = eigenvalues_of_triangles(*triangles_of([matrices[k] for k in order]), scratch)
     values: list[np.ndarray] = [np.empty(0)] * len(matrices)
     for k, row in zip(order, found, strict=True):
         row, zeros = row[len(row) - len(matrices[k]) :], row[: len(row) - len(matrices[k])]

@@ -200,7 +200,7 @@ def tridiagonalise_across(a: np.ndarray, n: int, work: np.ndarray, diagonal: np.
     length = a.shape[1]
     zero, zero4 = splat(0.0, W), splat(0.0, 4)
     for c in range(length):
-        v[c] = w[c] = u[c] = 0.0
+        v[c] = w[c] = u[c] = y[c] = 0.0  # of y, what narrow registers leave in a block of four is multiplied by zero
     squares[n - 1] = 0.0
     for m in range(n - 1, 0, -1):
         row = m * length
