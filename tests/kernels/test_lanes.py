@@ -204,7 +204,7 @@ def test_pair_statistics(sizes: list[int]) -> None:
             np.testing.assert_allclose(value, expected[name][0], rtol=1e-12, err_msg=name)
 
 
-@pytest.mark.parametrize(("n_obs", "gaps"), [(252, False), (60, True), (21, False), (30, True)])
+@pytest.mark.parametrize(("n_obs", "gaps"), [(252, False), (60, True), (21, False), (30, True), (20, False)])
 def test_moments_of_series(n_obs: int, gaps: bool) -> None:
     rng = np.random.default_rng(n_obs)
     returns = 0.01 * (rng.standard_normal((n_obs, 50)) + rng.standard_normal((n_obs, 1)))

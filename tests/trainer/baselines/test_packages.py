@@ -39,7 +39,8 @@ def test_skfolio_is_asked_with_its_defaults(returns):
 
 
 def test_the_squeeze_kernel_is_the_last_of_its_own_path(returns):
-    squeeze_kernel = pytest.importorskip("squeeze_kernel")
+    import squeeze_kernel
+
     path, _, _ = squeeze_kernel.estimate_squeeze_cov(returns)
     np.testing.assert_array_equal(guarded(PACKAGED["squeeze_kernel"])(returns), path[-1])
 

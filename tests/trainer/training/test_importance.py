@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.inspection import permutation_importance
-from trainer.training.test_member import (  # noqa: F401
+from trainer.training.test_member import (  # noqa: F401  # a fixture is used by its name alone
     N_FEATURES,
     SMALL,
     independent_returns,
