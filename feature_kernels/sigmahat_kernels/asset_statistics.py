@@ -14,6 +14,10 @@ ASSET_STATISTICS: dict[str, float] = {
     "log_volatility_21": 0.35,  # the same at half-life 21
     "log_kurtosis": 0.7,
     "root_mean_square_correlation": 0.15,  # over the universe's other assets
+    "log_volatility_126": 0.1,  # ln(volatility at half-life 126 / the window's)
+    "log_cut_21": 0.3,  # the same at half-life 21, of returns cut at 2 standard deviations
+    "log_absolute": 0.1,  # ln(mean absolute deviation / the window's volatility)
+    "log_absolute_21": 0.3,  # the same at half-life 21
 }
 """Statistic -> the size of a usual difference between assets, in which it is measured."""
 
@@ -33,8 +37,8 @@ def asset_statistics(slow: Array, fast: Array, volatilities: Array, kurtosis: Ar
     ----------
     slow, fast : arrays of shape (n, N, N)
         Equal-weighted and exponentially weighted correlation, unit diagonal.
-    volatilities : array of shape (3, n, N)
-        In the order of `parameters.VOLATILITY_BASES`.
+    volatilities : array of shape (7, n, N)
+        In the order of `panel.VOLATILITIES`.
     kurtosis : array of shape (n, N)
         Fourth moment of the standardised returns; 3 if normal.
 
@@ -50,7 +54,7 @@ def asset_statistics(slow: Array, fast: Array, volatilities: Array, kurtosis: Ar
 
     >>> import numpy as np
     >>> correlation = np.array([[[1.0, 0.6, 0.0], [0.6, 1.0, 0.0], [0.0, 0.0, 1.0]]])
-    >>> statistics = asset_statistics(correlation, correlation, np.ones((3, 1, 3)), np.full((1, 3), 3.0))
+    >>> statistics = asset_statistics(correlation, correlation, np.ones((7, 1, 3)), np.full((1, 3), 3.0))
     >>> statistics[0, :, 2].round(3)  # ln(1 - 0.36) = -0.446, twice
     array([-0.149, -0.149,  0.298])
     """
@@ -65,16 +69,18 @@ def asset_statistics(slow: Array, fast: Array, volatilities: Array, kurtosis: Ar
     nearest = xp.maximum(slow.max(axis=-1), -slow.min(axis=-1))
     slow[:, diagonal, diagonal] = 1.0
     logs = xp.log(volatilities)
+    ratios = logs[1:] - logs[0]
     statistics = xp.stack(
         [
             mean,
             change,
             xp.log(xp.maximum(1.0 - nearest**2, LEAST_UNSHARED)),
             logs[0],
-            logs[1] - logs[0],
-            logs[2] - logs[0],
+            ratios[0],
+            ratios[1],
             xp.log(kurtosis),
             xp.sqrt(xp.maximum(squares, 0.0) / others),
+            *ratios[2:],
         ],
         axis=-1,
     )

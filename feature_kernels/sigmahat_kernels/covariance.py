@@ -7,20 +7,28 @@ import numpy as np
 
 from sigmahat_kernels.asset_statistics import asset_statistics
 from sigmahat_kernels.backend import Array, array_namespace
+from sigmahat_kernels.fast_factors import blend_factors, leading_factors
 from sigmahat_kernels.parameters import VOLATILITY_BASES, Parameters
 from sigmahat_kernels.shared_window import Moments
 from sigmahat_kernels.targets import mix_targets
 
-_NOT_CLASSIC = ("memory", "intensity_tilt", "volatility_tilt", "level")
+_NOT_CLASSIC = ("memory", "factor_memory", "intensity_tilt", "volatility_tilt", "level")
 """Heads that textbook shrinkage does without."""
 
 
 def shrink_correlation(
-    slow: Array, fast: Array, memory: Array, target_weights: Array, target_intensity: Array, intensity: Array
+    slow: Array,
+    fast: Array,
+    memory: Array,
+    factor_memory: Array,
+    target_weights: Array,
+    target_intensity: Array,
+    intensity: Array,
 ) -> Array:
     """Shrink a stack of correlation matrices toward the three targets.
 
-    With w_k = pi_k alpha_k and a mix R = (1 - phi) R_slow + phi R_fast,
+    With w_k = pi_k alpha_k and a mix R = (1 - psi) ((1 - phi) R_slow + phi R_fast) + psi F_fast, F_fast the correlation
+    by the leading factors of R_fast alone (`fast_factors.blend_factors`),
 
         R_hat = G R G + H (sum_k w_k F_k / sum_k w_k) H,   G = diag(sqrt(1 - delta_i)), H = diag(sqrt(delta_i)),
 
@@ -30,9 +38,9 @@ def shrink_correlation(
     Parameters
     ----------
     slow, fast : arrays of shape (n, N, N)
-        Equal-weighted and exponentially weighted correlation, both overwritten. The targets are those of `slow`.
-    memory : array of shape (n,)
-        phi, weight of the fast correlation.
+        Slow and exponentially weighted correlation, both overwritten. The targets are those of `slow`.
+    memory, factor_memory : arrays of shape (n,)
+        phi, weight of the fast correlation, and psi, weight of its leading factors.
     target_weights, target_intensity : arrays of shape (n, 3)
         pi and alpha.
     intensity : array of shape (n, N)
@@ -49,9 +57,11 @@ def shrink_correlation(
     total = weights.sum(axis=1, keepdims=True)
     weights = xp.where(total > 0, weights / xp.where(total > 0, total, 1.0), 1.0 / weights.shape[1])
     target = mix_targets(slow, weights)
+    loadings = leading_factors(fast)
     fast -= slow
     fast *= memory[:, None, None]
     slow += fast
+    slow = blend_factors(slow, loadings, factor_memory)
     # In float32 the weights may sum to a little more than 1.
     slow = _scale(slow, xp.sqrt(xp.maximum(1.0 - intensity, 0.0)))
     slow += _scale(target, xp.sqrt(intensity))
@@ -116,8 +126,8 @@ def blend_volatility(volatilities: Array, blend: Array) -> Array:
 
     Parameters
     ----------
-    volatilities : array of shape (3, n, N)
-        In the order of `parameters.VOLATILITY_BASES`.
+    volatilities : array of shape (3 or more, n, N)
+        The first three in the order of `parameters.VOLATILITY_BASES`.
     blend : array of shape (n, 4)
         Weights over these (sum 1), then the pull in [0, 1] toward the universe's mean log volatility.
 
@@ -127,7 +137,7 @@ def blend_volatility(volatilities: Array, blend: Array) -> Array:
         Volatilities in the unit of the input.
     """
     xp = array_namespace(volatilities)
-    logs = xp.einsum("kni,nk->ni", xp.log(volatilities), blend[:, :-1])
+    logs = xp.einsum("kni,nk->ni", xp.log(volatilities[: len(VOLATILITY_BASES)]), blend[:, :-1])
     mean = logs.mean(axis=1, keepdims=True)
     return xp.exp(logs + blend[:, -1:] * (mean - logs))
 
@@ -155,6 +165,7 @@ def estimate_covariance(moments: Moments, parameters: Parameters, intensity: Arr
         moments.slow,
         moments.fast,
         parameters.memory[:, 0],
+        parameters.factor_memory[:, 0],
         parameters.target_weights,
         parameters.target_intensity,
         tilt_intensity(intensity, parameters.intensity_tilt, statistics),

@@ -30,7 +30,7 @@ from sigmahat_kernels.missing import MISSING
 from sigmahat_kernels.oddities import Warnings, flag_assets, flag_universes, odd_columns
 from sigmahat_kernels.pairs import PairStatistics
 from sigmahat_kernels.parallel import Pause, for_each, for_each_group, go_on, threads_for
-from sigmahat_kernels.regime import REGIME, SPREADS, regime_features
+from sigmahat_kernels.regime import LOG_VOLATILITY, REGIME, SPREADS, regime_features
 from sigmahat_kernels.request import PADDING, Request, check_universes
 from sigmahat_kernels.scratch import Scratch
 from sigmahat_kernels.shared_window import KeptMoments, Products, SharedWindows, share_windows
@@ -124,7 +124,7 @@ def _summands(shared: SharedWindows, solver: Solver) -> _Summands:
         **regime.asset_averages(window),
         **temporal.asset_averages(window),
         **missing.asset_averages(window),
-        "n_observed": window.n_observed,
+        "n_effective": window.n_effective,
         "fourth_moment": (factor**2 * factor**2).sum(axis=0),
     }
     for spread, of in SPREADS.items():
@@ -193,7 +193,8 @@ def _measure_parts(
     averages = dict(zip(summands.averages, memberships.sum(stacked) / n_assets, strict=True))
     for spread in SPREADS:
         averages[spread] = xp.sqrt(xp.maximum(averages.pop(f"{spread}_square") - averages[spread] ** 2, 0.0))
-    n_effective = averages.pop("n_observed") - 1.0
+    n_effective = averages.pop("n_effective") - 1.0
+    mean_log_volatility = averages.pop(LOG_VOLATILITY)
     moments = solver.series_moments(summands.series, memberships, index)
     # Ledoit and Wolf's pi-hat over pairs i != j on the correlation scale, before the squared correlations are taken
     # off: (1/n) sum_t (sum_i x_ti^2)^2 less the terms i = j, with x = sqrt(n) z; the double sum over assets factors.
@@ -206,7 +207,7 @@ def _measure_parts(
         **spectrum_features(eigenvalues, n_assets, n_obs, n_effective),
         **correlation_features(pairs, n_assets, sampling_noise, n_effective),
         **averages,
-        **regime_features(moments, n_obs),
+        **regime_features(moments, mean_log_volatility, n_obs),
         **temporal_features(moments, n_assets, n_obs),
     }
 

@@ -27,6 +27,7 @@ class Incomplete(NamedTuple):
 
     standardised: Array  # (m, T) winsorised, missing = 0, of mean square 1 over the rows that there are
     observed: Array  # (m, T) 1.0 where there is a return
+    weights: Array  # (T,) of the rows in the slow correlation, `Window.weights`
     columns: np.ndarray  # (m,) on the host, whether a column misses any
 
 
@@ -38,13 +39,13 @@ def incomplete(window: Window) -> Incomplete | None:
     z = window.standardised
     scaled = z * xp.sqrt(window.n_observed / (z**2).sum(axis=0))
     columns = to_numpy(window.n_observed) < len(z)
-    return Incomplete(xp.ascontiguousarray(scaled.T), xp.ascontiguousarray(window.observed.T), columns)
+    return Incomplete(xp.ascontiguousarray(scaled.T), xp.ascontiguousarray(window.observed.T), window.weights, columns)
 
 
 class MissingCells(NamedTuple):
     """The same of m columns of a window of T rows, for a kernel that reads what is missing one by one."""
 
-    standardised: Array  # (T, m) as in `Incomplete`, not a number where missing
+    standardised: Array  # (T, m) as in `Incomplete`, not a number where missing; rows that all count alike
     roots: Array  # (2, m) of the sums of their squares over the rows, equal-weighted and exponentially weighted
     weights: Array  # (T,) of the rows, exponential
     starts: Array  # (m + 1,) int32: column c misses rows[starts[c] : starts[c + 1]]
@@ -65,7 +66,7 @@ def missing_cells(window: Window) -> MissingCells:
 
 
 def complete_correlations(window: Incomplete, index: Array, scratch: Scratch) -> tuple[Array, Array]:
-    r"""Equal-weighted and exponentially weighted correlations of universes with missing cells.
+    r"""Slow and exponentially weighted correlations of universes with missing cells.
 
     With z the standardised returns (0 where missing), o = 1 where there is one and m = 1 - o, all assets load alike on
     a factor of variance rho, the average correlation over the rows that pairs have in common:
@@ -99,7 +100,8 @@ def complete_correlations(window: Incomplete, index: Array, scratch: Scratch) ->
     References
     ----------
     Dempster, Laird, Rubin (1977), J. Royal Statistical Society B 39(1); Stambaugh (1997), J. Financial Economics 45(3),
-    for histories of different lengths. One step, not iterated, with variances of the observed rows alone.
+    for histories of different lengths. One step, not iterated, with variances of the observed rows alone. The model is
+    fitted to all rows alike; W are `Window.weights` of the slow correlation, and exponential ones of the fast.
     """
     xp = array_namespace(window.standardised)
     n, n_assets = index.shape
@@ -133,18 +135,19 @@ def complete_correlations(window: Incomplete, index: Array, scratch: Scratch) ->
     residual = 1.0 - slope * (2.0 * shared - slope * square) / n_observed
     own = xp.maximum(residual - slope**2 * unsure, 0.0)
 
-    weights = exponential_weights(xp, n_obs, FAST_HALFLIFE)
+    fast_weights = exponential_weights(xp, n_obs, FAST_HALFLIFE)
     gap = xp.subtract(1.0, observed, out=observed)
-    n_missing, weight_missing = gap.sum(axis=2), gap @ weights
+    missing, fast_missing = gap @ window.weights, gap @ fast_weights
     gap *= slope[:, :, None]
     both = scratch.array("expected", (n, n_assets, 2, n_obs))  # x and y side by side: one product is both Gram matrices
     expected, spread = both[:, :, 0], both[:, :, 1]
     xp.multiply(gap, (total / (count + noise))[:, None, :], out=expected)
     expected += z
     xp.multiply(gap, xp.sqrt(rho * noise / (count + noise))[:, None, :], out=spread)
-    slow = _correlation(both, own * n_missing, scratch, "slow")
-    both *= xp.sqrt(weights)
-    fast = _correlation(both, own * weight_missing, scratch, "fast")
+    both *= xp.sqrt(window.weights)
+    slow = _correlation(both, own * missing, scratch, "slow")
+    both *= xp.sqrt(fast_weights / window.weights)
+    fast = _correlation(both, own * fast_missing, scratch, "fast")
     return slow, fast
 
 

@@ -16,6 +16,16 @@ WINSOR_LIMIT = 3.0
 FAST_HALFLIFE = 63.0
 VOLATILITY_HALFLIVES = (63.0, 21.0)
 
+RECENT_ROWS = 252
+"""Rows of full weight: older ones count by (RECENT_ROWS / age)^2, see `memory_weights`."""
+
+ROBUST_LIMIT = 2.0
+"""Standardised returns are cut here for a volatility in which jumps count little."""
+
+VOLATILITIES = ("window", "halflife_63", "halflife_21", "halflife_126", "cut_21", "absolute", "absolute_21")
+"""Rows of `Window.volatilities`: first those that an estimate blends (`parameters.VOLATILITY_BASES`); half-life 126;
+half-life 21 of returns cut at `ROBUST_LIMIT`; mean absolute deviations, of the window and with half-life 21."""
+
 VOLATILITY_FLOOR = 0.1
 """An exponentially weighted volatility is at least this share of the window's: a stale price is not a safe asset."""
 
@@ -30,10 +40,12 @@ class Window(NamedTuple):
     """Returns of `m` columns over `T` rows, prepared once and shared by all universes of the window."""
 
     returns: Array  # (T, m) simple returns as sent, missing = 0
+    weights: Array  # (T,) of the rows in the window's volatilities and correlations, see `memory_weights`
     observed: Array  # (T, m) 1.0 where there is a return
     standardised: Array  # (T, m) winsorised, zero mean, missing = 0
-    volatilities: Array  # (3, m) per period: of the window, then by `VOLATILITY_HALFLIVES`
+    volatilities: Array  # (7, m) per period, in the order of `VOLATILITIES`
     n_observed: Array  # (m,)
+    n_effective: Array  # (m,) equally weighted returns that know as much: (sum w)^2 / sum w^2
     kurtosis: Array  # (m,) fourth moment of the standardised returns before the cut; 3 if normal
     tail_share: Array  # (m,) share of returns that the cut moved
 
@@ -49,7 +61,7 @@ class Window(NamedTuple):
 
     def columns(self, cut: slice) -> Window:
         """The same of some of the columns, as views."""
-        return Window(*(values[..., cut] for values in self))
+        return Window(*(values[..., cut] for values in self))._replace(weights=self.weights)
 
 
 def prepare_window(returns: Array, *, winsor_limit: float | None = WINSOR_LIMIT) -> Window:
@@ -60,12 +72,13 @@ def prepare_window(returns: Array, *, winsor_limit: float | None = WINSOR_LIMIT)
     returns : array of shape (T, m)
         Simple returns, NaN = missing; columns that passed `returns.column_status`.
     winsor_limit : float or None
-        Cut in standard deviations; None leaves the returns as they are (textbook sample correlation).
+        Cut in standard deviations; None leaves the returns as they are and weighs all rows alike (textbook sample
+        correlation).
 
     Returns
     -------
     Window
-        In float64. Volatilities are per period; the window's divides by n - 1.
+        In float64. Volatilities are per period; the window's divides by n - 1, n the sum of the rows' weights.
     """
     xp = array_namespace(returns)
     missing = xp.isnan(returns)
@@ -77,15 +90,16 @@ def prepare_window(returns: Array, *, winsor_limit: float | None = WINSOR_LIMIT)
     if not complete:
         deviations *= observed
     squares = deviations**2
-    window_volatility = xp.sqrt(squares.sum(axis=0) / (n_observed - 1))
-    volatilities = [window_volatility]
-    for halflife in VOLATILITY_HALFLIVES:
-        weights = exponential_weights(xp, len(returns), halflife)
-        # An asset without a recent return has only tiny weights left, so both sums are tiny: their ratio is sound.
-        variance = weights @ squares / (weights @ observed)
-        volatilities.append(xp.maximum(xp.sqrt(variance), VOLATILITY_FLOOR * window_volatility))
-
+    alike = winsor_limit is None or len(returns) <= RECENT_ROWS
+    weights = xp.ones(len(returns)) if alike else memory_weights(xp, len(returns))
+    n_weighted, n_effective, total = n_observed, n_observed, squares.sum(axis=0)
+    if not alike:
+        n_weighted, total = weights @ observed, weights @ squares
+        n_effective = n_weighted**2 / (weights**2 @ observed)
+    # One degree of freedom goes to the mean, of weighted rows sum w^2 / sum w: n - 1 where all count alike.
+    window_volatility = xp.sqrt(total / (n_weighted - n_weighted / n_effective))
     standardised = deviations / window_volatility
+    volatilities = _volatilities(window_volatility, deviations, squares, observed, weights)
     kurtosis = ((standardised**2) ** 2).sum(axis=0) / n_observed  # a power of 4 is ten times as slow
     tail_share = xp.zeros_like(window_volatility)
     if winsor_limit is not None:
@@ -94,8 +108,42 @@ def prepare_window(returns: Array, *, winsor_limit: float | None = WINSOR_LIMIT)
         standardised -= standardised.sum(axis=0) / n_observed
         if not complete:
             standardised *= observed
-    volatility = xp.stack(volatilities)
-    return Window(filled, observed, standardised, volatility, n_observed, kurtosis, tail_share)
+    return Window(filled, weights, observed, standardised, volatilities, n_observed, n_effective, kurtosis, tail_share)
+
+
+def _volatilities(window: Array, deviations: Array, squares: Array, observed: Array, weights: Array) -> Array:
+    """Those of `VOLATILITIES` for each column, (7, m); the window's are given, (m,), the others are no less than a share."""
+    xp = array_namespace(squares)
+
+    def average(values: Array, of_rows: Array) -> Array:
+        # An asset without a recent return has only tiny weights left, so both sums are tiny: their ratio is sound.
+        return of_rows @ values / (of_rows @ observed)
+
+    halflife_63, halflife_21, halflife_126 = (
+        exponential_weights(xp, len(squares), h) for h in (*VOLATILITY_HALFLIVES, 126.0)
+    )
+    cut = xp.minimum(squares, (ROBUST_LIMIT * window) ** 2)
+    sizes = xp.abs(deviations)
+    others = xp.stack(
+        [
+            *(xp.sqrt(average(squares, of_rows)) for of_rows in (halflife_63, halflife_21, halflife_126)),
+            xp.sqrt(average(cut, halflife_21)),
+            average(sizes, weights),
+            average(sizes, halflife_21),
+        ]
+    )
+    return xp.concatenate([window[None], xp.maximum(others, VOLATILITY_FLOOR * window)])
+
+
+@kept_for_each_device(64)
+def memory_weights(xp: ModuleType, n_obs: int) -> Array:
+    """Weights min(1, (RECENT_ROWS / age)^2), the last row's age being 1. Shape (n_obs,); not to be written to.
+
+    Correlations drift, so the further back a row lies, the less it says about the days to come; what weight is best for
+    it was measured on the validation period, see docs/estimate.md.
+    """
+    age = xp.arange(n_obs, 0, -1, dtype=xp.float64)
+    return xp.minimum(1.0, (RECENT_ROWS / age) ** 2)
 
 
 @kept_for_each_device(64)
@@ -107,7 +155,9 @@ def exponential_weights(xp: ModuleType, n_obs: int, halflife: float) -> Array:
 
 
 def correlation_factor(window: Window, *, halflife: float | None = None) -> Array:
-    """Z of shape (T, m) such that Z'Z is the window's correlation matrix, equal-weighted or exponentially weighted.
+    """Z of shape (T, m) such that Z'Z is the window's correlation matrix.
+
+    Rows count by the window's `weights`, or exponentially by a half-life.
 
     Columns have unit length, so a pair is normalised by the root of the product of the two assets' own sums:
     with missing cells (zeros in Z) the matrix stays positive semi-definite with a unit diagonal.
@@ -116,4 +166,6 @@ def correlation_factor(window: Window, *, halflife: float | None = None) -> Arra
     z = window.standardised
     if halflife is not None:
         z = z * xp.sqrt(exponential_weights(xp, len(z), halflife))[:, None]
+    elif len(z) > RECENT_ROWS:
+        z = z * xp.sqrt(window.weights)[:, None]
     return z / xp.sqrt((z**2).sum(axis=0))

@@ -67,6 +67,14 @@ class Parameters(NamedTuple):
         Array,
         Head(("memory",), "phi in (0, 1): weight of the exponentially weighted correlation", shapes_matrix=True),
     ]
+    factor_memory: Annotated[
+        Array,
+        Head(
+            ("factor_memory",),
+            "psi in (0, 1): weight of the three leading factors of the exponentially weighted correlation",
+            shapes_matrix=True,
+        ),
+    ]
     volatility: Annotated[
         Array,
         Head(

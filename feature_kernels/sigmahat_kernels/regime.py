@@ -15,8 +15,7 @@ from sigmahat_kernels.backend import Array, array_namespace
 from sigmahat_kernels.panel import FAST_HALFLIFE, TINY, VOLATILITY_HALFLIVES, Window, exponential_weights
 
 REGIME = {
-    "log_market_volatility": "ln of the market's annualised volatility (252 periods)",
-    "log_asset_volatility": "average over assets of the ln annualised volatility",
+    "market_volatility_share": "ln(volatility of the market / geometric mean of the assets' volatilities)",
     "volatility_dispersion": "standard deviation over assets of the ln volatility",
     "market_volatility_ratio_63": "ln(volatility with half-life 63 / volatility of the window), of the market",
     "market_volatility_ratio_21": "the same with half-life 21",
@@ -46,7 +45,6 @@ RECENT = 63
 HALFLIVES = (FAST_HALFLIFE, 21.0, 5.0)
 """Of the weights of a series' recent rows."""
 
-_PERIODS_PER_YEAR = 252
 _STRESS = 1.5
 
 
@@ -160,14 +158,14 @@ def lagged(x: Array) -> Array:
 
 
 def asset_averages(window: Window) -> dict[str, Array]:
-    """Those features of `REGIME` that are averages over assets: name -> one value a column, (m,)."""
+    """`LOG_VOLATILITY`, and those features of `REGIME` that are averages over assets: name -> one value a column."""
     xp = array_namespace(window.volatilities)
     log_volatility = xp.log(window.volatilities)
     ratio = {
         f"{halflife:g}": log_volatility[k] - log_volatility[0] for k, halflife in enumerate(VOLATILITY_HALFLIVES, 1)
     }
     return {
-        "log_asset_volatility": log_volatility[0] + 0.5 * math.log(_PERIODS_PER_YEAR),
+        LOG_VOLATILITY: log_volatility[0],
         **{f"asset_volatility_ratio_{halflife}": values for halflife, values in ratio.items()},
         "asset_kurtosis": xp.log(window.kurtosis / 3.0),
         "tail_share": window.tail_share,
@@ -175,12 +173,18 @@ def asset_averages(window: Window) -> dict[str, Array]:
     }
 
 
-SPREADS = {"volatility_dispersion": "log_asset_volatility", "volatility_ratio_dispersion": "asset_volatility_ratio_21"}
+LOG_VOLATILITY = "log_volatility"
+"""Of an asset's window: no feature by itself, since returns in another unit are to be answered alike."""
+
+SPREADS = {"volatility_dispersion": LOG_VOLATILITY, "volatility_ratio_dispersion": "asset_volatility_ratio_21"}
 """Features that are the standard deviation over assets of what another one averages."""
 
 
-def regime_features(moments: SeriesMoments, n_obs: int) -> dict[str, Array]:
-    """Those features of `REGIME` that are statistics of the universe's series, each of shape (n,)."""
+def regime_features(moments: SeriesMoments, mean_log_volatility: Array, n_obs: int) -> dict[str, Array]:
+    """Those features of `REGIME` that are statistics of the universe's series, each of shape (n,).
+
+    `mean_log_volatility` (n,) is the average of `LOG_VOLATILITY` over the assets of each.
+    """
     xp = array_namespace(moments.variance)
     variance, dispersion = moments.variance, moments.dispersion
 
@@ -189,7 +193,7 @@ def regime_features(moments: SeriesMoments, n_obs: int) -> dict[str, Array]:
         return 0.5 * xp.log(xp.maximum(recent / mean, 1e-4))
 
     return {
-        "log_market_volatility": 0.5 * xp.log(variance * _PERIODS_PER_YEAR),
+        "market_volatility_share": 0.5 * xp.log(variance) - mean_log_volatility,
         **{
             f"market_volatility_ratio_{halflife:g}": ratio(moments.recent_squares[k], variance)
             for k, halflife in enumerate(HALFLIVES)

@@ -25,7 +25,7 @@ KEPT_BYTES = 256 * 2**20
 class Products(NamedTuple):
     """Sums over rows of products of standardised returns, for all pairs of a window's columns; float64."""
 
-    slow: Array  # (m, m) equal-weighted correlation
+    slow: Array  # (m, m) correlation by `Window.weights`
     fast: Array  # (m, m) exponentially weighted correlation
     first_half: Array  # (m, m) what the first half of the rows adds to `slow`
 
@@ -33,18 +33,18 @@ class Products(NamedTuple):
 class Moments(NamedTuple):
     """All that an estimate reads of the returns of n universes of N assets."""
 
-    slow: Array  # (n, N, N) equal-weighted correlation
+    slow: Array  # (n, N, N) correlation by `Window.weights`
     fast: Array  # (n, N, N) exponentially weighted correlation
-    volatilities: Array  # (3, n, N), in the order of `parameters.VOLATILITY_BASES`
+    volatilities: Array  # (7, n, N), in the order of `panel.VOLATILITIES`
     kurtosis: Array  # (n, N)
 
 
 class WindowMoments(NamedTuple):
     """What the moments of a window's universes are gathered from; m columns."""
 
-    slow: Array  # (m, m) equal-weighted correlation, missing = 0
+    slow: Array  # (m, m) correlation by `Window.weights`, missing = 0
     fast: Array  # (m, m) exponentially weighted correlation, missing = 0
-    volatilities: Array  # (3, m)
+    volatilities: Array  # (7, m), in the order of `panel.VOLATILITIES`
     kurtosis: Array  # (m,)
     incomplete: Incomplete | None  # None where no return is missing
 

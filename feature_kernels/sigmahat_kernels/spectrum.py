@@ -14,7 +14,7 @@ from sigmahat_kernels.backend import Array, array_namespace, kept_for_each_devic
 
 SPECTRUM = {
     "log_assets": "ln N",
-    "log_observations": "ln n, n = average number of returns an asset has, less one",
+    "log_observations": "ln n, n = average over assets of (sum w)^2 / sum w^2 of the weights of their rows, less one",
     "log_concentration": "ln q, q = N / n",
     "null_share": "share of eigenvalues that are exactly zero because T - 1 < N; [0, 1)",
     "top_share": "lambda_1 / N, share of variance of the first principal component; (0, 1]",

@@ -11,7 +11,9 @@ import numpy as np
 from rich.console import Console
 
 from sigmahat_kernels.asset_statistics import asset_statistics
+from sigmahat_kernels.fast_factors import leading_factors
 from sigmahat_kernels.features import compute_features
+from sigmahat_kernels.parameters import VOLATILITY_BASES
 from sigmahat_kernels.request import read_request
 from sigmahat_kernels.scratch import Scratch
 from sigmahat_kernels.shared_window import share_window
@@ -41,8 +43,9 @@ class Sample(NamedTuple):
     """What training learns from: one universe in one window, and the `H` periods after it; `N` assets."""
 
     features: np.ndarray  # (F,) float32
-    slow: np.ndarray  # (N, N) float32, equal-weighted correlation
+    slow: np.ndarray  # (N, N) float32, correlation by `panel.Window.weights`
     fast: np.ndarray  # (N, N) float32, exponentially weighted
+    loadings: np.ndarray  # (N, 3) float32, of `fast` on its leading factors, `fast_factors.leading_factors`
     log_volatility: np.ndarray  # (3, N) float32, in the order of `parameters.VOLATILITY_BASES`
     asset_statistics: np.ndarray  # (N, N_ASSET_STATISTICS) float32, `asset_statistics`
     forward: np.ndarray  # (H, N) float32, simple returns of the holding period; after an asset's last trade 0.
@@ -101,8 +104,8 @@ def open_dataset(folder: Path) -> Dataset:
 REGIME_EDGES = (0.7, 1.0, 1.5)
 
 
-def estimate_inputs(past: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """What an estimate reads: slow, fast, log_volatility and asset_statistics of a `Sample`, in float64.
+def estimate_inputs(past: np.ndarray) -> tuple[np.ndarray, ...]:
+    """What an estimate reads: slow, fast, loadings, log_volatility and asset_statistics of a `Sample`, in float64.
 
     Parameters
     ----------
@@ -111,7 +114,13 @@ def estimate_inputs(past: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     """
     returns, _ = without_stale(past)
     moments = share_window(returns).moments.gather(np.arange(past.shape[1])[None], Scratch(np))
-    return moments.slow[0], moments.fast[0], np.log(moments.volatilities[:, 0]), asset_statistics(*moments)[0]
+    return (
+        moments.slow[0],
+        moments.fast[0],
+        leading_factors(moments.fast)[0],
+        np.log(moments.volatilities[: len(VOLATILITY_BASES), 0]),
+        asset_statistics(*moments)[0],
+    )
 
 
 def regime_label(past: np.ndarray, forward: np.ndarray) -> int:
@@ -301,13 +310,16 @@ def _samples(
         if status != Status.GOOD:
             continue
         past = returns[stop - n_obs :, universe]
-        slow, fast, log_volatility, statistics = (values.astype(np.float32) for values in estimate_inputs(past))
+        slow, fast, loadings, log_volatility, statistics = (
+            values.astype(np.float32) for values in estimate_inputs(past)
+        )
         if not after.any():
             continue
         yield Sample(
             features=features,
             slow=slow,
             fast=fast,
+            loadings=loadings,
             log_volatility=log_volatility,
             asset_statistics=statistics,
             forward=after.astype(np.float32),

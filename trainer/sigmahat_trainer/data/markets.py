@@ -12,9 +12,18 @@ if TYPE_CHECKING:
     from sigmahat_trainer.data.panels import ReturnPanel
 
 
+FUNDS = ("etf", "fund", "factor")
+"""How the second word of the name of a panel of portfolios begins, not of single securities."""
+
+
 def market_of(name: str) -> str:
-    """The market of a panel: its name up to the first underscore, so `us_sp500_1999_2021` and `us_etf` are of one."""
-    return name.partition("_")[0]
+    """The market of a panel: the first word of its name, and whether it holds funds: they move unlike single stocks.
+
+    >>> [market_of(name) for name in ("us_sp500_1999_2021", "us_broad", "us_etf18_2006_2022", "us_factors")]
+    ['us', 'us', 'us funds', 'us funds']
+    """
+    first, *others = name.split("_")
+    return f"{first} funds" if others and others[0].startswith(FUNDS) else first
 
 
 def panel_shares(panels: Sequence[ReturnPanel], power: float) -> np.ndarray:

@@ -16,8 +16,9 @@ _SMALLEST_INTENSITY = 1e-5
 class EstimateInputs(NamedTuple):
     """What an estimate reads of `B` windows of `N` assets each; `dataset.estimate_inputs` measures them."""
 
-    slow: Tensor  # (B, N, N) equal-weighted correlation
+    slow: Tensor  # (B, N, N) slow correlation
     fast: Tensor  # (B, N, N) exponentially weighted
+    loadings: Tensor  # (B, N, 3) on the leading factors of `fast`
     log_volatility: Tensor  # (B, 3, N) in the order of `parameters.VOLATILITY_BASES`
     asset_statistics: Tensor  # (B, N, N_ASSET_STATISTICS)
 
@@ -72,6 +73,8 @@ def shrink_correlation(inputs: EstimateInputs, heads: Parameters) -> Tensor:
 
     keep, pull = (1.0 - tilted).sqrt(), tilted.sqrt()
     mixed = cell(1.0 - heads.memory[:, 0]) * slow + cell(heads.memory[:, 0]) * inputs.fast
+    factors = inputs.loadings @ inputs.loadings.transpose(1, 2)  # off its diagonal, which is not read
+    mixed = cell(1.0 - heads.factor_memory[:, 0]) * mixed + cell(heads.factor_memory[:, 0]) * factors
     target = cell(shares[:, 1] * average) + (cell(shares[:, 2]) * loadings[:, :, None]) * loadings[:, None, :]
     shrunk = (keep[:, :, None] * mixed) * keep[:, None, :] + (pull[:, :, None] * target) * pull[:, None, :]
     # Every target has a unit diagonal, and so has their mix.

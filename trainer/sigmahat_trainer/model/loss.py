@@ -33,6 +33,7 @@ class HoldingPeriod(NamedTuple):
 
     forward: Tensor  # (B, H, N) simple returns, as of `dataset.Sample`
     regime: Tensor  # (B,) int64, `dataset.regime_label`
+    period: Tensor  # (B,) int64, month; below 0 where `forward` stands for a known covariance
 
 
 class Portfolio(NamedTuple):
@@ -150,7 +151,9 @@ def member_losses(
     # Half a difference of ln variances is ln(realised volatility / forecast volatility).
     error = 0.5 * (together.log_realised - together.log_forecast).detach()
     log_variance = heads.log_variance[:, 0]
-    expected_error = 0.5 * (log_variance + (error - heads.expected_error[:, 0]) ** 2 * torch.exp(-log_variance))
+    likelihood = 0.5 * (log_variance + (error - heads.expected_error[:, 0]) ** 2 * torch.exp(-log_variance))
+    # Against a covariance that is known no forecast errs as it does against the days to come.
+    expected_error = torch.where(after.period >= 0, likelihood, 0.0)
     rows = slice(0, CONDITION_ROWS)
     measured = log10_condition(Estimate(*(values[rows].detach() for values in whole)))
     condition = (heads.condition[rows, 0] - measured) ** 2

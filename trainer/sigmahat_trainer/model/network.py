@@ -107,13 +107,14 @@ FORMS: dict[str, HeadForm] = {
     "target_weights": _form("selection", Part("target_weights", SOFTMAX, len(TARGETS))),
     "target_confidence": _form(TARGETS, Part("target_confidence", SIGMOID, len(TARGETS))),
     "memory": _form("memory", Part("memory", SIGMOID, 1)),
+    "factor_memory": _form("memory", Part("factor_memory", SIGMOID, 1)),
     "volatility": _form(
         "memory",
         Part("volatility_blend", SOFTMAX, len(VOLATILITY_BASES)),
         Part("volatility_pull", SIGMOID, 1),
     ),
     "intensity_tilt": _form("tilt", Part("intensity_tilt", _inside(2.0, reach=2.0), HEADS["intensity_tilt"])),
-    "volatility_tilt": _form("tilt", Part("volatility_tilt", _inside(0.2), HEADS["volatility_tilt"])),
+    "volatility_tilt": _form("tilt", Part("volatility_tilt", _inside(0.3), HEADS["volatility_tilt"])),
     "level": _form(
         "level",
         Part("log_volatility_level", _inside(1.0, reach=1.0), 1),
