@@ -79,7 +79,7 @@ def _fill_batch(
     held = index != PADDING
     with_gaps = (held & incomplete[index]).any(axis=1) if incomplete.any() else np.zeros(len(universes), bool)
     sizes, limit = held.sum(axis=1), device.shared_memory_limit()
-    fits = kernels.assemble_shared_bytes(1) * sizes <= limit
+    fits = kernels.assemble_shared_bytes(sizes) <= limit
     fits &= ~with_gaps | (kernels.complete_shared_bytes(len(returns), sizes) <= limit)
     taken = np.flatnonzero(fits)
     correlations = products.slow, products.fast
@@ -107,11 +107,11 @@ def _fill_batch(
 
 
 def _heads(parameters: Parameters) -> np.ndarray:
-    """What the kernel reads of each universe's parameters, (n, 25) float64."""
+    """What the kernel reads of each universe's parameters, (n, 34) float64."""
     of = Parameters(*(np.asarray(head, np.float64) for head in parameters))
     weights = of.target_weights * of.target_intensity
     total = weights.sum(axis=1, keepdims=True)
     # All weights zero: nothing is shrunk, and any mix of targets does; see `covariance.shrink_correlation`.
     weights = np.where(total > 0, weights / np.where(total > 0, total, 1.0), 1.0 / weights.shape[1])
     tilts = (of.intensity_tilt, of.volatility_tilt)
-    return np.concatenate([of.memory, weights[:, 1:], of.volatility, *tilts, of.level], axis=1)
+    return np.concatenate([of.memory, of.factor_memory, weights[:, 1:], of.volatility, *tilts, of.level], axis=1)

@@ -15,6 +15,7 @@ from sigmahat_kernels.covariance import estimate_covariance
 from sigmahat_kernels.cuda import kernels
 from sigmahat_kernels.cuda.kernels import Completed, Program
 from sigmahat_kernels.gaps import complete_correlations, incomplete, missing_cells
+from sigmahat_kernels.panel import VOLATILITIES
 from sigmahat_kernels.parameters import Parameters
 from sigmahat_kernels.request import PADDING
 from sigmahat_kernels.scratch import Scratch
@@ -282,6 +283,10 @@ def run_pair_statistics(emulator: Emulator) -> np.ndarray:
     return np.concatenate([np.ravel(value) for value in statistics])
 
 
+_HEAD_COLUMNS = (1, 1, 2, 4, 12, 12, 2)
+"""Of memory, factor memory, the last two targets' weights, volatility, both tilts and the level."""
+
+
 def assembly_arguments(sizes: np.ndarray) -> tuple[Any, ...]:
     """Of universes of three windows of 45 columns each, by turns."""
     rng = np.random.default_rng(6)
@@ -290,9 +295,9 @@ def assembly_arguments(sizes: np.ndarray) -> tuple[Any, ...]:
     index = np.full((len(sizes), max(sizes)), PADDING)
     for u, size in enumerate(sizes):
         index[u, :size] = 45 * (u % 3) + universes_of(45, size, 1, seed=u)[0]
-    logs = np.log(rng.uniform(0.5, 4.0, (4, 135)))
+    logs = np.log(rng.uniform(0.5, 4.0, (len(VOLATILITIES) + 1, 135)))
     scales = np.array(list(ASSET_STATISTICS.values()))
-    heads, intensity = rng.uniform(0.0, 0.3, (len(sizes), 25)), rng.uniform(size=index.shape)
+    heads, intensity = rng.uniform(0.0, 0.3, (len(sizes), sum(_HEAD_COLUMNS))), rng.uniform(size=index.shape)
     return (slow, fast), logs, scales, index, heads, intensity
 
 
@@ -307,18 +312,19 @@ def test_matrices_match_the_array_form() -> None:
     for other in others:
         np.testing.assert_array_equal(forward, other)
     np.testing.assert_array_equal(forward, forward.transpose(0, 2, 1))
-    volatilities, kurtosis = np.exp(logs[:3]), np.exp(logs[3])
+    volatilities, kurtosis = np.exp(logs[:-1]), np.exp(logs[-1])
     for u, size in enumerate(sizes):
         own = index[u, :size]
         block = np.ix_(own % 45, own % 45)
         slow, fast = (of[u % 3][block][None].copy() for of in correlations)
         moments = Moments(slow, fast, volatilities[:, own][:, None], kurtosis[own][None])
-        head = np.split(heads[u : u + 1], np.cumsum([1, 2, 4, 8, 8]), axis=1)
-        memory, weights, blend, tilt, volatility_tilt, level = head
+        head = np.split(heads[u : u + 1], np.cumsum(_HEAD_COLUMNS)[:-1], axis=1)
+        memory, factor_memory, weights, blend, tilt, volatility_tilt, level = head
         weights = np.concatenate([1.0 - weights.sum(axis=1, keepdims=True), weights], axis=1)
         none = np.zeros((1, 1))
         parameters = Parameters(
-            *(np.ones((1, 3)), weights, none, memory, blend, tilt, volatility_tilt, level, none, none, none, none)
+            *(np.ones((1, 3)), weights, none, memory, factor_memory, blend, tilt, volatility_tilt, level),
+            *(none, none, none, none),
         )
         (expected,) = estimate_covariance(moments, parameters, intensity[u : u + 1, :size])
         np.testing.assert_allclose(forward[u, :size, :size], expected, rtol=1e-6, atol=1e-7 * expected.max())

@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Covariance matrices of many universes of any sizes, one block a universe, straight from the correlations of all assets.
-// The specification is covariance.estimate_covariance.
+// The specification is covariance.estimate_covariance, that of the loadings fast_factors.leading_factors.
 //
 // A warp owns whole rows, a lane every 32nd column; a statistic has a warp. Sums run in a fixed order, every warp that
 // needs a total sums it for itself, and an entry and its mirror image are the same expression of the same operands: so
 // results repeat to the last bit, and matrices are symmetric to the bit.
 
 constexpr int kWarps = 8;
-constexpr int kStatistics = 8;
-constexpr double kLeastUnshared = 1e-6, kLimit = 4, kStill = 1e-12;
+constexpr int kStatistics = 12, kVolatilities = 7;
+constexpr int kFactors = 3, kGram = kFactors * (kFactors + 1) / 2, kPasses = 6;
+constexpr double kLeastUnshared = 1e-6, kLimit = 4, kStill = 1e-12, kDependent = 1e-9;
 
 // Columns of `heads`.
-constexpr int kMemory = 0, kConstant = 1, kFactor = 2, kBlend = 3, kPull = 6, kIntensityTilt = 7, kVolatilityTilt = 15,
-              kLevel = 23, kCommon = 24, kHeads = 25;
+constexpr int kMemory = 0, kFactorMemory = 1, kConstant = 2, kFactor = 3, kBlend = 4, kPull = 7, kIntensityTilt = 8,
+              kVolatilityTilt = kIntensityTilt + kStatistics, kLevel = kVolatilityTilt + kStatistics,
+              kCommon = kLevel + 1, kHeads = kCommon + 1;
 
 __device__ double warp_sum(double value) {
     for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffffu, value, distance);
@@ -33,13 +35,41 @@ __device__ double total(const double* values, int n, int lane) {
     return warp_sum(sum);
 }
 
+// Where entry (k, j) of a symmetric matrix stands, j <= k.
+__device__ constexpr int place_of(int k, int j) { return k * (k + 1) / 2 + j; }
+
+// One row of loadings: that of the product, divided by the Cholesky factor of the Gram matrix, as fast_factors._divide
+// does. A column that depends on those before it has an inverse pivot of 0, and so is 0. parts: (kGram, kWarps).
+__device__ void divide(const double* product, double* loadings, int n, const double* parts) {
+    double factor[kGram], inverse[kFactors], done[kFactors];
+#pragma unroll
+    for (int k = 0; k < kFactors; ++k) {
+        double column = product[k * n];
+#pragma unroll
+        for (int j = 0; j <= k; ++j) {
+            double entry = 0;
+            for (int part = 0; part < kWarps; ++part) entry += parts[place_of(k, j) * kWarps + part];
+            const double whole = entry;
+            for (int i = 0; i < j; ++i) entry -= factor[place_of(k, i)] * factor[place_of(j, i)];
+            if (j == k) {
+                inverse[k] = entry > kDependent * whole ? 1 / sqrt(entry) : 0;
+            } else {
+                factor[place_of(k, j)] = entry * inverse[j];
+                column -= done[j] * factor[place_of(k, j)];
+            }
+        }
+        done[k] = column * inverse[k];
+    }
+    for (int k = 0; k < kFactors; ++k) loadings[k * n] = done[k];
+}
+
 // slow, fast: correlations of all columns, (width, width) a window, one after the other, row-major.
 // starts: of a universe with correlations of its own, where their (n, n) begin in own_slow and own_fast; others -1.
-// logs: (4, n_columns) ln of the volatilities and of the kurtosis of the columns of all windows.
+// logs: (8, n_columns) ln of the volatilities and of the kurtosis of the columns of all windows.
 // scales: the usual size of each statistic. rows: the universe u of each block, of n = sizes[u] assets.
-// index: (., longest) their positions among the columns of all windows. heads: (., 25). intensity: (., longest).
+// index: (., longest) their positions among the columns of all windows. heads: (., 34). intensity: (., longest).
 // out: (., longest, longest), `padding` where there is no asset.
-// Dynamic shared memory: 13 n doubles and 2 n ints, of the largest n.
+// Dynamic shared memory: 17 n + 48 doubles and 2 n ints, of the largest n.
 extern "C" __global__ void __launch_bounds__(32 * kWarps)
 assemble(const double* slow, const double* fast, int width, const double* own_slow, const double* own_fast,
          const long long* starts, const double* logs, int n_columns, const double* scales, const int* index,
@@ -47,14 +77,17 @@ assemble(const double* slow, const double* fast, int width, const double* own_sl
          float* out) {
     extern __shared__ double2 shared[];
     const int universe = rows[blockIdx.x], n = sizes[universe];
-    double* const statistics = reinterpret_cast<double*>(shared);  // (8, n)
+    double* const statistics = reinterpret_cast<double*>(shared);  // (12, n)
     double* const row_sum = statistics + kStatistics * n;          // of an asset's correlations with the others
     double* const log_volatility = row_sum + n;
     double* const kept = log_volatility + n;
     double* const shrunk = kept + n;
-    double* const other = shrunk + n;  // what is added to ln volatility; then the variance's inverse
+    double* const other = shrunk + n;  // its fast correlations' sum; what is added to ln volatility; 1 / variance
     double* const factor = statistics;  // once these are read
-    int* const columns = reinterpret_cast<int*>(other + n);  // where its correlations stand
+    double* const loadings = factor + n;               // (3, n)
+    double* const product = loadings + kFactors * n;   // (3, n) fast times loadings
+    double* const parts = other + n;                   // (kGram, kWarps) of loadings' product
+    int* const columns = reinterpret_cast<int*>(parts + kGram * kWarps);  // where its correlations stand
     int* const places = columns + n;                         // and its logs
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 
@@ -92,14 +125,16 @@ assemble(const double* slow, const double* fast, int width, const double* own_sl
             const double* const own = logs + places[i];
             const double mean = sum / (n - 1);
             row_sum[i] = sum;
+            other[i] = fast_sum;
             statistics[i] = mean;
             statistics[n + i] = fast_sum / (n - 1) - mean;
             statistics[2 * n + i] = log(fmax(1 - nearest * nearest, kLeastUnshared));
             statistics[3 * n + i] = own[0];
             statistics[4 * n + i] = own[n_columns] - own[0];
             statistics[5 * n + i] = own[2 * n_columns] - own[0];
-            statistics[6 * n + i] = own[3 * n_columns];
+            statistics[6 * n + i] = own[kVolatilities * n_columns];
             statistics[7 * n + i] = sqrt(squares / (n - 1));
+            for (int k = 3; k < kVolatilities; ++k) statistics[(5 + k) * n + i] = own[k * n_columns] - own[0];
         }
     }
     __syncthreads();  // statistics are complete
@@ -124,9 +159,37 @@ assemble(const double* slow, const double* fast, int width, const double* own_sl
         kept[i] = sqrt(fmax(1 - share, 0.0));
         shrunk[i] = sqrt(share);
         log_volatility[i] = blended;
+        const double usual = (other[i] + 1) / n;
         other[i] = raised;
+        loadings[i] = 1;  // in the place of this asset's statistics
+        loadings[n + i] = usual;
+        loadings[2 * n + i] = usual * usual;
     }
-    __syncthreads();  // what the totals are of is complete, and statistics are read
+    __syncthreads();  // what the totals are of is complete, statistics are read, and the first loadings are there
+
+    const double memory = heads[kMemory], factor_memory = heads[kFactorMemory];
+    for (int pass = 0; pass < (factor_memory > 0 ? kPasses : 0); ++pass) {
+        double gram[kGram] = {};  // of this warp's rows
+        for (int i = warp; i < n; i += kWarps) {
+            const long long row = (long long)columns[i] * width;
+            double sums[kFactors] = {};
+            for (int j = lane; j < n; j += 32) {
+                const double r = fast[row + columns[j]];
+                for (int k = 0; k < kFactors; ++k) sums[k] += r * loadings[k * n + j];
+            }
+            for (int k = 0; k < kFactors; ++k) sums[k] = warp_sum(sums[k]);
+            for (int k = 0; k < kFactors; ++k)
+                for (int j = 0; j <= k; ++j) gram[place_of(k, j)] += loadings[k * n + i] * sums[j];
+            if (lane == 0)
+                for (int k = 0; k < kFactors; ++k) product[k * n + i] = sums[k];
+        }
+        if (lane == 0)
+            for (int k = 0; k < kGram; ++k) parts[k * kWarps + warp] = gram[k];
+        __syncthreads();  // the product and its Gram matrix are known, and loadings are read
+
+        for (int i = threadIdx.x; i < n; i += 32 * kWarps) divide(product + i, loadings + i, n, parts);
+        __syncthreads();  // loadings are set
+    }
 
     const double mean_log = total(log_volatility, n, lane) / n, off_diagonal = total(row_sum, n, lane);
     const double all = off_diagonal + n;
@@ -142,7 +205,6 @@ assemble(const double* slow, const double* fast, int width, const double* own_sl
 
     const double common = heads[kCommon] * n / total(other, n, lane);
     const double constant = heads[kConstant] * off_diagonal / (n * (n - 1.0));
-    const double memory = heads[kMemory];
     for (int i = warp; i < longest; i += kWarps) {
         float* const row = out + (long long)i * longest;
         for (int j = lane; j < longest; j += 32) {
@@ -152,8 +214,11 @@ assemble(const double* slow, const double* fast, int width, const double* own_sl
                 // Of a product of matrices the halves need not agree to the bit: the lower one is read.
                 const long long cell = (long long)columns[i > j ? i : j] * width + columns[i > j ? j : i];
                 const double r = slow[cell], mixed = r + memory * (fast[cell] - r);
+                double common_moves = 0;
+                for (int k = 0; k < kFactors; ++k) common_moves += loadings[k * n + i] * loadings[k * n + j];
+                const double correlation = (1 - factor_memory) * mixed + factor_memory * common_moves;
                 const double shared_part = shrunk[i] * shrunk[j] * constant, factor_part = factor[i] * factor[j];
-                entry = (float)(kept[i] * kept[j] * mixed + shared_part + factor_part + common);
+                entry = (float)(kept[i] * kept[j] * correlation + shared_part + factor_part + common);
             }
             row[j] = entry;
         }

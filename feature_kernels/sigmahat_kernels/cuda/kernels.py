@@ -173,7 +173,7 @@ def pair_statistics(
     Parameters
     ----------
     products : three float64 arrays of shape (m, m) or (windows, m, m)
-        Equal-weighted and exponentially weighted correlation of all columns of a window, and what its first half adds
+        Slow and fast correlation of all columns of a window, and what its first half adds
         to the former.
     index : integer array of shape (n, N)
         Columns of each universe; of several windows, positions among the columns of all.
@@ -211,8 +211,8 @@ def pair_statistics(
 class Completed(NamedTuple):
     """Correlations that universes with missing returns have of their own."""
 
-    slow: Array  # (cells,) equal-weighted, the (N, N) of one universe after the other
-    fast: Array  # (cells,) exponentially weighted
+    slow: Array  # (cells,) the (N, N) of one universe after the other
+    fast: Array  # (cells,)
     starts: Array  # (n,) int64, where those of each universe begin; -1 without missing returns
 
 
@@ -229,7 +229,7 @@ def complete(
     Parameters
     ----------
     correlations : two float64 arrays of shape (m, m) or (windows, m, m)
-        Equal-weighted and exponentially weighted, missing = 0, of all columns of a window.
+        Slow and fast, missing = 0, of all columns of a window.
     cells : MissingCells
         Of the columns of all windows.
     index : integer array of shape (n, N)
@@ -272,9 +272,9 @@ def complete(
     return Completed(slow, fast, starts)
 
 
-def assemble_shared_bytes(size: int) -> int:
-    """Shared memory of a block that assembles a matrix of `size` rows."""
-    return size * (13 * 8 + 2 * 4)
+def assemble_shared_bytes(sizes: np.ndarray) -> np.ndarray:
+    """Shared memory of blocks that assemble matrices of so many rows each."""
+    return (17 * sizes + 6 * PAIR_WARPS) * 8 + 2 * sizes * 4
 
 
 def assemble(
@@ -292,14 +292,14 @@ def assemble(
     Parameters
     ----------
     correlations : two float64 arrays of shape (m, m) or (windows, m, m)
-        Equal-weighted and exponentially weighted, of all columns of a window.
-    logs : float64 array of shape (4, columns of all windows)
-        ln of the volatilities, in the order of `parameters.VOLATILITY_BASES`, and of the kurtosis.
+        Slow and fast, of all columns of a window.
+    logs : float64 array of shape (8, columns of all windows)
+        ln of the volatilities, in the order of `panel.VOLATILITIES`, and of the kurtosis.
     scales : float64 array
         Of `asset_statistics.ASSET_STATISTICS`.
     index : integer array of shape (n, N)
         On the host: positions of each universe's assets among the columns of all windows, PADDING behind.
-    heads : float64 array of shape (n, 25)
+    heads : float64 array of shape (n, 34)
         On the host: see the kernel.
     intensity : float64 array of shape (n, N)
         On the host: what each asset's intensity is tilted from.
@@ -316,7 +316,7 @@ def assemble(
         ASSEMBLE,
         n,
         WARP * PAIR_WARPS,
-        assemble_shared_bytes(int(sizes.max())),
+        int(assemble_shared_bytes(sizes.max())),
         (
             *(slow, fast, np.int32(slow.shape[-1]), *own),
             xp.ascontiguousarray(logs),
