@@ -50,6 +50,7 @@ __device__ void divide(const double* product, double* loadings, int n, const dou
             double entry = 0;
             for (int part = 0; part < kWarps; ++part) entry += parts[place_of(k, j) * kWarps + part];
             const double whole = entry;
+#pragma unroll
             for (int i = 0; i < j; ++i) entry -= factor[place_of(k, i)] * factor[place_of(j, i)];
             if (j == k) {
                 inverse[k] = entry > kDependent * whole ? 1 / sqrt(entry) : 0;
@@ -70,7 +71,7 @@ __device__ void divide(const double* product, double* loadings, int n, const dou
 // index: (., longest) their positions among the columns of all windows. heads: (., 34). intensity: (., longest).
 // out: (., longest, longest), `padding` where there is no asset.
 // Dynamic shared memory: 17 n + 48 doubles and 2 n ints, of the largest n.
-extern "C" __global__ void __launch_bounds__(32 * kWarps)
+extern "C" __global__ void __launch_bounds__(32 * kWarps, 4)
 assemble(const double* slow, const double* fast, int width, const double* own_slow, const double* own_fast,
          const long long* starts, const double* logs, int n_columns, const double* scales, const int* index,
          const double* heads, const double* intensity, const int* rows, const int* sizes, int longest, float padding,
