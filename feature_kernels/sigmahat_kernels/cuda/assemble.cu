@@ -69,13 +69,14 @@ __device__ void divide(const double* product, double* loadings, int n, const dou
 // logs: (8, n_columns) ln of the volatilities and of the kurtosis of the columns of all windows.
 // scales: the usual size of each statistic. rows: the universe u of each block, of n = sizes[u] assets.
 // index: (., longest) their positions among the columns of all windows. heads: (., 34). intensity: (., longest).
+// gathered: (., longest, longest) room for the fast correlations of a universe side by side: they are read eight times.
 // out: (., longest, longest), `padding` where there is no asset.
 // Dynamic shared memory: 17 n + 48 doubles and 2 n ints, of the largest n.
-extern "C" __global__ void __launch_bounds__(32 * kWarps, 4)
+extern "C" __global__ void __launch_bounds__(32 * kWarps)
 assemble(const double* slow, const double* fast, int width, const double* own_slow, const double* own_fast,
          const long long* starts, const double* logs, int n_columns, const double* scales, const int* index,
-         const double* heads, const double* intensity, const int* rows, const int* sizes, int longest, float padding,
-         float* out) {
+         const double* heads, const double* intensity, const int* rows, const int* sizes, int longest, double* gathered,
+         float padding, float* out) {
     extern __shared__ double2 shared[];
     const int universe = rows[blockIdx.x], n = sizes[universe];
     double* const statistics = reinterpret_cast<double*>(shared);  // (12, n)
@@ -95,6 +96,7 @@ assemble(const double* slow, const double* fast, int width, const double* own_sl
     index += (long long)universe * longest;
     heads += (long long)universe * kHeads;
     intensity += (long long)universe * longest;
+    gathered += (long long)universe * longest * longest;
     out += (long long)universe * longest * longest;
     const bool has_own = starts[universe] >= 0;
     const int window = index[0] / width * width;  // its first column
@@ -111,10 +113,11 @@ assemble(const double* slow, const double* fast, int width, const double* own_sl
         const long long row = (long long)columns[i] * width;
         double sum = 0, fast_sum = 0, squares = 0, nearest = 0;
         for (int j = lane; j < n; j += 32) {
+            const double r = slow[row + columns[j]], fast_r = fast[row + columns[j]];
+            gathered[(long long)i * n + j] = fast_r;
             if (i == j) continue;
-            const double r = slow[row + columns[j]];
             sum += r;
-            fast_sum += fast[row + columns[j]];
+            fast_sum += fast_r;
             squares += r * r;
             nearest = fmax(nearest, fabs(r));
         }
@@ -138,7 +141,7 @@ assemble(const double* slow, const double* fast, int width, const double* own_sl
             for (int k = 3; k < kVolatilities; ++k) statistics[(5 + k) * n + i] = own[k * n_columns] - own[0];
         }
     }
-    __syncthreads();  // statistics are complete
+    __syncthreads();  // statistics are complete, and the fast correlations are gathered
 
     for (int k = warp; k < kStatistics; k += kWarps) {
         double* const values = statistics + k * n;
@@ -172,10 +175,10 @@ assemble(const double* slow, const double* fast, int width, const double* own_sl
     for (int pass = 0; pass < (factor_memory > 0 ? kPasses : 0); ++pass) {
         double gram[kGram] = {};  // of this warp's rows
         for (int i = warp; i < n; i += kWarps) {
-            const long long row = (long long)columns[i] * width;
+            const double* const row = gathered + (long long)i * n;
             double sums[kFactors] = {};
             for (int j = lane; j < n; j += 32) {
-                const double r = fast[row + columns[j]];
+                const double r = row[j];
                 for (int k = 0; k < kFactors; ++k) sums[k] += r * loadings[k * n + j];
             }
             for (int k = 0; k < kFactors; ++k) sums[k] = warp_sum(sums[k]);
@@ -213,8 +216,9 @@ assemble(const double* slow, const double* fast, int width, const double* own_sl
             if (i == j && i < n) entry = (float)(kept[i] * kept[i] + shrunk[i] * shrunk[i] + common);
             if (i != j && i < n && j < n) {
                 // Of a product of matrices the halves need not agree to the bit: the lower one is read.
-                const long long cell = (long long)columns[i > j ? i : j] * width + columns[i > j ? j : i];
-                const double r = slow[cell], mixed = r + memory * (fast[cell] - r);
+                const int low = i > j ? i : j, left = i > j ? j : i;
+                const double r = slow[(long long)columns[low] * width + columns[left]];
+                const double mixed = r + memory * (gathered[(long long)low * n + left] - r);
                 double common_moves = 0;
                 for (int k = 0; k < kFactors; ++k) common_moves += loadings[k * n + i] * loadings[k * n + j];
                 const double correlation = (1 - factor_memory) * mixed + factor_memory * common_moves;

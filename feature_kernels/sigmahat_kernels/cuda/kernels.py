@@ -173,8 +173,7 @@ def pair_statistics(
     Parameters
     ----------
     products : three float64 arrays of shape (m, m) or (windows, m, m)
-        Slow and fast correlation of all columns of a window, and what its first half adds
-        to the former.
+        Slow and fast correlation of all columns of a window, and what its first half adds to the former.
     index : integer array of shape (n, N)
         Columns of each universe; of several windows, positions among the columns of all.
     sizes : integer array of shape (n,), optional
@@ -328,6 +327,7 @@ def assemble(
             xp.asarray(np.argsort(-sizes, kind="stable").astype(np.int32)),
             xp.asarray(sizes.astype(np.int32)),
             np.int32(longest),
+            xp.empty((n, longest, longest)),
             np.float32(np.nan),
             out,
         ),
