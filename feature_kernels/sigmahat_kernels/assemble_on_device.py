@@ -27,8 +27,7 @@ from sigmahat_kernels.shared_window import share_windows
 from sigmahat_kernels.stale import without_stale
 
 _LAUNCH_BYTES = 2**30
-"""What the matrices of one launch may take, with the fast correlations that they are made of and, of universes with
-missing returns, the correlations of their own."""
+"""What the matrices of one launch may take, with the correlations that their kernel gathers or completes."""
 
 
 def assemble_on_device(
@@ -87,7 +86,7 @@ def _fill_batch(
     cells = missing_cells(window) if with_gaps[taken].any() else None
     logs = xp.log(xp.concatenate([window.volatilities, window.kurtosis[None]]))
     scales = xp.asarray(list(ASSET_STATISTICS.values()))
-    n_bytes = (4 + 8) * covariance.shape[1] ** 2 + np.where(with_gaps, 16 * sizes.astype(np.int64) ** 2, 0)[taken]
+    n_bytes = 4 * covariance.shape[1] ** 2 + np.where(with_gaps, 16, 8)[taken] * sizes[taken].astype(np.int64) ** 2
     launches = n_bytes.cumsum() // _LAUNCH_BYTES
     for some in np.split(taken, np.flatnonzero(np.diff(launches)) + 1) if len(taken) else []:
         rows, missing = universes[some], with_gaps[some]

@@ -9,7 +9,7 @@
 
 constexpr int kWarps = 8;
 constexpr int kStatistics = 12, kVolatilities = 7;
-constexpr int kFactors = 3, kGram = kFactors * (kFactors + 1) / 2, kPasses = 6;
+constexpr int kFactors = 3, kGram = kFactors * kFactors, kPasses = 6;
 constexpr double kLeastUnshared = 1e-6, kLimit = 4, kStill = 1e-12, kDependent = 1e-9;
 
 // Columns of `heads`.
@@ -35,28 +35,25 @@ __device__ double total(const double* values, int n, int lane) {
     return warp_sum(sum);
 }
 
-// Where entry (k, j) of a symmetric matrix stands, j <= k.
-__device__ constexpr int place_of(int k, int j) { return k * (k + 1) / 2 + j; }
-
 // One row of loadings: that of the product, divided by the Cholesky factor of the Gram matrix, as fast_factors._divide
 // does. A column that depends on those before it has an inverse pivot of 0, and so is 0. parts: (kGram, kWarps).
 __device__ void divide(const double* product, double* loadings, int n, const double* parts) {
-    double factor[kGram], inverse[kFactors], done[kFactors];
+    double factor[kFactors][kFactors], inverse[kFactors], done[kFactors];
 #pragma unroll
     for (int k = 0; k < kFactors; ++k) {
         double column = product[k * n];
 #pragma unroll
         for (int j = 0; j <= k; ++j) {
             double entry = 0;
-            for (int part = 0; part < kWarps; ++part) entry += parts[place_of(k, j) * kWarps + part];
+            for (int part = 0; part < kWarps; ++part) entry += parts[(k * kFactors + j) * kWarps + part];
             const double whole = entry;
 #pragma unroll
-            for (int i = 0; i < j; ++i) entry -= factor[place_of(k, i)] * factor[place_of(j, i)];
+            for (int i = 0; i < j; ++i) entry -= factor[k][i] * factor[j][i];
             if (j == k) {
                 inverse[k] = entry > kDependent * whole ? 1 / sqrt(entry) : 0;
             } else {
-                factor[place_of(k, j)] = entry * inverse[j];
-                column -= done[j] * factor[place_of(k, j)];
+                factor[k][j] = entry * inverse[j];
+                column -= done[j] * factor[k][j];
             }
         }
         done[k] = column * inverse[k];
@@ -66,17 +63,17 @@ __device__ void divide(const double* product, double* loadings, int n, const dou
 
 // slow, fast: correlations of all columns, (width, width) a window, one after the other, row-major.
 // starts: of a universe with correlations of its own, where their (n, n) begin in own_slow and own_fast; others -1.
+// gathered: room for the fast (n, n) of the others, which is read seven times, from places[u] on.
 // logs: (8, n_columns) ln of the volatilities and of the kurtosis of the columns of all windows.
 // scales: the usual size of each statistic. rows: the universe u of each block, of n = sizes[u] assets.
 // index: (., longest) their positions among the columns of all windows. heads: (., 34). intensity: (., longest).
-// gathered: (., longest, longest) room for the fast correlations of a universe side by side: they are read eight times.
 // out: (., longest, longest), `padding` where there is no asset.
-// Dynamic shared memory: 17 n + 48 doubles and 2 n ints, of the largest n.
+// Dynamic shared memory: 17 n + 72 doubles and 2 n ints, of the largest n.
 extern "C" __global__ void __launch_bounds__(32 * kWarps)
-assemble(const double* slow, const double* fast, int width, const double* own_slow, const double* own_fast,
-         const long long* starts, const double* logs, int n_columns, const double* scales, const int* index,
-         const double* heads, const double* intensity, const int* rows, const int* sizes, int longest, double* gathered,
-         float padding, float* out) {
+assemble(const double* slow, const double* fast, int width, const double* own_slow, double* own_fast,
+         const long long* starts, double* gathered, const long long* places, const double* logs, int n_columns,
+         const double* scales, const int* index, const double* heads, const double* intensity, const int* rows,
+         const int* sizes, int longest, float padding, float* out) {
     extern __shared__ double2 shared[];
     const int universe = rows[blockIdx.x], n = sizes[universe];
     double* const statistics = reinterpret_cast<double*>(shared);  // (12, n)
@@ -85,26 +82,26 @@ assemble(const double* slow, const double* fast, int width, const double* own_sl
     double* const kept = log_volatility + n;
     double* const shrunk = kept + n;
     double* const other = shrunk + n;  // its fast correlations' sum; what is added to ln volatility; 1 / variance
-    double* const factor = statistics;  // once these are read
-    double* const loadings = factor + n;               // (3, n)
-    double* const product = loadings + kFactors * n;   // (3, n) fast times loadings
-    double* const parts = other + n;                   // (kGram, kWarps) of loadings' product
+    double* const parts = other + n;   // (kGram, kWarps) of the Gram matrix: the shares of the warps' rows
+    double* const factor = statistics;                // once these are read
+    double* const loadings = factor + n;              // (3, n)
+    double* const product = loadings + kFactors * n;  // (3, n) of the fast correlations and loadings
     int* const columns = reinterpret_cast<int*>(parts + kGram * kWarps);  // where its correlations stand
-    int* const places = columns + n;                         // and its logs
+    int* const log_columns = columns + n;                                 // and its logs
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 
     index += (long long)universe * longest;
     heads += (long long)universe * kHeads;
     intensity += (long long)universe * longest;
-    gathered += (long long)universe * longest * longest;
     out += (long long)universe * longest * longest;
     const bool has_own = starts[universe] >= 0;
     const int window = index[0] / width * width;  // its first column
     slow = has_own ? own_slow + starts[universe] : slow + (long long)window * width;
     fast = has_own ? own_fast + starts[universe] : fast + (long long)window * width;
+    gathered = has_own ? own_fast + starts[universe] : gathered + places[universe];
     if (has_own) width = n;
     for (int j = threadIdx.x; j < n; j += 32 * kWarps) {
-        places[j] = index[j];
+        log_columns[j] = index[j];
         columns[j] = has_own ? j : index[j] - window;
     }
     __syncthreads();  // columns are set
@@ -114,7 +111,7 @@ assemble(const double* slow, const double* fast, int width, const double* own_sl
         double sum = 0, fast_sum = 0, squares = 0, nearest = 0;
         for (int j = lane; j < n; j += 32) {
             const double r = slow[row + columns[j]], fast_r = fast[row + columns[j]];
-            gathered[(long long)i * n + j] = fast_r;
+            if (!has_own) gathered[(long long)i * n + j] = fast_r;
             if (i == j) continue;
             sum += r;
             fast_sum += fast_r;
@@ -126,7 +123,7 @@ assemble(const double* slow, const double* fast, int width, const double* own_sl
         squares = warp_sum(squares);
         nearest = warp_max(nearest);
         if (lane == 0) {
-            const double* const own = logs + places[i];
+            const double* const own = logs + log_columns[i];
             const double mean = sum / (n - 1);
             row_sum[i] = sum;
             other[i] = fast_sum;
@@ -157,7 +154,7 @@ assemble(const double* slow, const double* fast, int width, const double* own_sl
             odds += statistics[k * n + i] * heads[kIntensityTilt + k];
             raised += statistics[k * n + i] * heads[kVolatilityTilt + k];
         }
-        for (int k = 0; k < 3; ++k) blended += logs[k * n_columns + places[i]] * heads[kBlend + k];
+        for (int k = 0; k < 3; ++k) blended += logs[k * n_columns + log_columns[i]] * heads[kBlend + k];
         const double tilted = intensity[i] * exp(odds);
         const double share = tilted / (tilted + fmax(1 - intensity[i], 0.0));
         kept[i] = sqrt(fmax(1 - share, 0.0));
@@ -173,7 +170,7 @@ assemble(const double* slow, const double* fast, int width, const double* own_sl
 
     const double memory = heads[kMemory], factor_memory = heads[kFactorMemory];
     for (int pass = 0; pass < (factor_memory > 0 ? kPasses : 0); ++pass) {
-        double gram[kGram] = {};  // of this warp's rows
+        double gram = 0;  // of this warp's rows, a lane's own entry
         for (int i = warp; i < n; i += kWarps) {
             const double* const row = gathered + (long long)i * n;
             double sums[kFactors] = {};
@@ -181,14 +178,15 @@ assemble(const double* slow, const double* fast, int width, const double* own_sl
                 const double r = row[j];
                 for (int k = 0; k < kFactors; ++k) sums[k] += r * loadings[k * n + j];
             }
-            for (int k = 0; k < kFactors; ++k) sums[k] = warp_sum(sums[k]);
-            for (int k = 0; k < kFactors; ++k)
-                for (int j = 0; j <= k; ++j) gram[place_of(k, j)] += loadings[k * n + i] * sums[j];
-            if (lane == 0)
-                for (int k = 0; k < kFactors; ++k) product[k * n + i] = sums[k];
+            double own = 0;
+            for (int k = 0; k < kFactors; ++k) {
+                const double sum = warp_sum(sums[k]);
+                if (lane % kFactors == k) own = sum;
+            }
+            if (lane < kGram) gram += loadings[lane / kFactors * n + i] * own;
+            if (lane < kFactors) product[lane * n + i] = own;
         }
-        if (lane == 0)
-            for (int k = 0; k < kGram; ++k) parts[k * kWarps + warp] = gram[k];
+        if (lane < kGram) parts[lane * kWarps + warp] = gram;
         __syncthreads();  // the product and its Gram matrix are known, and loadings are read
 
         for (int i = threadIdx.x; i < n; i += 32 * kWarps) divide(product + i, loadings + i, n, parts);
@@ -216,12 +214,12 @@ assemble(const double* slow, const double* fast, int width, const double* own_sl
             if (i == j && i < n) entry = (float)(kept[i] * kept[i] + shrunk[i] * shrunk[i] + common);
             if (i != j && i < n && j < n) {
                 // Of a product of matrices the halves need not agree to the bit: the lower one is read.
-                const int low = i > j ? i : j, left = i > j ? j : i;
-                const double r = slow[(long long)columns[low] * width + columns[left]];
-                const double mixed = r + memory * (gathered[(long long)low * n + left] - r);
-                double common_moves = 0;
-                for (int k = 0; k < kFactors; ++k) common_moves += loadings[k * n + i] * loadings[k * n + j];
-                const double correlation = (1 - factor_memory) * mixed + factor_memory * common_moves;
+                const int down = i > j ? i : j, across = i > j ? j : i;
+                const double r = slow[(long long)columns[down] * width + columns[across]];
+                const double mixed = r + memory * (gathered[(long long)down * n + across] - r);
+                double by_factors = 0;
+                for (int k = 0; k < kFactors; ++k) by_factors += loadings[k * n + i] * loadings[k * n + j];
+                const double correlation = (1 - factor_memory) * mixed + factor_memory * by_factors;
                 const double shared_part = shrunk[i] * shrunk[j] * constant, factor_part = factor[i] * factor[j];
                 entry = (float)(kept[i] * kept[j] * correlation + shared_part + factor_part + common);
             }

@@ -212,7 +212,7 @@ class Completed(NamedTuple):
 
     slow: Array  # (cells,) the (N, N) of one universe after the other
     fast: Array  # (cells,)
-    starts: Array  # (n,) int64, where those of each universe begin; -1 without missing returns
+    starts: np.ndarray  # (n,) int64 on the host, where those of each universe begin; -1 without missing returns
 
 
 def complete_shared_bytes(n_obs: int, sizes: np.ndarray) -> np.ndarray:
@@ -240,7 +240,7 @@ def complete(
     n_obs, n_columns = cells.standardised.shape
     sizes = (index >= 0).sum(axis=1)
     n_cells = np.where(with_gaps, sizes.astype(np.int64) ** 2, 0)
-    starts = xp.asarray(np.where(with_gaps, n_cells.cumsum() - n_cells, -1))
+    starts = np.where(with_gaps, n_cells.cumsum() - n_cells, -1)
     order = np.argsort(-sizes, kind="stable")
     order = order[with_gaps[order]]
     slow, fast = (xp.empty(int(n_cells.sum())) for _ in range(2))
@@ -263,7 +263,7 @@ def complete(
             xp.asarray(order.astype(np.int32)),
             xp.asarray(sizes.astype(np.int32)),
             np.int32(index.shape[1]),
-            starts,
+            xp.asarray(starts),
             slow,
             fast,
         ),
@@ -273,7 +273,7 @@ def complete(
 
 def assemble_shared_bytes(sizes: np.ndarray) -> np.ndarray:
     """Shared memory of blocks that assemble matrices of so many rows each."""
-    return (17 * sizes + 6 * PAIR_WARPS) * 8 + 2 * sizes * 4
+    return (17 * sizes + 9 * PAIR_WARPS) * 8 + 2 * sizes * 4
 
 
 def assemble(
@@ -309,7 +309,8 @@ def assemble(
     n, longest = index.shape
     sizes = (index >= 0).sum(axis=1)
     slow, fast = (xp.ascontiguousarray(correlation) for correlation in correlations)
-    own = completed or Completed(slow, fast, xp.full(n, -1, xp.int64))
+    own = completed or Completed(slow, fast, np.full(n, -1))
+    gathered = np.where(own.starts < 0, sizes.astype(np.int64) ** 2, 0)
     out = xp.empty((n, longest, longest), xp.float32)
     launch(
         ASSEMBLE,
@@ -317,7 +318,8 @@ def assemble(
         WARP * PAIR_WARPS,
         int(assemble_shared_bytes(sizes.max())),
         (
-            *(slow, fast, np.int32(slow.shape[-1]), *own),
+            *(slow, fast, np.int32(slow.shape[-1]), own.slow, own.fast, xp.asarray(own.starts)),
+            *(xp.empty(int(gathered.sum())), xp.asarray(gathered.cumsum() - gathered)),
             xp.ascontiguousarray(logs),
             np.int32(logs.shape[1]),
             scales,
@@ -327,7 +329,6 @@ def assemble(
             xp.asarray(np.argsort(-sizes, kind="stable").astype(np.int32)),
             xp.asarray(sizes.astype(np.int32)),
             np.int32(longest),
-            xp.empty((n, longest, longest)),
             np.float32(np.nan),
             out,
         ),
