@@ -148,11 +148,12 @@ BOUNDS = """
 Nanoseconds with all multiprocessors busy; the largest is the bound. *Arithmetic*: 64 float64 or 128 float32 operations
 a clock and multiprocessor. *Instructions*: four a clock, as many for each operation as in the loop above. *Shared*:
 memory, 128 bytes a clock. *Waiting*: the longest chain of dependent instructions, estimated, shared by the blocks that
-a multiprocessor holds (*held*). *Cache*: the one that all multiprocessors share, 5,120 bytes a clock, which is published of an
-A100 only. *Device*: memory, 32 bytes for each word that is gathered, as if none were in the cache. The bound is that of an
-H200; rates are universes a second.
+a multiprocessor holds (*held*). *Cache*: the one that all multiprocessors share, 5,120 bytes a clock, which is
+published of an A100 only. *Device*: memory, 32 bytes for each word that is gathered, as if none were in the cache. The
+bound is that of an H200; rates are universes a second.
 
-| kernel | N | held | arithmetic | instructions | shared | waiting | cache | device, H100 | H200 | bound | rate, H100 | H200 |
+| kernel | N | held | arithmetic | instructions | shared | waiting | cache | device, H100 | H200 | bound \
+| rate, H100 | H200 |
 | --- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --- | --: | --: |
 """
 
