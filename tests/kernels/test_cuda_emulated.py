@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -430,6 +430,26 @@ def test_matrices_of_universes_with_correlations_of_their_own() -> None:
         of[1:] = np.nan
     expected = kernels.assemble(Emulator(), correlations, *others)
     np.testing.assert_array_equal(kernels.assemble(Emulator(), mixed, *others, completed), expected)
+
+
+def test_each_universe_gathers_into_a_place_of_its_own() -> None:
+    """The emulator's blocks work one after the other, a GPU's side by side: no cell is written for two of them."""
+    (slow, fast), *others = assembly_arguments(np.array([3, 33, 20, 40]))
+    index = others[2]
+    blocks = [np.ix_(own % 45, own % 45) for own in (row[row != PADDING] for row in index)]
+    apart = [fast[u % 3][block].ravel() for u, block in enumerate(blocks)]
+    completed = Completed(slow[1][blocks[1]].ravel(), apart[1].copy(), np.array([-1, 0, -1, -1]))
+    launched: list[Any] = []
+
+    def launch(program: Program, blocks: int, threads: int, shared_bytes: int, arguments: Sequence[Any]) -> None:
+        launched.extend(arguments)
+        Emulator()(program, blocks, threads, shared_bytes, arguments)
+
+    for own, expected in ((None, apart), (completed, [apart[0], apart[2], apart[3]])):
+        launched.clear()
+        kernels.assemble(launch, (slow, fast), *others, own)
+        np.testing.assert_array_equal(launched[6], np.concatenate(expected))
+    np.testing.assert_array_equal(completed.fast, apart[1])
 
 
 def run_complete(emulator: Emulator) -> np.ndarray:
