@@ -16,7 +16,7 @@ pytest.importorskip("cuda.bindings.nvrtc", reason="needs sigmahat[dev]: NVRTC an
 REGISTERS = {
     "sturm": 48,
     "pair_statistics": 48,
-    "assemble": 56,
+    "assemble": 64,
     "complete": 80,
     ("float", 1): 56,
     ("float", 2): 64,
