@@ -11,6 +11,8 @@ from kernels.test_covariance import assert_close_covariance, simulate_parameters
 
 from sigmahat_kernels import assemble as module
 from sigmahat_kernels.assemble import Chunk, assemble
+from sigmahat_kernels.lanes.fast_factors import _multiply_three, row_start
+from sigmahat_kernels.lanes.products import multiply_rows
 from sigmahat_kernels.parameters import LEVELS, Parameters, intensity_of
 from sigmahat_kernels.request import PADDING, read_request
 from sigmahat_kernels.scratch import Scratch
@@ -182,3 +184,14 @@ def test_bits_do_not_depend_on_neighbours_order_or_threads(seed):
     own = Parameters(*(head[[one]] for head in parameters))
     alone = assemble(read_request(returns, universes[[one]]), own, status[:1])
     np.testing.assert_array_equal(alone[0], together[one])
+
+
+def test_three_products_at_once_have_the_bits_of_one_after_the_other():
+    triangle, vectors = np.zeros(640), np.random.default_rng(0).standard_normal((3, 2, 16))
+    start, length = row_start(8), 16
+    for r in range(4):  # rows 8 to 11
+        triangle[start + r * length :][: 8 + r] = np.random.default_rng(r).standard_normal(8 + r)
+    apart = vectors.copy()
+    _multiply_three(triangle, start, length, 8, vectors)
+    multiply_rows(triangle, start, length, 8, apart)
+    np.testing.assert_array_equal(vectors, apart)

@@ -41,7 +41,6 @@ from sigmahat_kernels.lanes.vectors import (
     gather,
     load,
     load_columns,
-    load_first,
     max_lanes,
     select,
     splat,
