@@ -65,13 +65,16 @@ def simulate_parameters(n, *, seed=1):
     return Parameters(*(head.astype(np.float32) for head in parameters))
 
 
-def chosen_parameters(*, weights, intensity, memory=0.0, volatility=(1.0, 0.0, 0.0, 0.0), **others):
+def chosen_parameters(
+    *, weights, intensity, memory=0.0, factor_memory=0.0, volatility=(1.0, 0.0, 0.0, 0.0), **others
+):
     """One universe's answer; heads that are not named are 0."""
     rows = split_parameters(np.zeros((1, N_PARAMETERS)))
     return rows._replace(
         target_weights=np.array([weights], float),
         target_intensity=np.array([intensity], float),
         memory=np.array([[memory]], float),
+        factor_memory=np.array([[factor_memory]], float),
         volatility=np.array([volatility], float),
         **{name: np.array([values], float) for name, values in others.items()},
     )
@@ -110,7 +113,7 @@ MIXED = np.array(
     [[0, 1, 2, 3, 4, 5, 6, 7], [7, 2, -1, -1, -1, -1, -1, -1], [5, 0, 3, -1, -1, -1, -1, -1], [1, 6, 4, 2, 9, 8, 0, 5]],
     np.int32,
 )
-SHAPES = [(120, 10, 0.0), (120, 10, 0.2), (22, 10, 0.0), (30, 10, 0.1)]
+SHAPES = [(120, 10, 0.0), (120, 10, 0.2), (22, 10, 0.0), (30, 10, 0.1), (300, 10, 0.0), (300, 10, 0.1)]
 
 
 @pytest.mark.parametrize(("n_obs", "n_assets", "missing"), SHAPES)
@@ -169,6 +172,7 @@ def test_classic_equals_textbook_shrinkage_of_the_plain_sample(n_obs, n_assets, 
         weights=weights,
         intensity=(1.0, 1.0, 1.0),
         memory=0.7,
+        factor_memory=0.4,
         volatility=(0.1, 0.2, 0.3, 0.5),
         intensity_tilt=[1.0] * N_ASSET_STATISTICS,
         volatility_tilt=[0.1] * N_ASSET_STATISTICS,
@@ -277,6 +281,14 @@ def test_full_memory_is_the_fast_correlation(returns):
     np.testing.assert_allclose(correlation_of(estimate(returns, parameters)), sample_parts(returns)[1], atol=RTOL)
 
 
+def test_full_factor_memory_is_the_fast_correlation_by_its_factors(returns):
+    """Nothing of the pair correlations is left, whatever memory mixes them."""
+    parameters = chosen_parameters(weights=(1, 0, 0), intensity=(0, 0, 0), memory=0.6, factor_memory=1.0)
+    expected = reference.leading_factors(sample_parts(returns)[1])
+    np.fill_diagonal(expected, 1.0)
+    np.testing.assert_allclose(correlation_of(estimate(returns, parameters)), expected, atol=RTOL)
+
+
 @pytest.mark.parametrize("k", range(3))
 def test_full_intensity_is_the_target(returns, k):
     parameters = chosen_parameters(weights=np.eye(3)[k], intensity=(1.0, 1.0, 1.0), memory=0.3)
@@ -291,7 +303,7 @@ def test_weights_that_round_to_more_than_one_still_give_a_matrix(returns):
     np.testing.assert_allclose(correlation_of(covariance), expected, atol=RTOL)
 
 
-@pytest.mark.parametrize(("k", "halflife"), list(enumerate([None, 63.0, 21.0])))
+@pytest.mark.parametrize(("k", "halflife"), list(enumerate(reference.HALFLIVES)))
 def test_volatility_of_one_basis(returns, k, halflife):
     parameters = chosen_parameters(weights=(1, 0, 0), intensity=(0.4, 0, 0), volatility=[*np.eye(3)[k], 0.0])
     expected = [reference.volatility(returns, i, halflife) for i in range(returns.shape[1])]
@@ -428,6 +440,7 @@ def test_covariance_is_symmetric_and_positive_semi_definite_for_any_parameters(
         weights=weights,
         intensity=intensity,
         memory=memory,
+        factor_memory=factor_memory,
         volatility=blend,
         factor_memory=[factor_memory],
         intensity_tilt=tilt,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import covariance as reference
 
 from sigmahat_kernels.fast_factors import N_FACTORS, blend_factors, leading_factors
 
@@ -63,6 +64,35 @@ def test_another_order_of_the_assets_is_the_same_order_of_the_loadings(n_assets:
 def test_assets_that_are_one_have_one_factor(n_assets: int) -> None:
     loadings = leading_factors(np.ones((1, n_assets, n_assets)))[0]
     np.testing.assert_allclose(loadings, [[1.0, 0.0, 0.0]] * n_assets, rtol=0.0, atol=1e-15)
+
+
+def sharing(loadings: list[list[float]]) -> np.ndarray:
+    """Correlation of assets that share factors and nothing else."""
+    correlation = np.array(loadings) @ np.array(loadings).T
+    np.fill_diagonal(correlation, 1.0)
+    return correlation
+
+
+@pytest.mark.parametrize(
+    ("correlation", "rank"),
+    [
+        (np.eye(5), 1),  # R 1 = 1: the start has one direction
+        (sharing([[0.8]] * 6), 1),
+        (sharing([[0.9, 0.0], [0.9, 0.0], [0.9, 0.0], [0.0, 0.5], [0.0, 0.5]]), 2),
+        (np.array([[1.0, 0.3], [0.3, 1.0]]), 1),
+        (np.array([[1.0, -1.0], [-1.0, 1.0]]), 0),  # a perfect hedge: R 1 = 0
+    ],
+)
+def test_columns_that_depend_on_others_are_none(correlation: np.ndarray, rank: int) -> None:
+    loadings = leading_factors(correlation[None])[0]
+    assert np.isfinite(loadings).all()
+    assert np.linalg.matrix_rank(loadings, tol=1e-6) == rank
+
+
+@pytest.mark.parametrize(("n_obs", "n_assets"), [(250, 4), (250, 40), (30, 60), (60, 7)])
+def test_an_orthogonal_basis_of_the_same_space_explains_the_same(n_obs: int, n_assets: int) -> None:
+    R = of_returns(n_obs, n_assets, 7)
+    np.testing.assert_allclose(explained(R), reference.leading_factors(R), rtol=0.0, atol=1e-9)
 
 
 def test_copies_add_no_factor() -> None:

@@ -22,7 +22,6 @@ from sigmahat_kernels.status import Status
 from sigmahat_kernels.temporal import SEASON, TEMPORAL
 
 GROUPS = [SPECTRUM, CORRELATION, REGIME, TEMPORAL, SEASON, MARKET, MISSING]
-LEVELS = ["log_market_volatility", "log_asset_volatility"]
 
 # Features are float32 (6e-8 relative); sums are float64. The absolute part is for values that are exactly zero.
 RTOL, ATOL = 1e-6, 2e-7
@@ -311,13 +310,18 @@ def test_order_of_assets_is_irrelevant(panel):
         np.testing.assert_allclose(row, together[0], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("scale", [0.25, 3.0])
-def test_scale_of_returns_moves_only_the_levels(scale):
-    returns = with_gaps(simulate_returns(90, 6))
-    (before,), (after,) = (compute(returns * np.float32(c), [np.arange(6)]) for c in (1.0, scale))
-    expected = before.copy()
-    expected[[FEATURE_NAMES.index(name) for name in LEVELS]] += np.log(scale)
-    np.testing.assert_allclose(after, expected, rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize("scale", [1e-3, 0.25, 3.0])
+def test_no_feature_has_a_scale(scale, gaps):
+    """Returns of another unit are the same universe: from a thousandth to 3, the largest that passes as returns."""
+    returns = simulate_returns(300, 6).astype(float)
+    if gaps:
+        returns[~np.isfinite(with_gaps(returns))] = np.nan
+    window, louder = prepare_window(returns), prepare_window(returns * scale)
+    np.testing.assert_allclose(louder.standardised, window.standardised, rtol=0.0, atol=1e-12)
+    np.testing.assert_allclose(louder.volatilities, scale * window.volatilities, rtol=1e-12)
+    (before,), (after,) = (compute(returns * c, [np.arange(6)]) for c in (1.0, scale))
+    np.testing.assert_allclose(after, before, rtol=1e-6, atol=1e-6)
 
 
 def test_scale_of_one_asset_leaves_the_correlations_alone():

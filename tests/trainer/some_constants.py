@@ -8,6 +8,7 @@ CONSTANTS = {
     "target_weights": [0.4, 0.2, 0.4],
     "target_confidence": [0.5, 0.5, 0.5],
     "memory": [0.4],
+    "factor_memory": [0.2],
     "volatility": [0.3, 0.5, 0.2, 0.1],
     "condition": [1.0],
     "expected_error": [0.1],

@@ -162,6 +162,7 @@ def test_hindsight_finds_the_constants_that_a_search_finds():
         "target_intensity": [0.5, 0.5, 0.5],
         "target_weights": [0.98, 0.01, 0.01],
         "memory": [0.01],
+        "factor_memory": [0.01],
         "volatility": [0.97, 0.01, 0.02, 0.01],
     }
     others = {"condition": [1.0], "expected_error": [0.0], "log_variance": [0.0], "regime": [0.25] * 4}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sigmahat_kernels.asset_statistics import asset_statistics
+from sigmahat_kernels.fast_factors import leading_factors
 from sigmahat_kernels.features import FEATURE_NAMES, compute_features
 from sigmahat_kernels.market import MARKET
 from sigmahat_kernels.panel import prepare_window
@@ -152,7 +153,8 @@ def test_samples_are_what_the_kernels_measure_on_their_window(panel, origins):
         measured = share_window(without_stale(past)[0]).moments.gather(np.arange(len(universe))[None], Scratch(np))
         np.testing.assert_allclose(sample.slow, measured.slow[0], atol=1e-6)
         np.testing.assert_allclose(sample.fast, measured.fast[0], atol=1e-6)
-        np.testing.assert_allclose(sample.log_volatility, np.log(measured.volatilities[:, 0]), atol=1e-6)
+        np.testing.assert_allclose(sample.loadings, leading_factors(measured.fast)[0], atol=1e-5)
+        np.testing.assert_allclose(sample.log_volatility, np.log(measured.volatilities[:3, 0]), atol=1e-6)
         np.testing.assert_allclose(sample.asset_statistics, asset_statistics(*measured)[0], atol=1e-5)
         assert sample.regime == regime_label(past, sample.forward)
         assert sample.period == (panel.dates[stop - 1].astype("datetime64[M]") - np.datetime64("1970-01")).astype(int)
@@ -275,7 +277,7 @@ def test_future_rows_do_not_change_what_is_known():
     assert len(here) == len(there) > 0
     for a, b in zip(here, there, strict=True):
         assert (a.forward != b.forward).any()
-        for name in ("slow", "fast", "log_volatility", "asset_statistics", "features", "period"):
+        for name in ("slow", "fast", "loadings", "log_volatility", "asset_statistics", "features", "period"):
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
 
 

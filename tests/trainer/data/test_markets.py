@@ -26,8 +26,11 @@ def panels():
     return [make_panel(name, n, f"{1970 + 10 * k}-01-01") for k, (name, n) in enumerate(ROWS.items())]
 
 
-def test_the_market_is_the_name_up_to_the_first_underscore():
+def test_the_market_is_the_name_up_to_the_first_underscore_and_that_of_funds_another():
     assert [market_of(name) for name in ("us_sp500_1999_2021", "us", "north")] == ["us", "us", "north"]
+    funds = ("us_etf18_2006_2022", "us_funds", "us_factors_1963_2022", "uk_etf")
+    assert [market_of(name) for name in funds] == ["us funds", "us funds", "us funds", "uk funds"]
+    assert market_of("us_sp500_etf") == "us"  # of the second word alone
 
 
 def test_shares_by_hand(panels):

@@ -234,16 +234,17 @@ def test_difference_is_measured_on_each_probability(network, onnx_path):
         "target_weights": slice(3, 6),
         "target_confidence": slice(6, 9),
         "memory": slice(9, 10),
-        "volatility_blend": slice(10, 13),
-        "volatility_pull": slice(13, 14),
-        "intensity_tilt": slice(14, 22),
-        "volatility_tilt": slice(22, 30),
-        "log_volatility_level": slice(30, 31),
-        "common_variance": slice(31, 32),
-        "log_variance": slice(34, 35),
-        "regime": slice(35, 39),
+        "factor_memory": slice(10, 11),
+        "volatility_blend": slice(11, 14),
+        "volatility_pull": slice(14, 15),
+        "intensity_tilt": slice(15, 27),
+        "volatility_tilt": slice(27, 39),
+        "log_volatility_level": slice(39, 40),
+        "common_variance": slice(40, 41),
+        "log_variance": slice(43, 44),
+        "regime": slice(44, 48),
     }
-    widths = {"intensity_tilt": 4.0, "volatility_tilt": 0.4, "log_volatility_level": 2.0, "log_variance": 16.0}
+    widths = {"intensity_tilt": 4.0, "volatility_tilt": 0.6, "log_volatility_level": 2.0, "log_variance": 16.0}
     assert difference.keys() == columns.keys()
     for name, where in columns.items():
         assert difference[name]["mean"] == pytest.approx(gap[:, where].mean() / widths.get(name, 1.0), rel=1e-3)

@@ -72,7 +72,7 @@ def make_batch(n_universes, n_assets, *, seed=0, dtype=torch.float64, scale=1.0)
 
     regime = torch.from_numpy(np.random.default_rng(seed).integers(4, size=n_universes))
     read = EstimateInputs(*map(stack, zip(*inputs, strict=True)))
-    return Batch(read, HoldingPeriod(stack(forwards), regime)), pasts
+    return Batch(read, HoldingPeriod(stack(forwards), regime, torch.arange(n_universes))), pasts
 
 
 def random_logits(n, *, seed=0, dtype=torch.float32):
@@ -136,6 +136,7 @@ def test_estimate_equals_loops():
             target_weights=heads.target_weights[k].tolist(),
             target_intensity=heads.target_intensity[k].tolist(),
             memory=heads.memory[k].item(),
+            factor_memory=heads.factor_memory[k].item(),
             volatility=heads.volatility[k].tolist(),
             intensity_tilt=heads.intensity_tilt[k].tolist(),
             volatility_tilt=heads.volatility_tilt[k].tolist(),
@@ -263,6 +264,7 @@ def test_order_of_assets_is_irrelevant():
         EstimateInputs(
             slow=inputs.slow[:, order][:, :, order],
             fast=inputs.fast[:, order][:, :, order],
+            loadings=inputs.loadings[:, order],
             log_volatility=inputs.log_volatility[:, :, order],
             asset_statistics=inputs.asset_statistics[:, order],
         ),

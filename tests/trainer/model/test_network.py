@@ -27,6 +27,7 @@ CONSTANTS = {
     "target_intensity": (0.24, 0.01, 0.31),
     "target_weights": (0.5, 0.1, 0.4),
     "memory": 0.26,
+    "factor_memory": 0.15,
     "volatility": (0.23, 0.40, 0.37, 0.1),
 }
 
@@ -120,9 +121,10 @@ def _oracle(network, row):
         "target_weights": _softmax(logits["selection"]),
         "target_confidence": [_sigmoid(logits[target][1]) for target in TARGETS],
         "memory": _sigmoid(logits["memory"][:1]),
-        "volatility": [*_softmax(logits["memory"][1:4]), _sigmoid(logits["memory"][4])],
-        "intensity_tilt": 2 * np.tanh(logits["tilt"][:8] / 2),
-        "volatility_tilt": 0.2 * np.tanh(logits["tilt"][8:]),
+        "factor_memory": _sigmoid(logits["memory"][1:2]),
+        "volatility": [*_softmax(logits["memory"][2:5]), _sigmoid(logits["memory"][5])],
+        "intensity_tilt": 2 * np.tanh(logits["tilt"][:12] / 2),
+        "volatility_tilt": 0.3 * np.tanh(logits["tilt"][12:]),
         "level": [np.tanh(logits["level"][0]), np.log1p(np.exp(logits["level"][1]))],
         "condition": [np.log1p(np.exp(condition))],
         "expected_error": [expected_error],
@@ -161,7 +163,7 @@ def test_default_layers_are_those_of_the_design(network):
         "attention.projection": (8 * 32, 64),
         **{f"residual_blocks.{k}.dense_{i}": (64, 64) for k in range(2) for i in (1, 2)},
     }
-    outputs = {**dict.fromkeys(TARGETS, 2), "selection": 3, "memory": 5, "tilt": 16, "level": 2}
+    outputs = {**dict.fromkeys(TARGETS, 2), "selection": 3, "memory": 6, "tilt": 24, "level": 2}
     outputs |= {"auxiliary": 2, "uncertainty": 1}
     for name, n_outputs in outputs.items():
         layers = {"hidden.0": (64, 32), "hidden.2": (32, 16), "output": (16, n_outputs)}
@@ -187,7 +189,7 @@ def test_layers_follow_the_config():
         (128, 64),
         (64, 32),
         (32, 16),
-        (16, 5),
+        (16, 6),
     ]
 
 
@@ -210,7 +212,8 @@ def test_outputs_keep_their_ranges_and_sums():
     volatility_blend, pull = answers.volatility[:, :3], answers.volatility[:, 3:]
     for weights in (answers.target_weights, volatility_blend, answers.regime):
         np.testing.assert_allclose(weights.sum(axis=1), 1.0, atol=1e-6)
-    for probability in (answers.target_intensity, answers.target_confidence, answers.memory, pull, volatility_blend):
+    shares = (answers.memory, answers.factor_memory, pull, volatility_blend)
+    for probability in (answers.target_intensity, answers.target_confidence, *shares):
         assert probability.min() >= 0
         assert probability.max() <= 1
         assert probability.max() - probability.min() > 0.9
@@ -218,7 +221,7 @@ def test_outputs_keep_their_ranges_and_sums():
     assert np.abs(answers.log_variance).max() <= 8
     assert np.abs(answers.log_variance).max() > 7.9
     np.testing.assert_array_equal(answers.expected_error[:, 0], logits[:, HEAD_COLUMNS["auxiliary"][1]].numpy())
-    for bounded, limit in ((answers.intensity_tilt, 2), (answers.volatility_tilt, 0.2), (answers.level[:, 0], 1)):
+    for bounded, limit in ((answers.intensity_tilt, 2), (answers.volatility_tilt, 0.3), (answers.level[:, 0], 1)):
         assert np.abs(bounded).max() <= limit + 1e-6
         assert bounded.max() - bounded.min() > 1.9 * limit
     assert (answers.level[:, 1] >= 0).all()
@@ -255,8 +258,8 @@ def test_constants_of_every_head_come_back():
     constants = {
         **CONSTANTS,
         "target_confidence": (0.1, 0.5, 0.999),
-        "intensity_tilt": np.linspace(-1.9, 1.9, 8),
-        "volatility_tilt": np.linspace(-0.19, 0.19, 8),
+        "intensity_tilt": np.linspace(-1.9, 1.9, 12),
+        "volatility_tilt": np.linspace(-0.29, 0.29, 12),
         "level": (-0.3, 0.02),
         "condition": 2.5,
         "expected_error": -0.03,

@@ -235,7 +235,7 @@ def test_fitting_in_pieces_is_fitting_at_once(monkeypatch):
 @pytest.mark.parametrize(
     ("switches", "n_features", "message"),
     [
-        ({"median_imputation": "on"}, 60, "known of the 93 published ones, got 60"),
+        ({"median_imputation": "on"}, 60, "known of the 92 published ones, got 60"),
         ({"selected_features": 61}, 60, "selected_features must be at most the 60 features there are, got 61"),
         ({"principal_components": 61}, 60, "principal_components must be at most the 60 features there are, got 61"),
         ({"selected_features": 5, "principal_components": 6}, 60, "at most the 5 features there are, got 6"),

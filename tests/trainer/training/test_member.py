@@ -44,9 +44,8 @@ def stack(samples):
 
 
 def sample_of(past, forward, features, *, period=0):
-    slow, fast, log_volatility, statistics = estimate_inputs(past)
-    read = {"features": features, "slow": slow, "fast": fast, "log_volatility": log_volatility}
-    read |= {"asset_statistics": statistics, "forward": forward}
+    measured = dict(zip(EstimateInputs._fields, estimate_inputs(past), strict=True))
+    read = measured | {"features": features, "forward": forward}
     floats = {name: np.asarray(values, np.float32) for name, values in read.items()}
     return Sample(**floats, regime=np.array(period % 4), period=np.array(period))
 
