@@ -21,7 +21,7 @@ _PAIR_SUMS = ("nearest", "square", "cube", "form", "drift", "first_square", "fir
 
 
 class SizeClass(NamedTuple):
-    """Matrices of up to `largest` rows are tridiagonalised by blocks of `warps` warps."""
+    """Matrices of up to `largest` rows are tridiagonalised by blocks of `warps` warps; by one, in its registers."""
 
     largest: int
     warps: int
@@ -59,6 +59,8 @@ PAIR_STATISTICS = Program("pair_statistics", (f"-DWARPS={PAIR_WARPS}",))
 def tridiagonal_program(size_class: SizeClass, precision: type[np.floating]) -> Program:
     """The tridiagonalisation of one size class in float32 or float64."""
     real = {np.float32: "float", np.float64: "double"}[precision]
+    if size_class.warps == 1:
+        return Program("tridiagonalise_small", (f"-DREAL={real}",))
     chunks = -(-size_class.largest // WARP)
     return Program("tridiagonalise", (f"-DREAL={real}", f"-DWARPS={size_class.warps}", f"-DCHUNKS={chunks}"))
 
@@ -80,9 +82,13 @@ def size_class_of(size: int) -> SizeClass | None:
 
 
 def tridiagonal_shared_bytes(size: int, warps: int, precision: type[np.floating]) -> int:
-    """Shared memory of a block: the packed lower triangle, four vectors, and a partial vector for each warp."""
+    """Shared memory of a block: the packed lower triangle, four vectors, and a partial vector for each warp.
+
+    One warp needs three vectors, and the triangle only to fill its registers.
+    """
     triangle, vector = (-(-values // 4) * 4 for values in (size * (size + 1) // 2, size))
-    return (triangle + 3 * vector + (1 + warps) * size) * np.dtype(precision).itemsize
+    values = triangle + 3 * WARP if warps == 1 else triangle + 3 * vector + (1 + warps) * size
+    return values * np.dtype(precision).itemsize
 
 
 class Blocks(NamedTuple):
