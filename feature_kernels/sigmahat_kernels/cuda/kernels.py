@@ -21,13 +21,15 @@ _PAIR_SUMS = ("nearest", "square", "cube", "form", "drift", "first_square", "fir
 
 
 class SizeClass(NamedTuple):
-    """Matrices of up to `largest` rows are tridiagonalised by blocks of `warps` warps; by one, in its registers."""
+    """Matrices of up to `largest` rows are tridiagonalised by blocks of `warps` warps; see `in_registers`."""
 
     largest: int
     warps: int
 
 
-SIZE_CLASSES = (SizeClass(32, 1), SizeClass(64, 2), SizeClass(128, 4), SizeClass(256, 8), SizeClass(352, 16))
+LARGEST_IN_REGISTERS = 64
+
+SIZE_CLASSES = (SizeClass(32, 1), SizeClass(64, 1), SizeClass(128, 4), SizeClass(256, 8), SizeClass(352, 16))
 
 
 class Program(NamedTuple):
@@ -56,12 +58,17 @@ COMPLETE = Program("complete", ())
 PAIR_STATISTICS = Program("pair_statistics", (f"-DWARPS={PAIR_WARPS}",))
 
 
+def in_registers(size: int, warps: int) -> bool:
+    """Whether a matrix is reduced in the registers of one warp, `tridiagonalise_small`."""
+    return warps == 1 and size <= LARGEST_IN_REGISTERS
+
+
 def tridiagonal_program(size_class: SizeClass, precision: type[np.floating]) -> Program:
     """The tridiagonalisation of one size class in float32 or float64."""
     real = {np.float32: "float", np.float64: "double"}[precision]
-    if size_class.warps == 1:
-        return Program("tridiagonalise_small", (f"-DREAL={real}",))
     chunks = -(-size_class.largest // WARP)
+    if in_registers(size_class.largest, size_class.warps):
+        return Program("tridiagonalise_small", (f"-DREAL={real}", f"-DCHUNKS={chunks}"))
     return Program("tridiagonalise", (f"-DREAL={real}", f"-DWARPS={size_class.warps}", f"-DCHUNKS={chunks}"))
 
 
@@ -84,11 +91,18 @@ def size_class_of(size: int) -> SizeClass | None:
 def tridiagonal_shared_bytes(size: int, warps: int, precision: type[np.floating]) -> int:
     """Shared memory of a block: the packed lower triangle, four vectors, and a partial vector for each warp.
 
-    One warp needs three vectors, and the triangle only to fill its registers.
+    In registers: three vectors, the leading triangle on its way there, and the rows that they do not hold.
     """
-    triangle, vector = (-(-values // 4) * 4 for values in (size * (size + 1) // 2, size))
-    values = triangle + 3 * WARP if warps == 1 else triangle + 3 * vector + (1 + warps) * size
+    triangle, vector = (_in_fours(values) for values in (size * (size + 1) // 2, size))
+    values = triangle + 3 * vector + (1 + warps) * size
+    if in_registers(size, warps):
+        columns = -(-size // WARP) * WARP
+        values = 3 * columns + WARP * (WARP + 1) // 2 + max(0, vector - WARP) * (columns + 1)
     return values * np.dtype(precision).itemsize
+
+
+def _in_fours(values: int) -> int:
+    return -(-values // 4) * 4
 
 
 class Blocks(NamedTuple):
