@@ -185,8 +185,18 @@ def sturm(launch: Launch, blocks: Blocks, diagonal: Array, offdiagonal: Array, e
     )
 
 
+def pair_shared_bytes(size: int, held: bool) -> int:
+    """Shared memory of a block for the pairs of `size` assets, with one product's triangle or without."""
+    triangle = size * (size + 1) // 2 if held else 0
+    return 8 * (size + len(_PAIR_SUMS) * PAIR_WARPS + triangle) + 4 * (HISTOGRAM_BINS * WARP + size)
+
+
 def pair_statistics(
-    launch: Launch, products: Sequence[Array], index: Array, sizes: np.ndarray | None = None
+    launch: Launch,
+    products: Sequence[Array],
+    index: Array,
+    shared_limit: int,
+    sizes: np.ndarray | None = None,
 ) -> PairStatistics:
     """What `pairs.pair_statistics` computes, without gathering the matrices.
 
@@ -194,35 +204,34 @@ def pair_statistics(
     ----------
     products : three float64 arrays of shape (m, m) or (windows, m, m)
         Equal-weighted and exponentially weighted correlation of all columns of a window, and what its first half adds
-        to the former.
+        to the former; symmetric.
     index : integer array of shape (n, N)
         Columns of each universe; of several windows, positions among the columns of all.
+    shared_limit : int
+        Bytes of shared memory that a block can have: the triangles that fit are read once.
     sizes : integer array of shape (n,), optional
         On the host: how many entries of its row of `index` a universe has. Zeros stand behind its row sums.
     """
     xp = array_namespace(index)
     n, size = index.shape
-    sizes = np.full(n, size) if sizes is None else sizes
-    rows = np.argsort(-sizes, kind="stable").astype(np.int32)
+    products = [xp.ascontiguousarray(product) for product in products]
+    index = xp.ascontiguousarray(index, dtype=xp.int32)
     row_sum, sums = xp.empty((n, size)), xp.empty((n, len(_PAIR_SUMS)))
     histogram = xp.empty((n, HISTOGRAM_BINS), xp.int32)
-    launch(
-        PAIR_STATISTICS,
-        n,
-        WARP * PAIR_WARPS,
-        8 * (size + len(_PAIR_SUMS) * PAIR_WARPS) + 4 * (HISTOGRAM_BINS * WARP + size),
-        (
-            *(xp.ascontiguousarray(product) for product in products),
-            np.int32(products[0].shape[-1]),
-            xp.ascontiguousarray(index, dtype=xp.int32),
-            xp.asarray(rows),
-            xp.asarray(sizes.astype(np.int32)),
-            np.int32(size),
-            row_sum,
-            sums,
-            histogram,
-        ),
-    )
+    for blocks in blocks_of(np.full(n, size) if sizes is None else sizes, index):
+        most_held = blocks.largest
+        while most_held and pair_shared_bytes(most_held, held=True) > shared_limit:
+            most_held -= 1
+        launch(
+            PAIR_STATISTICS,
+            len(blocks.rows),
+            WARP * PAIR_WARPS,
+            max(pair_shared_bytes(most_held, held=True), pair_shared_bytes(blocks.largest, held=False)),
+            (
+                *(*products, np.int32(products[0].shape[-1]), index, blocks.rows, blocks.sizes, np.int32(most_held)),
+                *(np.int32(size), row_sum, sums, histogram),
+            ),
+        )
     return PairStatistics(
         row_sum=row_sum, histogram=histogram, **{name: sums[:, k] for k, name in enumerate(_PAIR_SUMS)}
     )

@@ -105,7 +105,7 @@ tridiagonalise_small(const double* matrices, long long stride, int width, const 
         const REAL beta = done ? last : last > 0 ? -length : length;  // H sends the row to (0, ..., 0, beta)
         const REAL scale = done ? 0 : 1 / (last - beta);
         tau = done ? 0 : (beta - last) / beta;
-        __syncwarp();  // the last step's vectors are read
+        // All that was read of the last step's vectors went into the sums above: no lane still reads them.
 #pragma unroll
         for (int c = 0; c < CHUNKS; ++c) {
             const int j = 32 * c + lane;
