@@ -17,7 +17,7 @@ from sigmahat_kernels.cuda import kernels
 
 PAGE = Path(__file__).with_name("kernel_times.md")
 COUNTED = Path(__file__).parents[1] / "benchmarks" / "results" / "kernel_instructions.json"
-SIZES = (50, 100, 200)
+SIZES = (20, 50, 100, 200)
 
 MULTIPROCESSORS, CLOCK_HZ = 132, 1.98e9  # H100 SXM and H200
 BANDWIDTH = {"H100": 3.35e12, "H200": 4.8e12}  # bytes a second, of the data sheets
@@ -29,7 +29,8 @@ SECTOR = 32  # bytes that are read where one word of them is wanted
 class Work(NamedTuple):
     """What one universe asks of a multiprocessor."""
 
-    doubles: float  # additions, products and fused ones, of threads
+    instructions: float  # of warps
+    doubles: float  # additions, products and fused ones, 32 for each instruction, whether its threads are idle or not
     singles: float
     wavefronts: float  # of shared memory: 128 bytes, or one word for all threads of a warp
     bytes: float  # of device memory
@@ -38,50 +39,100 @@ class Work(NamedTuple):
     shared_bytes: int
 
 
-def tridiagonalise(n: int) -> Work:
-    """Four fused operations for each of the N^3 / 6 elements, which are read and written once a step; float64."""
-    elements = n**3 / 6
+# Instructions that machine code for sm_90 spends, read from it where the page's counts hold branches of which one is
+# taken; in float64.
+GROUP, MASKED, UNMASKED = 78, 55, 30  # tridiagonalise: four rows, without columns; 32 columns on the diagonal; others
+OTHER_WARPS = 150  # a step's, of warps that do not build the reflector
+HELD_GROUP, HELD_COLUMNS, NEXT_ROW = 22, 12, 13  # tridiagonalise_small: the same four rows; 32 further columns
+GATHERED_ROW = (48, 118)  # with one chunk of columns and with two
+FLOAT_ROW, DOUBLE_ROW, BOUNDS_ROW = 9.75, 32.5, 17  # sturm: a row of one count, and of Gershgorin's bounds
+PAIR, ROW_CELL, FORM_CELL, PAIR_ROW = 38, 20, 17, 100  # pair_statistics: for 32 cells of a row; for a row
+
+
+def _groups(rows: int) -> int:
+    """Of four rows, the last one not full."""
+    return -(-rows // 4)
+
+
+def tridiagonalise(n: int, counted: dict[str, Any]) -> Work:
+    """Each step passes over the remaining triangle, by four rows and 32 columns; float64."""
     size_class = kernels.size_class_of(n)
     assert size_class
     shared = kernels.tridiagonal_shared_bytes(n, size_class.warps, np.float64)
+    if kernels.in_registers(size_class.largest, size_class.warps):
+        return _in_registers(n, counted, shared)
+    steps = range(1, n)
+    groups = sum(_groups(m) for m in steps)
+    unmasked = sum(_groups(m - left) for m in steps for left in range(32, m, 32))
+    reflectors = (n - 1) * (counted["around"] + OTHER_WARPS * (size_class.warps - 1))
+    instructions = groups * (GROUP + MASKED) + unmasked * UNMASKED + reflectors
+    # Four rows of 32 columns are read and written in four wavefronts each, beside six vectors of what is their rows'.
+    wavefronts = 16 * (groups + unmasked) + 6 * groups
     # A step: three barriers, four sums over a warp, a root and two divisions, and the pass by one warp's rows.
     chain = n * 1_000
-    return Work(4 * elements, 0, 4 * elements / 32, n**2 / 2 * SECTOR, chain, 32 * size_class.warps, shared)
+    doubles = 32 * 16 * (groups + unmasked)
+    return Work(instructions, doubles, 0, wavefronts, n**2 / 2 * SECTOR, chain, 32 * size_class.warps, shared)
 
 
-def sturm(n: int) -> Work:
-    """22 passes of 7 operations a row in float32, then 4 to 5 of 11 in float64, for each eigenvalue."""
-    single, double = 22, 4.5
-    rows = n**2
-    waits = n * (single * 45 + double * 110)
+def _in_registers(n: int, counted: dict[str, Any], shared: int) -> Work:
+    """Both triangles, so that nothing is masked or summed over the lanes; 32 rows in registers, others in memory."""
+    of_step = counted["around"] or counted["loop"]["instructions"]
+    chunks = 2 if counted["around"] else 1
+    group = HELD_GROUP + (chunks - 1) * HELD_COLUMNS
+    instructions = n * GATHERED_ROW[chunks - 1]
+    doubles = wavefronts = 0
+    for m in range(1, n):
+        held, others, wide = _groups(min(m, 32)), _groups(max(0, m - 32)), m > 32
+        instructions += of_step - 8 * (group + NEXT_ROW) + (0 if wide else NEXT_ROW)
+        instructions += held * (group if wide else HELD_GROUP) + others * counted["loop"]["instructions"]
+        doubles += 32 * (49 + 12 * (held + others) * (1 + wide))
+        wavefronts += 6 * (held + others) + 32 * others + 6 * chunks
+    # A step: four sums over a warp or exchanges, a root and two divisions, and the pass.
+    return Work(instructions, doubles, 0, wavefronts, n**2 / 2 * SECTOR, n * 700, 32, shared)
+
+
+def sturm(n: int, counted: dict[str, Any]) -> Work:
+    """For each eigenvalue a count in float32, those of 22 that the grid does not spare, and 4.3 in float64, emulated."""
+    single, double = 23 - np.floor(np.log2(n + 1)), 4.3
     warps = -(-n // 32)
-    return Work(double * rows * 11, single * rows * 7, (single + double) * n * warps, 24 * n, waits, 32 * warps, 32 * n)
+    counts = n * warps
+    instructions = counts * (single * FLOAT_ROW + double * DOUBLE_ROW + BOUNDS_ROW)
+    waits = n * (single * 45 + double * 110)
+    return Work(
+        instructions,
+        *(32 * counts * double * 11, 32 * counts * single * 2),
+        *((single + double) * counts, 24 * n, waits, 32 * warps, 36 * n),
+    )
 
 
-def pair_statistics(n: int) -> Work:
-    """Three products are gathered; about 8 operations a cell."""
-    shared = 12 * n + 4_544
-    return Work(8 * n**2, 0, n**2 / 16, 3 * n**2 * SECTOR, 20_000, 32 * kernels.PAIR_WARPS, shared)
+def pair_statistics(n: int, counted: dict[str, Any]) -> Work:
+    """Half of three products is gathered; what is kept of one of them is read twice, whole and half."""
+    shared = kernels.pair_shared_bytes(n, held=True)
+    half, whole = sum(-(-(i + 1) // 32) for i in range(n)), n * -(-n // 32)
+    instructions = half * (PAIR + FORM_CELL) + whole * ROW_CELL + n * PAIR_ROW
+    doubles = 32 * (half * (8 + 4) + whole * 2)
+    wavefronts = 6 * half + 2 * whole
+    return Work(instructions, doubles, 0, wavefronts, 1.5 * n**2 * SECTOR, 20_000, 32 * kernels.PAIR_WARPS, shared)
 
 
-def assemble(n: int) -> Work:
+def assemble(n: int, counted: dict[str, Any]) -> Work:
     """Two correlations are gathered, twice of which the second time from the cache; a cell is written."""
-    shared = kernels.assemble_shared_bytes(n)
-    return Work(16 * n**2, 0, n**2 / 4, 2 * n**2 * SECTOR + 4 * n**2, 20_000, 32 * kernels.PAIR_WARPS, shared)
+    shared, doubles = kernels.assemble_shared_bytes(n), 16 * n**2
+    instructions = doubles / 32 * counted["loop"]["instructions"] / counted["loop"]["arithmetic"]
+    traffic = 2 * n**2 * SECTOR + 4 * n**2
+    return Work(instructions, doubles, 0, n**2 / 4, traffic, 20_000, 32 * kernels.PAIR_WARPS, shared)
 
 
-MODELS: dict[str, Callable[[int], Work]] = {
+MODELS: dict[str, Callable[[int, dict[str, Any]], Work]] = {
     model.__name__: model for model in (tridiagonalise, sturm, pair_statistics, assemble)
 }
 
 
 def seconds(work: Work, counted: dict[str, Any], bandwidth: float) -> dict[str, float]:
     """What each bound alone would take for one universe, all multiprocessors being busy."""
-    loop = counted["loop"]
-    issued = (work.doubles + work.singles) / 32 * loop["instructions"] / loop["arithmetic"]
     clocks = {
         "arithmetic": work.doubles / DOUBLES + work.singles / SINGLES,
-        "instructions": issued / WARPS_ISSUED,
+        "instructions": work.instructions / WARPS_ISSUED,
         "shared memory": work.wavefronts,
         "waiting": work.chain / resident(work, counted["registers"]),
     }
@@ -100,8 +151,8 @@ def program_of(name: str, n: int, counted: dict[str, Any]) -> str:
     if name == "tridiagonalise":
         size_class = kernels.size_class_of(n)
         assert size_class
-        options = kernels.tridiagonal_program(size_class, np.float64).options
-        return " ".join([name, *(option.removeprefix("-D") for option in options)])
+        program = kernels.tridiagonal_program(size_class, np.float64)
+        return " ".join([program.name, *(option.removeprefix("-D") for option in program.options)])
     return next(label for label in counted if label.split()[0] == name)
 
 
@@ -115,18 +166,19 @@ a change of a kernel: `python -m benchmarks.speed.kernel_instructions`, then `py
 
 ## Machine code
 
-Of the innermost loop with most arithmetic; where it has branches for a matrix's edge, both are counted.
+Of the innermost loop with most arithmetic, and of what lies around it in the next loop (*around*); where there are
+branches for a matrix's edge or for a rare case, both are counted.
 
-| kernel | registers | instructions | of the loop | arithmetic | shared memory | device memory |
-| --- | --: | --: | --: | --: | --: | --: |
+| kernel | registers | instructions | around | of the loop | arithmetic | shared memory | device memory |
+| --- | --: | --: | --: | --: | --: | --: | --: |
 """
 
 BOUNDS = """
 ## Bounds of one universe
 
 Nanoseconds with all multiprocessors busy; the largest is the bound. *Arithmetic*: 64 float64 or 128 float32 operations
-a clock and multiprocessor. *Instructions*: four a clock, as many for each operation as in the loop above. *Shared*:
-memory, 128 bytes a clock. *Waiting*: the longest chain of dependent instructions, estimated, shared by the blocks that
+a clock and multiprocessor, idle threads of a warp included. *Instructions*: four a clock, those of the branches that are
+taken, what is around the loops included (`docs/make_kernel_times.py` says how many). *Shared*: memory, 128 bytes a clock. *Waiting*: the longest chain of dependent instructions, estimated, shared by the blocks that
 a multiprocessor holds (*held*). *Device*: memory, 32 bytes for each word that is gathered, as if none were in a cache.
 The bound is that of an H200; rates are universes a second.
 
@@ -157,13 +209,14 @@ def page() -> str:
     text = INTRODUCTION.format(nvrtc=content["versions"]["nvrtc"], architecture=content["architecture"])
     for label, found in counted.items():
         loop = found["loop"]
-        cells = (found["registers"], found["instructions"], *(loop[name] for name in _COLUMNS))
+        cells = (found["registers"], found["instructions"], found["around"], *(loop[name] for name in _COLUMNS))
         text += f"| {label} | {' | '.join(f'{cell:,}' for cell in cells)} |\n"
     text += BOUNDS
     taken: dict[tuple[str, int], float] = {}
     for name, model in MODELS.items():
         for n in SIZES:
-            work, of_program = model(n), counted[program_of(name, n, counted)]
+            of_program = counted[program_of(name, n, counted)]
+            work = model(n, of_program)
             on = {card: seconds(work, of_program, bandwidth) for card, bandwidth in BANDWIDTH.items()}
             alike = [on["H200"][bound] for bound in on["H200"] if bound != "device memory"]
             times = [*alike, *(each["device memory"] for each in on.values())]
