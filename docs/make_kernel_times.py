@@ -92,7 +92,7 @@ def _in_registers(n: int, counted: dict[str, Any], shared: int) -> Work:
 
 
 def sturm(n: int, counted: dict[str, Any]) -> Work:
-    """For each eigenvalue a count in float32, those of 22 that the grid does not spare, and 4.3 in float64, emulated."""
+    """For each eigenvalue counts in float32, those of 22 that the grid does not spare, and 4.3 in float64, emulated."""
     single, double = 23 - np.floor(np.log2(n + 1)), 4.3
     warps = -(-n // 32)
     counts = n * warps
@@ -177,10 +177,11 @@ BOUNDS = """
 ## Bounds of one universe
 
 Nanoseconds with all multiprocessors busy; the largest is the bound. *Arithmetic*: 64 float64 or 128 float32 operations
-a clock and multiprocessor, idle threads of a warp included. *Instructions*: four a clock, those of the branches that are
-taken, what is around the loops included (`docs/make_kernel_times.py` says how many). *Shared*: memory, 128 bytes a clock. *Waiting*: the longest chain of dependent instructions, estimated, shared by the blocks that
-a multiprocessor holds (*held*). *Device*: memory, 32 bytes for each word that is gathered, as if none were in a cache.
-The bound is that of an H200; rates are universes a second.
+a clock and multiprocessor, idle threads of a warp included. *Instructions*: four a clock, those of the branches that
+are taken, what is around the loops included (`docs/make_kernel_times.py` says how many). *Shared*: memory, 128 bytes a
+clock. *Waiting*: the longest chain of dependent instructions, estimated, shared by the blocks that a multiprocessor
+holds (*held*). *Device*: memory, 32 bytes for each word that is gathered, as if none were in a cache. The bound is that
+of an H200; rates are universes a second.
 
 | kernel | N | held | arithmetic | instructions | shared | waiting | device, H100 | H200 | bound | rate, H100 | H200 |
 | --- | --: | --: | --: | --: | --: | --: | --: | --: | --- | --: | --: |
