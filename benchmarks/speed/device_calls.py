@@ -37,7 +37,7 @@ N_COLUMNS, N_OBS, STEP = 200, 252, 21
 
 N_OUTPUTS = {
     "assemble": 1,
-    "tridiagonalise": 2,
+    "tridiagonalise": 3,
     "tridiagonalise_small": 2,
     "sturm": 1,
     "pair_statistics": 3,

@@ -28,6 +28,7 @@ class SizeClass(NamedTuple):
 
 
 LARGEST_IN_REGISTERS = 64
+"""Rows of a matrix that one warp reduces, of a larger one the last that are left."""
 
 SIZE_CLASSES = (SizeClass(32, 1), SizeClass(64, 1), SizeClass(128, 4), SizeClass(256, 8), SizeClass(352, 16))
 
@@ -69,7 +70,8 @@ def tridiagonal_program(size_class: SizeClass, precision: type[np.floating]) -> 
     chunks = -(-size_class.largest // WARP)
     if in_registers(size_class.largest, size_class.warps):
         return Program("tridiagonalise_small", (f"-DREAL={real}", f"-DCHUNKS={chunks}"))
-    return Program("tridiagonalise", (f"-DREAL={real}", f"-DWARPS={size_class.warps}", f"-DCHUNKS={chunks}"))
+    options = (f"-DREAL={real}", f"-DWARPS={size_class.warps}", f"-DCHUNKS={chunks}")
+    return Program("tridiagonalise", (*options, f"-DLEADING={LARGEST_IN_REGISTERS}"))
 
 
 PROGRAMS = (
@@ -156,19 +158,27 @@ def eigvalsh(
     matrix = xp.ascontiguousarray(matrix)
     diagonal, offdiagonal = (xp.empty((n, size)) for _ in range(2))
     eigenvalues = xp.zeros((n, size))
-    for blocks in blocks_of(np.full(n, size) if sizes is None else sizes, matrix):
-        own = size_class or size_class_of(blocks.largest)
-        assert own is not None  # who calls has asked
+    left = LARGEST_IN_REGISTERS  # rows of a large matrix, for one warp
+    remainder = xp.empty((n if size > left else 0, left, left))
+
+    def reduce(blocks: Blocks, own: SizeClass, matrices: Sequence[Any], remainder: Sequence[Array]) -> None:
         launch(
             tridiagonal_program(own, precision),
             len(blocks.rows),
             WARP * own.warps,
             tridiagonal_shared_bytes(blocks.largest, own.warps, precision),
-            (
-                *(matrix, np.int64(stride), np.int32(matrix.shape[-1]), index, np.int32(index_stride)),
-                *(blocks.rows, blocks.sizes, np.int32(size), diagonal, offdiagonal),
-            ),
+            (*matrices, blocks.rows, blocks.sizes, np.int32(size), *remainder, diagonal, offdiagonal),
         )
+
+    gathered = (matrix, np.int64(stride), np.int32(matrix.shape[-1]), index, np.int32(index_stride))
+    for blocks in blocks_of(np.full(n, size) if sizes is None else sizes, matrix):
+        own = size_class or size_class_of(blocks.largest)
+        assert own is not None  # who calls has asked
+        reduce(blocks, own, gathered, () if in_registers(own.largest, own.warps) else (remainder,))
+        if blocks.largest > left:
+            whole = (remainder, np.int64(left * left), np.int32(left), xp.arange(left, dtype=xp.int32), np.int32(0))
+            of_left = Blocks(blocks.rows, xp.full(n, left, xp.int32), left)
+            reduce(of_left, SizeClass(left, warps=1), whole, ())
         sturm(launch, blocks, diagonal, offdiagonal, eigenvalues)
     return eigenvalues
 

@@ -157,8 +157,5 @@ tridiagonalise_small(const double* matrices, long long stride, int width, const 
             v[c] = u[c];
         }
     }
-    if (lane == 0) {
-        diagonal[0] = row[0];
-        offdiagonal[n - 1] = 0;
-    }
+    if (lane == 0) diagonal[0] = row[0];
 }
