@@ -43,10 +43,19 @@ class Work(NamedTuple):
 # taken; in float64.
 GROUP, MASKED, UNMASKED = 78, 55, 30  # tridiagonalise: four rows, without columns; 32 columns on the diagonal; others
 OTHER_WARPS = 150  # a step's, of warps that do not build the reflector
+READ_ROW, READ_COLUMNS, LEFT_ROW = 60, 9, 110  # a row to gather, 32 columns of it; a row of what is left to one warp
 HELD_GROUP, HELD_COLUMNS, NEXT_ROW = 22, 12, 13  # tridiagonalise_small: the same four rows; 32 further columns
 GATHERED_ROW = (48, 118)  # with one chunk of columns and with two
 FLOAT_ROW, DOUBLE_ROW, BOUNDS_ROW = 9.75, 32.5, 17  # sturm: a row of one count, and of Gershgorin's bounds
 PAIR, ROW_CELL, FORM_CELL, PAIR_ROW = 38, 20, 17, 100  # pair_statistics: for 32 cells of a row; for a row
+
+
+LEFT_BYTES = 8 * kernels.LARGEST_IN_REGISTERS * (kernels.LARGEST_IN_REGISTERS + 1) / 2
+
+
+def _chunks_below(n: int) -> int:
+    """Of 32 columns, in the rows of a lower triangle."""
+    return sum(-(-(i + 1) // 32) for i in range(n))
 
 
 def _groups(rows: int) -> int:
@@ -55,23 +64,34 @@ def _groups(rows: int) -> int:
 
 
 def tridiagonalise(n: int, counted: dict[str, Any]) -> Work:
-    """Each step passes over the remaining triangle, by four rows and 32 columns; float64."""
+    """Each step passes over the remaining triangle by four rows and 32 columns, down to what a warp takes; float64."""
     size_class = kernels.size_class_of(n)
     assert size_class
     shared = kernels.tridiagonal_shared_bytes(n, size_class.warps, np.float64)
     if kernels.in_registers(size_class.largest, size_class.warps):
         return _in_registers(n, counted, shared)
-    steps = range(1, n)
+    left = kernels.LARGEST_IN_REGISTERS
+    steps = range(left, n)
     groups = sum(_groups(m) for m in steps)
-    unmasked = sum(_groups(m - left) for m in steps for left in range(32, m, 32))
-    reflectors = (n - 1) * (counted["around"] + OTHER_WARPS * (size_class.warps - 1))
+    unmasked = sum(_groups(m - before) for m in steps for before in range(32, m, 32))
+    reflectors = len(steps) * (counted["around"] + OTHER_WARPS * (size_class.warps - 1))
     instructions = groups * (GROUP + MASKED) + unmasked * UNMASKED + reflectors
-    # Four rows of 32 columns are read and written in four wavefronts each, beside six vectors of what is their rows'.
+    instructions += n * READ_ROW + _chunks_below(n) * READ_COLUMNS + left * LEFT_ROW
+    # A row of 32 columns is read and written in four wavefronts; a group reads six vectors of what is its rows'.
     wavefronts = 16 * (groups + unmasked) + 6 * groups
     # A step: three barriers, four sums over a warp, a root and two divisions, and the pass by one warp's rows.
-    chain = n * 1_000
+    chain = len(steps) * 1_000
     doubles = 32 * 16 * (groups + unmasked)
-    return Work(instructions, doubles, 0, wavefronts, n**2 / 2 * SECTOR, chain, 32 * size_class.warps, shared)
+    traffic = n**2 / 2 * SECTOR + LEFT_BYTES
+    return Work(instructions, doubles, 0, wavefronts, traffic, chain, 32 * size_class.warps, shared)
+
+
+def remainder(counted: dict[str, Any]) -> Work:
+    """What is left of a larger matrix, read as it lies."""
+    left = kernels.LARGEST_IN_REGISTERS
+    return _in_registers(left, counted, kernels.tridiagonal_shared_bytes(left, 1, np.float64))._replace(
+        bytes=LEFT_BYTES
+    )
 
 
 def _in_registers(n: int, counted: dict[str, Any], shared: int) -> Work:
@@ -108,7 +128,7 @@ def sturm(n: int, counted: dict[str, Any]) -> Work:
 def pair_statistics(n: int, counted: dict[str, Any]) -> Work:
     """Half of three products is gathered; what is kept of one of them is read twice, whole and half."""
     shared = kernels.pair_shared_bytes(n, held=True)
-    half, whole = sum(-(-(i + 1) // 32) for i in range(n)), n * -(-n // 32)
+    half, whole = _chunks_below(n), n * -(-n // 32)
     instructions = half * (PAIR + FORM_CELL) + whole * ROW_CELL + n * PAIR_ROW
     doubles = 32 * (half * (8 + 4) + whole * 2)
     wavefronts = 6 * half + 2 * whole
@@ -138,6 +158,17 @@ def seconds(work: Work, counted: dict[str, Any], bandwidth: float) -> dict[str, 
     }
     found = {name: value / (MULTIPROCESSORS * CLOCK_HZ) for name, value in clocks.items()}
     return found | {"device memory": work.bytes / bandwidth}
+
+
+def parts(name: str, n: int, counted: dict[str, Any]) -> list[tuple[Work, dict[str, Any]]]:
+    """What one kernel does, or two one after the other."""
+    own = counted[program_of(name, n, counted)]
+    done = [(MODELS[name](n, own), own)]
+    left = kernels.LARGEST_IN_REGISTERS
+    if name == "tridiagonalise" and n > left:
+        of_left = counted[program_of(name, left, counted)]
+        done.append((remainder(of_left), of_left))
+    return done
 
 
 def resident(work: Work, registers: int) -> int:
@@ -181,7 +212,7 @@ a clock and multiprocessor, idle threads of a warp included. *Instructions*: fou
 are taken, what is around the loops included (`docs/make_kernel_times.py` says how many). *Shared*: memory, 128 bytes a
 clock. *Waiting*: the longest chain of dependent instructions, estimated, shared by the blocks that a multiprocessor
 holds (*held*). *Device*: memory, 32 bytes for each word that is gathered, as if none were in a cache. The bound is that
-of an H200; rates are universes a second.
+of an H200; rates are universes a second. `tridiagonalise` is of both kernels of that name, one after the other.
 
 | kernel | N | held | arithmetic | instructions | shared | waiting | device, H100 | H200 | bound | rate, H100 | H200 |
 | --- | --: | --: | --: | --: | --: | --: | --: | --: | --- | --: | --: |
@@ -214,18 +245,20 @@ def page() -> str:
         text += f"| {label} | {' | '.join(f'{cell:,}' for cell in cells)} |\n"
     text += BOUNDS
     taken: dict[tuple[str, int], float] = {}
-    for name, model in MODELS.items():
+    for name in MODELS:
         for n in SIZES:
-            of_program = counted[program_of(name, n, counted)]
-            work = model(n, of_program)
-            on = {card: seconds(work, of_program, bandwidth) for card, bandwidth in BANDWIDTH.items()}
+            done = parts(name, n, counted)
+            on = {}
+            for card, bandwidth in BANDWIDTH.items():
+                each = [seconds(work, of_program, bandwidth) for work, of_program in done]
+                on[card] = {bound: sum(found[bound] for found in each) for bound in each[0]}
             alike = [on["H200"][bound] for bound in on["H200"] if bound != "device memory"]
             times = [*alike, *(each["device memory"] for each in on.values())]
             taken[name, n] = max(on["H200"].values())
             bound = max(on["H200"], key=lambda bound: on["H200"][bound])
             rates = (_rounded(1 / max(each.values())) for each in on.values())
             nanoseconds = " | ".join(f"{1e9 * time:.3g}" for time in times)
-            held = resident(work, of_program["registers"])
+            held = " and ".join(str(resident(work, of_program["registers"])) for work, of_program in done)
             text += f"| {name} | {n} | {held} | {nanoseconds} | {bound} | {' | '.join(rates)} |\n"
     spectra = taken["tridiagonalise", 100] + taken["sturm", 100]
     return text + AIMS.format(
