@@ -113,7 +113,7 @@ tridiagonalise_small(const double* matrices, long long stride, int width, const 
                 diagonal[m] = row[c];
                 offdiagonal[m - 1] = beta;
             }
-            if (j >= m) v[c] = w[c] = 0;
+            if (j >= m) v[c] = w[c] = 0;  // or what is eliminated would go on and could grow beyond all numbers
             u[c] = j < m - 1 ? scale * row[c] : j == m - 1;
             vectors[j] = v[c];
             vectors[kWidth + j] = w[c];
