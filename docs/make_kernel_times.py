@@ -24,6 +24,7 @@ BANDWIDTH = {"H100": 3.35e12, "H200": 4.8e12}  # bytes a second, of the data she
 WARPS_ISSUED, SINGLES, DOUBLES = 4, 128, 64  # a clock and multiprocessor: instructions of warps, operations of threads
 THREADS, REGISTERS, SHARED_BYTES = 2_048, 65_536, 228 * 1_024  # of a multiprocessor
 SECTOR = 32  # bytes that are read where one word of them is wanted
+CACHE_BYTES, CACHE_RATE = 50 * 10**6, 5_120  # what all multiprocessors share, bytes and bytes a clock (of an A100)
 
 
 class Work(NamedTuple):
@@ -37,6 +38,7 @@ class Work(NamedTuple):
     chain: float  # clocks that its longest chain of dependent instructions takes, waiting included
     threads: int  # of its block
     shared_bytes: int
+    cached: float = 0  # bytes of the cache that all multiprocessors share, beside those of device memory
 
 
 # Instructions that machine code for sm_90 spends, read from it where the page's counts hold branches of which one is
@@ -136,11 +138,29 @@ def pair_statistics(n: int, counted: dict[str, Any]) -> Work:
 
 
 def assemble(n: int, counted: dict[str, Any]) -> Work:
-    """Two correlations are gathered, twice of which the second time from the cache; a cell is written."""
-    shared, doubles = kernels.assemble_shared_bytes(n), 16 * n**2
-    instructions = doubles / 32 * counted["loop"]["instructions"] / counted["loop"]["arithmetic"]
-    traffic = 2 * n**2 * SECTOR + 4 * n**2
-    return Work(instructions, doubles, 0, n**2 / 4, traffic, 20_000, 32 * kernels.PAIR_WARPS, shared)
+    """Two correlations are gathered, and the fast one is written side by side, for six products with three columns.
+
+    In the end both are read again, of either triangle the same half; a cell is written.
+    """
+    passes, columns = 6, 3
+    shared = int(kernels.assemble_shared_bytes(np.array(n)))
+    products = passes * 8 * n**2
+    again = n**2 * SECTOR + n**2 * (8 + SECTOR) / 2
+    # The blocks at work share the cache; what does not fit there is read from device memory each time.
+    held = MULTIPROCESSORS * 4 * 8 * n**2 <= CACHE_BYTES
+    doubles = (20 + passes * columns) * n**2
+    return Work(
+        instructions=doubles / 32 * counted["loop"]["instructions"] / counted["loop"]["arithmetic"],
+        doubles=doubles,
+        singles=0,
+        wavefronts=n**2 / 16 * (4 + columns + passes * columns),
+        bytes=2 * n**2 * SECTOR + (8 + 4) * n**2 + (0 if held else products),
+        # Of a pass: a warp's rows, with three sums over it, then a Cholesky factor of three columns.
+        chain=20_000 + passes * (n / kernels.PAIR_WARPS * 500 + 1_500),
+        threads=32 * kernels.PAIR_WARPS,
+        shared_bytes=shared,
+        cached=again + (products if held else 0),
+    )
 
 
 MODELS: dict[str, Callable[[int, dict[str, Any]], Work]] = {
@@ -157,6 +177,7 @@ def seconds(work: Work, counted: dict[str, Any], bandwidth: float) -> dict[str, 
         "waiting": work.chain / resident(work, counted["registers"]),
     }
     found = {name: value / (MULTIPROCESSORS * CLOCK_HZ) for name, value in clocks.items()}
+    found["cache"] = (work.bytes + work.cached) / (CACHE_RATE * CLOCK_HZ)
     return found | {"device memory": work.bytes / bandwidth}
 
 
@@ -211,11 +232,13 @@ Nanoseconds with all multiprocessors busy; the largest is the bound. *Arithmetic
 a clock and multiprocessor, idle threads of a warp included. *Instructions*: four a clock, those of the branches that
 are taken, what is around the loops included (`docs/make_kernel_times.py` says how many). *Shared*: memory, 128 bytes a
 clock. *Waiting*: the longest chain of dependent instructions, estimated, shared by the blocks that a multiprocessor
-holds (*held*). *Device*: memory, 32 bytes for each word that is gathered, as if none were in a cache. The bound is that
-of an H200; rates are universes a second. `tridiagonalise` is of both kernels of that name, one after the other.
+holds (*held*). *Cache*: the one that all multiprocessors share, 5,120 bytes a clock, which is published of an A100
+only. *Device*: memory, 32 bytes for each word that is gathered, as if none were in the cache. The bound is that of an
+H200; rates are universes a second. `tridiagonalise` is of both kernels of that name, one after the other.
 
-| kernel | N | held | arithmetic | instructions | shared | waiting | device, H100 | H200 | bound | rate, H100 | H200 |
-| --- | --: | --: | --: | --: | --: | --: | --: | --: | --- | --: | --: |
+| kernel | N | held | arithmetic | instructions | shared | waiting | cache | device, H100 | H200 | bound \
+| rate, H100 | H200 |
+| --- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --- | --: | --: |
 """
 
 AIMS = """

@@ -27,7 +27,7 @@ from sigmahat_kernels.shared_window import share_windows
 from sigmahat_kernels.stale import without_stale
 
 _LAUNCH_BYTES = 2**30
-"""What the matrices of one launch may take, with the correlations of their own of universes with missing returns."""
+"""What the matrices of one launch may take, with the correlations that their kernel gathers or completes."""
 
 
 def assemble_on_device(
@@ -79,14 +79,14 @@ def _fill_batch(
     held = index != PADDING
     with_gaps = (held & incomplete[index]).any(axis=1) if incomplete.any() else np.zeros(len(universes), bool)
     sizes, limit = held.sum(axis=1), device.shared_memory_limit()
-    fits = kernels.assemble_shared_bytes(1) * sizes <= limit
+    fits = kernels.assemble_shared_bytes(sizes) <= limit
     fits &= ~with_gaps | (kernels.complete_shared_bytes(len(returns), sizes) <= limit)
     taken = np.flatnonzero(fits)
     correlations = products.slow, products.fast
     cells = missing_cells(window) if with_gaps[taken].any() else None
     logs = xp.log(xp.concatenate([window.volatilities, window.kurtosis[None]]))
     scales = xp.asarray(list(ASSET_STATISTICS.values()))
-    n_bytes = 4 * covariance.shape[1] ** 2 + np.where(with_gaps, 16 * sizes.astype(np.int64) ** 2, 0)[taken]
+    n_bytes = 4 * covariance.shape[1] ** 2 + np.where(with_gaps, 16, 8)[taken] * sizes[taken].astype(np.int64) ** 2
     launches = n_bytes.cumsum() // _LAUNCH_BYTES
     for some in np.split(taken, np.flatnonzero(np.diff(launches)) + 1) if len(taken) else []:
         rows, missing = universes[some], with_gaps[some]
@@ -107,11 +107,11 @@ def _fill_batch(
 
 
 def _heads(parameters: Parameters) -> np.ndarray:
-    """What the kernel reads of each universe's parameters, (n, 25) float64."""
+    """What the kernel reads of each universe's parameters, (n, 34) float64."""
     of = Parameters(*(np.asarray(head, np.float64) for head in parameters))
     weights = of.target_weights * of.target_intensity
     total = weights.sum(axis=1, keepdims=True)
     # All weights zero: nothing is shrunk, and any mix of targets does; see `covariance.shrink_correlation`.
     weights = np.where(total > 0, weights / np.where(total > 0, total, 1.0), 1.0 / weights.shape[1])
     tilts = (of.intensity_tilt, of.volatility_tilt)
-    return np.concatenate([of.memory, weights[:, 1:], of.volatility, *tilts, of.level], axis=1)
+    return np.concatenate([of.memory, of.factor_memory, weights[:, 1:], of.volatility, *tilts, of.level], axis=1)

@@ -46,8 +46,8 @@ class MissingCells(NamedTuple):
     """The same of m columns of a window of T rows, for a kernel that reads what is missing one by one."""
 
     standardised: Array  # (T, m) as in `Incomplete`, not a number where missing; rows that all count alike
-    roots: Array  # (2, m) of the sums of their squares over the rows, equal-weighted and exponentially weighted
-    weights: Array  # (T,) of the rows, exponential
+    roots: Array  # (2, m) of the sums of their squares over the rows, by either of `weights`
+    weights: Array  # (2, T) of the rows in the slow and in the fast correlation
     starts: Array  # (m + 1,) int32: column c misses rows[starts[c] : starts[c + 1]]
     rows: Array  # (missing cells,) int32
 
@@ -56,8 +56,8 @@ def missing_cells(window: Window) -> MissingCells:
     """What correlations of universes with missing cells are made of, on a GPU; waits for it."""
     xp = array_namespace(window.standardised)
     z = window.standardised * xp.sqrt(window.n_observed / (window.standardised**2).sum(axis=0))
-    weights = exponential_weights(xp, len(z), FAST_HALFLIFE)
-    roots = xp.sqrt(xp.stack([window.n_observed, weights @ z**2]))
+    weights = xp.stack([window.weights, exponential_weights(xp, len(z), FAST_HALFLIFE)])
+    roots = xp.sqrt(weights @ z**2)
     observed = window.observed > 0
     starts = xp.zeros(z.shape[1] + 1, xp.int32)
     starts[1:] = xp.cumsum(len(z) - window.n_observed)

@@ -112,7 +112,7 @@ def prepare_window(returns: Array, *, winsor_limit: float | None = WINSOR_LIMIT)
 
 
 def _volatilities(window: Array, deviations: Array, squares: Array, observed: Array, weights: Array) -> Array:
-    """Those of `VOLATILITIES` for each column, (7, m): the window's (m,), and the others, no less than a share of it."""
+    """Those of `VOLATILITIES` of each column, (7, m); but for the window's, (m,), none is below a share of that."""
     xp = array_namespace(squares)
 
     def average(values: Array, of_rows: Array) -> Array:

@@ -32,14 +32,15 @@ def main() -> None:
     for size in (60, 300):
         own.pair_statistics((product, product, product), cupy.arange(2 * size).reshape(2, size) % 330)
     index = np.array([[*range(60)], [*range(330, 350), *[-1] * 40]])  # of two windows and sizes
-    of_columns = cupy.zeros((4, 660)), cupy.ones(8)
+    of_columns = cupy.zeros((8, 660)), cupy.ones(12)
     stack = cupy.stack([product, product])
     with_gaps = returns.copy()
     with_gaps[:50, 3] = np.nan
     window = share_window(cupy.asarray(with_gaps)).window
-    cells = missing_cells(Window(*(cupy.concatenate([of, of], axis=-1) for of in window)))
+    twice = Window(*(cupy.concatenate([of, of], axis=-1) for of in window))._replace(weights=window.weights)
+    cells = missing_cells(twice)
     completed = kernels.complete(device.launch, (stack, stack), cells, index, np.array([True, False]))
-    heads, intensity = np.full((2, 25), 0.1), np.full((2, 60), 0.5)
+    heads, intensity = np.full((2, 34), 0.1), np.full((2, 60), 0.5)
     kernels.assemble(device.launch, (stack, stack), *of_columns, index, heads, intensity, completed)
     cupy.cuda.Device().synchronize()
     print("every kernel ran")

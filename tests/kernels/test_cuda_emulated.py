@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from sigmahat_kernels.covariance import estimate_covariance
 from sigmahat_kernels.cuda import kernels
 from sigmahat_kernels.cuda.kernels import Completed, Program, SizeClass
 from sigmahat_kernels.gaps import complete_correlations, incomplete, missing_cells
+from sigmahat_kernels.panel import RECENT_ROWS, VOLATILITIES
 from sigmahat_kernels.parameters import Parameters
 from sigmahat_kernels.request import PADDING
 from sigmahat_kernels.scratch import Scratch
@@ -309,62 +310,91 @@ def run_pair_statistics(emulator: Emulator) -> np.ndarray:
     return np.concatenate([np.ravel(value) for value in statistics])
 
 
+_SLOW, _FAST = (1, 2, 3), (4, 5, 6)  # seeds of the windows
+_FACTOR_MEMORY = 1  # its column
+_HEAD_COLUMNS = (1, 1, 2, 4, 12, 12, 2)
+"""Of memory, factor memory, the last two targets' weights, volatility, both tilts and the level."""
+
+
 def assembly_arguments(sizes: np.ndarray) -> tuple[Any, ...]:
-    """Of universes of three windows of 45 columns each, by turns."""
+    """Of universes of three windows of 45 columns each, by turns; every third one lets the fast factors alone."""
     rng = np.random.default_rng(6)
-    windows = [factor_of(45, 100, seed) for seed in (1, 2, 3)]
-    slow, fast = (np.stack([mix(z @ z.T) for z in windows]) for mix in (np.array, lambda r: 0.8 * r + 0.2 * np.eye(45)))
+    slow, fast = (np.stack([z @ z.T for z in (factor_of(45, 100, seed) for seed in seeds)]) for seeds in (_SLOW, _FAST))
     index = np.full((len(sizes), max(sizes)), PADDING)
     for u, size in enumerate(sizes):
         index[u, :size] = 45 * (u % 3) + universes_of(45, size, 1, seed=u)[0]
-    logs = np.log(rng.uniform(0.5, 4.0, (4, 135)))
+    logs = np.log(rng.uniform(0.5, 4.0, (len(VOLATILITIES) + 1, 135)))
     scales = np.array(list(ASSET_STATISTICS.values()))
-    heads, intensity = rng.uniform(0.0, 0.3, (len(sizes), 25)), rng.uniform(size=index.shape)
+    heads, intensity = rng.uniform(0.0, 0.3, (len(sizes), sum(_HEAD_COLUMNS))), rng.uniform(size=index.shape)
+    heads[2::3, _FACTOR_MEMORY] = 0.0
     return (slow, fast), logs, scales, index, heads, intensity
 
 
 def test_matrices_match_the_array_form() -> None:
     """Of mixed sizes and windows in one launch; to the bit in every order of threads, and symmetric to the bit."""
     sizes = np.array([3, 33, 20, 40, 2, 32])
-    correlations, logs, scales, index, heads, intensity = assembly_arguments(sizes)
-    forward, *others = (
-        kernels.assemble(Emulator(order), correlations, logs, scales, index, heads, intensity)
-        for order in (FORWARD, REVERSE, SHUFFLED)
-    )
+    arguments = assembly_arguments(sizes)
+    forward, *others = (kernels.assemble(Emulator(order), *arguments) for order in (FORWARD, REVERSE, SHUFFLED))
     for other in others:
         np.testing.assert_array_equal(forward, other)
-    np.testing.assert_array_equal(forward, forward.transpose(0, 2, 1))
-    volatilities, kurtosis = np.exp(logs[:3]), np.exp(logs[3])
-    for u, size in enumerate(sizes):
+    assert_estimates(forward, arguments)
+
+
+def assert_estimates(matrices: np.ndarray, arguments: tuple[Any, ...]) -> None:
+    """Those of the array form to the rounding of float32, symmetric to the bit, with nothing but padding beyond."""
+    np.testing.assert_array_equal(matrices, matrices.transpose(0, 2, 1))
+    correlations, logs, _, index, heads, intensity = arguments
+    volatilities, kurtosis = np.exp(logs[:-1]), np.exp(logs[-1])
+    for u, size in enumerate((index != PADDING).sum(axis=1)):
         own = index[u, :size]
         block = np.ix_(own % 45, own % 45)
         slow, fast = (of[u % 3][block][None].copy() for of in correlations)
         moments = Moments(slow, fast, volatilities[:, own][:, None], kurtosis[own][None])
-        head = np.split(heads[u : u + 1], np.cumsum([1, 2, 4, 8, 8]), axis=1)
-        memory, weights, blend, tilt, volatility_tilt, level = head
+        head = np.split(heads[u : u + 1], np.cumsum(_HEAD_COLUMNS)[:-1], axis=1)
+        memory, factor_memory, weights, blend, tilt, volatility_tilt, level = head
         weights = np.concatenate([1.0 - weights.sum(axis=1, keepdims=True), weights], axis=1)
         none = np.zeros((1, 1))
         parameters = Parameters(
-            *(np.ones((1, 3)), weights, none, memory, blend, tilt, volatility_tilt, level, none, none, none, none)
+            *(np.ones((1, 3)), weights, none, memory, factor_memory, blend, tilt, volatility_tilt, level),
+            *(none, none, none, none),
         )
         (expected,) = estimate_covariance(moments, parameters, intensity[u : u + 1, :size])
-        np.testing.assert_allclose(forward[u, :size, :size], expected, rtol=1e-6, atol=1e-7 * expected.max())
-        assert np.isnan(forward[u, size:]).all()
-        assert np.isnan(forward[u, :, size:]).all()
+        np.testing.assert_allclose(matrices[u, :size, :size], expected, rtol=1e-6, atol=1e-7 * expected.max())
+        assert np.isnan(matrices[u, size:]).all()
+        assert np.isnan(matrices[u, :, size:]).all()
+
+
+@pytest.mark.parametrize(
+    "fast",
+    [
+        np.eye(45),
+        np.ones((45, 45)),
+        np.full((45, 45), 0.3) + 0.7 * np.eye(45),
+        np.kron(np.eye(9), np.full((5, 5), 0.6)) + 0.4 * np.eye(45),
+        np.kron(np.diag([1.0, 0.0, 0.0]), np.full((15, 15), 0.9)) + np.diag(np.repeat([0.1, 1.0, 1.0], 15)),
+    ],
+    ids=["identity", "ones", "constant", "equal blocks", "one block"],
+)
+def test_correlations_of_fewer_than_three_factors(fast: np.ndarray) -> None:
+    """Where a column of the iteration depends on those before it, it is none: no division by what rounding left."""
+    (slow, _), *others = assembly_arguments(np.array([3, 40, 2, 33]))
+    others[3][:, _FACTOR_MEMORY] = 0.5
+    arguments = ((slow, np.stack([fast] * 3)), *others)
+    assert_estimates(kernels.assemble(Emulator(), *arguments), arguments)
 
 
 def run_assemble(emulator: Emulator) -> np.ndarray:
     return kernels.assemble(emulator, *assembly_arguments(np.array([40])))
 
 
-def windows_with_gaps() -> SharedWindows:
-    """Three of 45 columns and 100 rows: a late listing, an early end, a hole, single cells; 20 columns miss nothing."""
+def windows_with_gaps(n_obs: int = 100) -> SharedWindows:
+    """Three of 45 columns: a late listing, an early end, a hole, single cells; 20 columns miss nothing."""
     rng = np.random.default_rng(9)
-    returns = 0.01 * (rng.standard_normal((100, 135)) + rng.standard_normal((100, 1)))
+    returns = 0.01 * (rng.standard_normal((n_obs, 135)) + rng.standard_normal((n_obs, 1)))
     missing = rng.random(returns.shape) < 0.03
     for first in (0, 45, 90):
         missing[:, first : first + 20] = False
-        missing[:70, first + 20] = missing[75:, first + 21] = missing[30:60, first + 22] = True
+        missing[: n_obs - 30, first + 20] = missing[75:, first + 21] = missing[30:60, first + 22] = True
     returns[missing] = np.nan
     return share_windows(returns, [slice(first, first + 45) for first in (0, 45, 90)])
 
@@ -374,9 +404,11 @@ def complete_on(emulator: Emulator, shared: SharedWindows, index: np.ndarray, wi
     return kernels.complete(emulator, correlations, missing_cells(shared.window), index, with_gaps)
 
 
-def test_correlations_with_gaps_match_the_array_form() -> None:
+@pytest.mark.parametrize("n_obs", [100, 400])
+def test_correlations_with_gaps_match_the_array_form(n_obs: int) -> None:
     """Of mixed sizes and windows in one launch; to the bit in every order of threads, and symmetric to the bit."""
-    shared, sizes = windows_with_gaps(), np.array([3, 33, 20, 45, 2, 40, 12])
+    shared, sizes = windows_with_gaps(n_obs), np.array([3, 33, 20, 45, 2, 40, 12])
+    assert (shared.window.weights < 1.0).any() == (n_obs > RECENT_ROWS)
     index = np.full((7, 45), PADDING)
     for u, size in enumerate(sizes):
         index[u, :size] = 45 * (u % 3) + universes_of(45, size, 1, seed=u)[0]
@@ -425,6 +457,26 @@ def test_matrices_of_universes_with_correlations_of_their_own() -> None:
         of[1:] = np.nan
     expected = kernels.assemble(Emulator(), correlations, *others)
     np.testing.assert_array_equal(kernels.assemble(Emulator(), mixed, *others, completed), expected)
+
+
+def test_each_universe_gathers_into_a_place_of_its_own() -> None:
+    """The emulator's blocks work one after the other, a GPU's side by side: no cell is written for two of them."""
+    (slow, fast), *others = assembly_arguments(np.array([3, 33, 20, 40]))
+    index = others[2]
+    blocks = [np.ix_(own % 45, own % 45) for own in (row[row != PADDING] for row in index)]
+    apart = [fast[u % 3][block].ravel() for u, block in enumerate(blocks)]
+    completed = Completed(slow[1][blocks[1]].ravel(), apart[1].copy(), np.array([-1, 0, -1, -1]))
+    launched: list[Any] = []
+
+    def launch(program: Program, blocks: int, threads: int, shared_bytes: int, arguments: Sequence[Any]) -> None:
+        launched.extend(arguments)
+        Emulator()(program, blocks, threads, shared_bytes, arguments)
+
+    for own, expected in ((None, apart), (completed, [apart[0], apart[2], apart[3]])):
+        launched.clear()
+        kernels.assemble(launch, (slow, fast), *others, own)
+        np.testing.assert_array_equal(launched[6], np.concatenate(expected))
+    np.testing.assert_array_equal(completed.fast, apart[1])
 
 
 def run_complete(emulator: Emulator) -> np.ndarray:

@@ -14,7 +14,10 @@ import numpy as np
 WINSOR_LIMIT = 3.0
 VOLATILITY_FLOOR = 0.1
 FAST_HALFLIFE = 63.0
-HALFLIVES = (None, 63.0, 21.0)  # of the volatilities that are blended; None weighs all rows alike
+RECENT_ROWS = 252
+WINDOW = "window"  # in the place of a half-life: rows of the last year alike, older ones by the square of 252 / age
+HALFLIVES = (WINDOW, 63.0, 21.0)  # of the volatilities that are blended
+ALIKE = None  # in the place of a half-life: textbook moments, all rows alike
 
 
 def observed(returns, i):
@@ -23,9 +26,12 @@ def observed(returns, i):
 
 
 def weight(n_obs, t, halflife):
-    """One half to the power of the row's age in half-lives; the last row has age 0."""
-    if halflife is None:
+    """One half to the power of the row's age in half-lives, the last row's being 0; or see `WINDOW` and `ALIKE`."""
+    if halflife is ALIKE:
         return 1.0
+    if halflife == WINDOW:
+        age = n_obs - t
+        return 1.0 if age <= RECENT_ROWS else (RECENT_ROWS / age) ** 2
     return 0.5 ** ((n_obs - 1 - t) / halflife)
 
 
@@ -40,15 +46,34 @@ def deviations(returns):
     return x
 
 
-def volatility(returns, i, halflife=None):
-    """Per period. The window's divides by n - 1; a weighted one is a weighted mean square around the window's mean."""
+def effective(returns, i, halflife=WINDOW):
+    """As many rows of equal weight know as much as those of asset i with theirs."""
+    weights = [weight(len(returns), t, halflife) for t in observed(returns, i)]
+    return sum(weights) ** 2 / sum(w**2 for w in weights)
+
+
+def window_volatility(returns, i, halflife=WINDOW):
+    """Unbiased if the rows are independent: the sum of weights loses what the mean takes, n - 1 where all are 1."""
     x = deviations(returns[:, [i]])[:, 0]
     rows = observed(returns, i)
-    window = math.sqrt(sum(x[t] ** 2 for t in rows) / (len(rows) - 1))
-    if halflife is None:
-        return window
+    w = {t: weight(len(returns), t, halflife) for t in rows}
+    lost = sum(v**2 for v in w.values()) / sum(w.values())
+    return math.sqrt(sum(w[t] * x[t] ** 2 for t in rows) / (sum(w.values()) - lost))
+
+
+def volatility(returns, i, halflife=WINDOW, cut=None, power=2):
+    """Per period. But for the window's, the weighted mean of a power of deviations from the mean, to one over it.
+
+    `cut` limits deviations to so many of the window's volatilities. None is below a tenth of the window's.
+    """
+    window = window_volatility(returns, i)
+    if halflife in (WINDOW, ALIKE) and power == 2:
+        return window if halflife == WINDOW else window_volatility(returns, i, ALIKE)
+    x = deviations(returns[:, [i]])[:, 0]
+    rows = observed(returns, i)
     weights = {t: weight(len(returns), t, halflife) for t in rows}
-    weighted = math.sqrt(sum(weights[t] * x[t] ** 2 for t in rows) / sum(weights.values()))
+    sizes = {t: abs(x[t]) if cut is None else min(abs(x[t]), cut * window) for t in rows}
+    weighted = (sum(weights[t] * sizes[t] ** power for t in rows) / sum(weights.values())) ** (1 / power)
     return max(weighted, VOLATILITY_FLOOR * window)
 
 
@@ -57,7 +82,7 @@ def standardised(returns, winsor_limit=WINSOR_LIMIT):
     x = deviations(returns)
     z = np.full(returns.shape, np.nan)
     for i in range(returns.shape[1]):
-        sd = volatility(returns, i)
+        sd = volatility(returns, i, ALIKE if winsor_limit is None else WINDOW)
         for t in observed(returns, i):
             z[t, i] = x[t, i] / sd
             if winsor_limit is not None:
@@ -65,7 +90,7 @@ def standardised(returns, winsor_limit=WINSOR_LIMIT):
     return deviations(z)
 
 
-def correlation(z, halflife=None):
+def correlation(z, halflife=WINDOW):
     """Correlation of standardised returns, weighted by age if a half-life is given; a missing return counts as zero.
 
     An entry is a sum over the rows that both assets have, divided by the root of the product of their own sums.
@@ -95,7 +120,7 @@ def factor_given(values, rho):
     return float(weights @ values), float(rho - weights.sum() * rho)
 
 
-def expected_correlation(z, halflife=None):
+def expected_correlation(z, halflife=WINDOW):
     """Correlation with each product that needs a missing return replaced by its mean given the rest of its row.
 
     The model is one factor that all assets load on alike, of the average correlation's variance; then each asset gets
@@ -145,13 +170,14 @@ def expected_correlation(z, halflife=None):
 
 
 def unit_columns(z):
-    """Each column divided by the root of its sum of squares, missing cells zero."""
+    """Each row by the root of its weight, each column divided by the root of its sum of squares, missing cells zero."""
     columns = np.zeros(z.shape)
+    w = [weight(len(z), t, WINDOW) for t in range(len(z))]
     for i in range(z.shape[1]):
         rows = observed(z, i)
-        length = math.sqrt(sum(z[t, i] ** 2 for t in rows))
+        length = math.sqrt(sum(w[t] * z[t, i] ** 2 for t in rows))
         for t in rows:
-            columns[t, i] = z[t, i] / length
+            columns[t, i] = math.sqrt(w[t]) * z[t, i] / length
     return columns
 
 
@@ -200,16 +226,47 @@ def targets_of(R):
     return identity, constant, factor
 
 
-def shrunk_correlation(returns, weights, memory, intensities):
+def leading_factors(R):
+    """What three factors say of R: sections of the matrix whose columns span R's action on 1, R 1 and its square.
+
+    The sixth of the spaces V, R V, R R V ... through R: R B (B'R B)^-1 B'R with an orthonormal basis B of the fifth.
+    """
+    n_assets = len(R)
+    mean = [sum(R[i]) / n_assets for i in range(n_assets)]
+    space = np.array([[1.0, m, m**2] for m in mean])
+    for _ in range(5):
+        # Scaled as it goes, so that no column drowns: only the space that the columns span matters.
+        space = orthonormal(R @ space)
+    image = R @ space
+    return image @ np.linalg.pinv(space.T @ image, rcond=1e-9) @ image.T
+
+
+def orthonormal(columns):
+    """A basis of the space of some columns, those left out which the ones before nearly make up."""
+    basis = []
+    for column in columns.T:
+        length = math.sqrt(column @ column)
+        rest = column.copy()
+        for _ in range(2):
+            for known in basis:
+                rest = rest - known * (known @ rest)
+        if math.sqrt(rest @ rest) > 1e-5 * length:
+            basis.append(rest / math.sqrt(rest @ rest))
+    return np.array(basis).T
+
+
+def shrunk_correlation(returns, weights, memory, factor_memory, intensities):
     """(1 - d) R + sum_k w_k F_k for equal intensities d = sum_k w_k; the congruence of `estimate` for others."""
     z = standardised(returns)
     slow, fast = expected_correlation(z), expected_correlation(z, FAST_HALFLIFE)
     F = targets_of(slow) if np.isnan(z).any() else correlation_targets(z)
+    factors = leading_factors(fast)
     total = sum(weights)
     R = np.empty(slow.shape)
     for i in range(len(R)):
         for j in range(len(R)):
             mixed = (1 - memory) * slow[i, j] + memory * fast[i, j]
+            mixed = (1 - factor_memory) * mixed + factor_memory * (1.0 if i == j else factors[i, j])
             if total > 0:
                 target = sum(weights[k] / total * F[k][i, j] for k in range(len(F)))
             else:
@@ -232,7 +289,7 @@ def blended_volatilities(returns, blend, pull):
 
 
 def asset_statistics(returns):
-    """Of each asset: eight statistics less their mean over the universe, over a usual difference, at most 4 away."""
+    """Of each asset: twelve statistics less their mean over the universe, over a usual difference, at most 4 away."""
     z = standardised(returns)
     slow, fast = expected_correlation(z), expected_correlation(z, FAST_HALFLIFE)
     n_assets = len(slow)
@@ -256,10 +313,14 @@ def asset_statistics(returns):
                 math.log(short / window) / 0.35,
                 math.log(kurtosis) / 0.7,
                 math.sqrt(sum(slow[i, j] ** 2 for j in others) / len(others)) / 0.15,
+                math.log(volatility(returns, i, 126.0) / window) / 0.1,
+                math.log(volatility(returns, i, 21.0, cut=2.0) / window) / 0.3,
+                math.log(volatility(returns, i, WINDOW, power=1) / window) / 0.1,
+                math.log(volatility(returns, i, 21.0, power=1) / window) / 0.3,
             ]
         )
-    centre = [sum(row[k] for row in rows) / n_assets for k in range(8)]
-    return [[max(-4.0, min(4.0, row[k] - centre[k])) for k in range(8)] for row in rows]
+    centre = [sum(row[k] for row in rows) / n_assets for k in range(12)]
+    return [[max(-4.0, min(4.0, row[k] - centre[k])) for k in range(12)] for row in rows]
 
 
 def estimate(
@@ -268,6 +329,7 @@ def estimate(
     target_weights,
     target_intensity,
     memory,
+    factor_memory,
     volatility,
     intensity_tilt,
     volatility_tilt,
@@ -286,14 +348,14 @@ def estimate(
         asset_intensity = [sum(weights)] * n_assets
     tilted, lean = [], []
     for i in range(n_assets):
-        shift = sum(intensity_tilt[k] * statistics[i][k] for k in range(8))
+        shift = sum(intensity_tilt[k] * statistics[i][k] for k in range(12))
         if 0 < asset_intensity[i] < 1:
             logit = math.log(asset_intensity[i] / (1 - asset_intensity[i])) + shift
             tilted.append(1 / (1 + math.exp(-logit)))
         else:
             tilted.append(asset_intensity[i])
-        lean.append(sum(volatility_tilt[k] * statistics[i][k] for k in range(8)))
-    R = shrunk_correlation(returns, weights, memory, tilted)
+        lean.append(sum(volatility_tilt[k] * statistics[i][k] for k in range(12)))
+    R = shrunk_correlation(returns, weights, memory, factor_memory, tilted)
     sd = blended_volatilities(returns, volatility[:-1], volatility[-1])
     sd = [sd[i] * math.exp(lean[i] + level[0]) for i in range(n_assets)]
     common = level[1] * n_assets / sum(1 / sd[i] ** 2 for i in range(n_assets))
@@ -309,8 +371,8 @@ def sample(returns):
     x = deviations(returns)
     n_obs, n_assets = x.shape
     if np.isnan(x).any():
-        R = expected_correlation(standardised(returns, None))
-        sd = [volatility(returns, i) for i in range(n_assets)]
+        R = expected_correlation(standardised(returns, None), ALIKE)
+        sd = [volatility(returns, i, ALIKE) for i in range(n_assets)]
         return np.array([[R[i, j] * sd[i] * sd[j] for j in range(n_assets)] for i in range(n_assets)])
     S = np.empty((n_assets, n_assets))
     for i in range(n_assets):

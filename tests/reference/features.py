@@ -11,8 +11,6 @@ import math
 import numpy as np
 from reference import covariance
 
-PERIODS_PER_YEAR = 252
-
 
 def features(returns, *, market=None, dates=None):
     """Name -> value of all features.
@@ -44,8 +42,8 @@ def deviation(values):
 
 
 def average_observations(returns):
-    """Average number of returns that an asset has, less one."""
-    return mean(len(covariance.observed(returns, i)) for i in range(returns.shape[1])) - 1
+    """Average number of returns of equal weight that know as much as those that an asset has, less one."""
+    return mean(covariance.effective(returns, i) for i in range(returns.shape[1])) - 1
 
 
 # ---------------------------------------------------------------------------------------------------- the spectrum
@@ -257,8 +255,7 @@ def regime(returns):
         tail_share.append(mean(1.0 if abs(value) > 3 else 0.0 for value in scaled))
 
     return {
-        "log_market_volatility": math.log(math.sqrt(variance) * math.sqrt(PERIODS_PER_YEAR)),
-        "log_asset_volatility": mean(math.log(math.exp(v) * math.sqrt(PERIODS_PER_YEAR)) for v in log_volatility),
+        "market_volatility_share": math.log(math.sqrt(variance)) - mean(log_volatility),
         "volatility_dispersion": deviation(log_volatility),
         "market_volatility_ratio_63": fast_ratio(squares, 63.0),
         "market_volatility_ratio_21": fast_ratio(squares, 21.0),

@@ -29,8 +29,8 @@ __device__ double total(const double* values, int n, int lane) {
 
 // slow, fast: correlations of all columns, missing = 0, (width, width) a window, one after the other, row-major.
 // z: (n_obs, n_columns) standardised returns of all windows, of mean square 1; not a number where missing.
-// roots: (2, n_columns) of the sums of their squares, equal-weighted and exponentially weighted. weights: (n_obs,) of
-// the rows. gaps: the rows that column c misses are missing[gaps[c]] up to missing[gaps[c + 1] - 1].
+// roots: (2, n_columns) of the sums of their squares, weighted for slow and fast. weights: (2, n_obs) of the rows for
+// either. gaps: the rows that column c misses are missing[gaps[c]] up to missing[gaps[c + 1] - 1].
 // rows: the universe u of each block, of n = sizes[u] assets. index: (., longest) their positions among all columns.
 // starts: where the (n, n) matrices of universe u begin in completed_slow and completed_fast.
 // Dynamic shared memory: 4 n_obs + 5 n + 24 doubles, n ints. Of the largest n.
@@ -141,17 +141,18 @@ complete(const double* slow, const double* fast, int width, const double* z, int
         const int begin = gaps[columns[i]], end = gaps[columns[i] + 1];
         if (j >= n || begin == end) continue;
         const double* const column = z + columns[j];
-        double added = 0, fast_added = 0, weight = 0;
+        double added = 0, fast_added = 0, weight = 0, fast_weight = 0;
         for (int k = begin; k < end; ++k) {
             const int t = missing[k];
             const double value = column[(long long)t * n_columns];
             const double product = value != value ? 0.5 * slope[j] * square_mean[t] : value * mean[t];
-            added += product;
-            fast_added += weights[t] * product;
+            added += weights[t] * product;
+            fast_added += weights[n_obs + t] * product;
             weight += weights[t];
+            fast_weight += weights[n_obs + t];
         }
-        completed_slow[(long long)i * n + j] = slope[i] * added + (i == j ? 0.5 * own[i] * (end - begin) : 0);
-        completed_fast[(long long)i * n + j] = slope[i] * fast_added + (i == j ? 0.5 * own[i] * weight : 0);
+        completed_slow[(long long)i * n + j] = slope[i] * added + (i == j ? 0.5 * own[i] * weight : 0);
+        completed_fast[(long long)i * n + j] = slope[i] * fast_added + (i == j ? 0.5 * own[i] * fast_weight : 0);
     }
     __syncthreads();  // A is written
 

@@ -213,8 +213,7 @@ def pair_statistics(
     Parameters
     ----------
     products : three float64 arrays of shape (m, m) or (windows, m, m)
-        Equal-weighted and exponentially weighted correlation of all columns of a window, and what its first half adds
-        to the former; symmetric.
+        Slow and fast correlation of all columns of a window, and what its first half adds to the former; symmetric.
     index : integer array of shape (n, N)
         Columns of each universe; of several windows, positions among the columns of all.
     shared_limit : int
@@ -250,9 +249,9 @@ def pair_statistics(
 class Completed(NamedTuple):
     """Correlations that universes with missing returns have of their own."""
 
-    slow: Array  # (cells,) equal-weighted, the (N, N) of one universe after the other
-    fast: Array  # (cells,) exponentially weighted
-    starts: Array  # (n,) int64, where those of each universe begin; -1 without missing returns
+    slow: Array  # (cells,) the (N, N) of one universe after the other
+    fast: Array  # (cells,)
+    starts: np.ndarray  # (n,) int64 on the host, where those of each universe begin; -1 without missing returns
 
 
 def complete_shared_bytes(n_obs: int, sizes: np.ndarray) -> np.ndarray:
@@ -268,7 +267,7 @@ def complete(
     Parameters
     ----------
     correlations : two float64 arrays of shape (m, m) or (windows, m, m)
-        Equal-weighted and exponentially weighted, missing = 0, of all columns of a window.
+        Slow and fast, missing = 0, of all columns of a window.
     cells : MissingCells
         Of the columns of all windows.
     index : integer array of shape (n, N)
@@ -280,7 +279,7 @@ def complete(
     n_obs, n_columns = cells.standardised.shape
     sizes = (index >= 0).sum(axis=1)
     n_cells = np.where(with_gaps, sizes.astype(np.int64) ** 2, 0)
-    starts = xp.asarray(np.where(with_gaps, n_cells.cumsum() - n_cells, -1))
+    starts = np.where(with_gaps, n_cells.cumsum() - n_cells, -1)
     order = np.argsort(-sizes, kind="stable")
     order = order[with_gaps[order]]
     slow, fast = (xp.empty(int(n_cells.sum())) for _ in range(2))
@@ -303,7 +302,7 @@ def complete(
             xp.asarray(order.astype(np.int32)),
             xp.asarray(sizes.astype(np.int32)),
             np.int32(index.shape[1]),
-            starts,
+            xp.asarray(starts),
             slow,
             fast,
         ),
@@ -311,9 +310,9 @@ def complete(
     return Completed(slow, fast, starts)
 
 
-def assemble_shared_bytes(size: int) -> int:
-    """Shared memory of a block that assembles a matrix of `size` rows."""
-    return size * (13 * 8 + 2 * 4)
+def assemble_shared_bytes(sizes: np.ndarray) -> np.ndarray:
+    """Shared memory of blocks that assemble matrices of so many rows each."""
+    return (17 * sizes + 9 * PAIR_WARPS) * 8 + 2 * sizes * 4
 
 
 def assemble(
@@ -331,14 +330,14 @@ def assemble(
     Parameters
     ----------
     correlations : two float64 arrays of shape (m, m) or (windows, m, m)
-        Equal-weighted and exponentially weighted, of all columns of a window.
-    logs : float64 array of shape (4, columns of all windows)
-        ln of the volatilities, in the order of `parameters.VOLATILITY_BASES`, and of the kurtosis.
+        Slow and fast, of all columns of a window.
+    logs : float64 array of shape (8, columns of all windows)
+        ln of the volatilities, in the order of `panel.VOLATILITIES`, and of the kurtosis.
     scales : float64 array
         Of `asset_statistics.ASSET_STATISTICS`.
     index : integer array of shape (n, N)
         On the host: positions of each universe's assets among the columns of all windows, PADDING behind.
-    heads : float64 array of shape (n, 25)
+    heads : float64 array of shape (n, 34)
         On the host: see the kernel.
     intensity : float64 array of shape (n, N)
         On the host: what each asset's intensity is tilted from.
@@ -349,15 +348,17 @@ def assemble(
     n, longest = index.shape
     sizes = (index >= 0).sum(axis=1)
     slow, fast = (xp.ascontiguousarray(correlation) for correlation in correlations)
-    own = completed or Completed(slow, fast, xp.full(n, -1, xp.int64))
+    own = completed or Completed(slow, fast, np.full(n, -1))
+    gathered = np.where(own.starts < 0, sizes.astype(np.int64) ** 2, 0)
     out = xp.empty((n, longest, longest), xp.float32)
     launch(
         ASSEMBLE,
         n,
         WARP * PAIR_WARPS,
-        assemble_shared_bytes(int(sizes.max())),
+        int(assemble_shared_bytes(sizes.max())),
         (
-            *(slow, fast, np.int32(slow.shape[-1]), *own),
+            *(slow, fast, np.int32(slow.shape[-1]), own.slow, own.fast, xp.asarray(own.starts)),
+            *(xp.empty(int(gathered.sum())), xp.asarray(gathered.cumsum() - gathered)),
             xp.ascontiguousarray(logs),
             np.int32(logs.shape[1]),
             scales,

@@ -11,6 +11,7 @@ constant of the module, or any vector of that many. So a function that only is h
 
 from __future__ import annotations
 
+import math
 import operator
 import platform
 from collections.abc import Callable
@@ -199,6 +200,30 @@ def load_strided(typingctx: Any, array: Any, at: Any, stride: Any, like: Any) ->
 
 
 @intrinsic
+def load_columns(typingctx: Any, array: Any, at: Any, stride: Any, like: Any) -> Any:
+    """A tuple of `load_strided` from `at`, `at` + 1, ..., one a lane: of rows that are loaded, then transposed."""
+    width = _width(like)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        vectors, by = [], width // 2
+        for k in range(width):
+            place = builder.add(args[1], builder.mul(args[2], _I64(k)))
+            vectors.append(builder.load(_pointer(context, builder, array, args[0], place, _F64, width), align=8))
+        while by:  # what is above the diagonal of each square of 2 by x 2 by numbers changes places with what is below
+            keep = [k if not k & by else width + k - by for k in range(width)]
+            swap = [k + by if not k & by else width + k for k in range(width)]
+            for k in range(width):
+                if not k & by:
+                    pair = vectors[k], vectors[k + by]
+                    for place, of in ((k, keep), (k + by, swap)):
+                        vectors[place] = builder.shuffle_vector(*pair, ir.Constant(ir.VectorType(_I32, width), of))
+            by //= 2
+        return context.make_tuple(builder, sig.return_type, vectors)
+
+    return types.UniTuple(Lanes(width), width)(array, types.int64, types.int64, like), codegen
+
+
+@intrinsic
 def count(typingctx: Any, counts: Any, stride: Any, x: Any) -> Any:
     """Add 1 to counts[k stride + x_k] for each lane k; int64, and x truncated to one."""
 
@@ -224,12 +249,7 @@ def select(typingctx: Any, mask: Any, a: Any, b: Any) -> Any:
 def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
     """a b + c, rounded once, see `HAS_FMA`."""
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        if not HAS_FMA:
-            return builder.fadd(builder.fmul(args[0], args[1]), args[2])
-        return _call(builder, f"llvm.fma.{_suffix(_F64, a.width)}", args[0].type, args)
-
-    return a(a, a, a), codegen
+    return a(a, a, a), lambda context, builder, sig, args: _multiply_add(builder, *args)
 
 
 @intrinsic
@@ -249,13 +269,54 @@ def absolute(typingctx: Any, x: Any) -> Any:
 
 
 @intrinsic
+def exp(typingctx: Any, x: Any) -> Any:
+    """e^x to a few units of the last place, of x between -700 and 700, to which others are cut."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        vector, suffix = args[0].type, _suffix(_F64, x.width)
+
+        def constant(value: float) -> Any:
+            return ir.Constant(vector, [value] * x.width)
+
+        def multiply_add(a: Any, b: Any, c: Any) -> Any:
+            return _multiply_add(builder, a, b, c)
+
+        limited = args[0]
+        for limit, outside in ((700.0, ">"), (-700.0, "<")):
+            beyond = builder.fcmp_ordered(outside, limited, constant(limit))
+            limited = builder.select(beyond, constant(limit), limited)
+        # x = k ln 2 + r, |r| <= ln 2 / 2: ln 2 in two parts, of which the first times k has no rounding error
+        k = _call(builder, f"llvm.rint.{suffix}", vector, [builder.fmul(limited, constant(1.0 / math.log(2.0)))])
+        r = multiply_add(k, constant(-_LN2_HIGH), limited)
+        r = multiply_add(k, constant(-_LN2_LOW), r)
+        power = constant(1.0 / math.factorial(13))  # the next term of the series is below 1e-17
+        for n in range(12, -1, -1):
+            power = multiply_add(power, r, constant(1.0 / math.factorial(n)))
+        integers = ir.VectorType(_I64, x.width)
+        exponent = builder.shl(builder.fptosi(k, integers), ir.Constant(integers, [52] * x.width))
+        return builder.bitcast(builder.add(builder.bitcast(power, integers), exponent), vector)
+
+    return x(x), codegen
+
+
+@intrinsic
 def sum_lanes(typingctx: Any, x: Any) -> Any:
     """The sum as float64: of the halves' lanes, then of the halves of these, and so on."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _halved(builder, args[0], x.width, builder.fadd)
+        return builder.extract_element(_halved(builder, args, x.width, builder.fadd), _I32(0))
 
     return types.float64(x), codegen
+
+
+@intrinsic
+def sums_of_four(typingctx: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+    """`sum_lanes` of four vectors of four lanes or more, as one of four: the same bits by half the instructions."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _halved(builder, args, a.width, builder.fadd)
+
+    return Lanes(4)(a, a, a, a), codegen
 
 
 @intrinsic
@@ -266,9 +327,12 @@ def max_lanes(typingctx: Any, x: Any) -> Any:
         def larger(a: Any, b: Any) -> Any:
             return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
-        return _halved(builder, args[0], x.width, larger)
+        return builder.extract_element(_halved(builder, args, x.width, larger), _I32(0))
 
     return types.float64(x), codegen
+
+
+_LN2_HIGH, _LN2_LOW = 0.6931471803691238, 1.9082149292705877e-10  # ln 2 in two parts: the first has 31 binary digits
 
 
 _I32, _I64, _F32, _F64 = ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.DoubleType()
@@ -315,6 +379,12 @@ def _call(builder: Any, name: str, result: ir.Type, arguments: Any) -> Any:
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
 
 
+def _multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    if not HAS_FMA:
+        return builder.fadd(builder.fmul(a, b), c)
+    return _call(builder, f"llvm.fma.{_suffix(_F64, a.type.count)}", a.type, [a, b, c])
+
+
 def _splat(builder: Any, x: Any, width: int) -> Any:
     unset = ir.Constant(ir.VectorType(x.type, width), ir.Undefined)
     first = builder.insert_element(unset, x, _I32(0))
@@ -327,9 +397,17 @@ def _first(builder: Any, count: Any, width: int) -> Any:
     return builder.icmp_signed("<", numbers, _splat(builder, count, width))
 
 
-def _halved(builder: Any, x: Any, width: int, combine: Callable[[Any, Any], Any]) -> Any:
-    while width > 1:
-        width //= 2
-        numbers = [ir.Constant(ir.VectorType(_I32, width), [k + from_ for k in range(width)]) for from_ in (0, width)]
-        x = combine(*(builder.shuffle_vector(x, x, of) for of in numbers))
-    return builder.extract_element(x, _I32(0))
+def _halved(builder: Any, vectors: Any, width: int, combine: Callable[[Any, Any], Any]) -> Any:
+    """Combine the halves of each vector's lanes, then the halves of these, and so on; one lane a vector is left.
+
+    Of one, two or four vectors: two share one where each needs no more than half of it.
+    """
+    lanes = width  # that each vector of the beginning still has
+    while lanes > 1:
+        pairs = list(zip(vectors[::2], vectors[1::2], strict=True)) if len(vectors) > 1 else [(vectors[0], vectors[0])]
+        width *= min(len(vectors), 2)
+        first = [k for k in range(width) if k % lanes < lanes // 2]
+        places = [ir.Constant(ir.VectorType(_I32, len(first)), [k + by for k in first]) for by in (0, lanes // 2)]
+        vectors = [combine(*(builder.shuffle_vector(a, b, of) for of in places)) for a, b in pairs]
+        width, lanes = len(first), lanes // 2
+    return vectors[0]
