@@ -11,12 +11,15 @@ from kernels.test_covariance import assert_close_covariance, simulate_parameters
 
 from sigmahat_kernels import assemble as module
 from sigmahat_kernels.assemble import Chunk, assemble
+from sigmahat_kernels.lanes.fast_factors import _multiply_three, row_start
+from sigmahat_kernels.lanes.products import multiply_rows
 from sigmahat_kernels.parameters import LEVELS, Parameters, intensity_of
 from sigmahat_kernels.request import PADDING, read_request
 from sigmahat_kernels.scratch import Scratch
 from sigmahat_kernels.shared_window import share_window
 
 DOUBLE = 1e-12  # sums of up to 500 float64 numbers in another order
+OFF = np.zeros((5, 1), np.float32)  # five universes without the leading factors
 
 
 def array_form(monkeypatch, *arguments, **options):
@@ -56,9 +59,10 @@ def test_equals_the_array_form(monkeypatch, missing, classic):
     np.testing.assert_array_equal(compiled, compiled.transpose(0, 2, 1))
 
 
-def chunk(n, n_assets, *, n_columns=40, seed=0, **heads):
+def chunk(n, n_assets, *, n_columns=40, n_obs=80, missing=0.0, seed=0, **heads):
     rng = np.random.default_rng(seed)
-    moments = share_window(simulate_returns(80, n_columns, seed=seed).astype(float)).moments
+    returns = simulate_returns(n_obs, n_columns, missing=missing, seed=seed)
+    moments = share_window(returns.astype(float)).moments
     index = draw_universes(rng, n_columns, n * [n_assets]).astype(np.int64)
     parameters = simulate_parameters(n, seed=seed)._replace(**heads)
     intensity = np.broadcast_to(intensity_of(parameters)[:, None], index.shape)
@@ -72,13 +76,24 @@ def filled(chunk, dtype=np.float64):
     return out
 
 
-@pytest.mark.parametrize("n_assets", [2, 8, 21, 40])
-def test_a_chunk_in_float64_equals_the_array_form_to_its_own_precision(monkeypatch, n_assets):
-    five = chunk(5, n_assets)
+@pytest.mark.parametrize("heads", [{}, {"factor_memory": OFF}, {"factor_memory": OFF + 1}], ids=["some", "off", "all"])
+@pytest.mark.parametrize("n_assets", [2, 3, 5, 8, 21, 40, 99, 100, 101])
+def test_a_chunk_in_float64_equals_the_array_form_to_its_own_precision(monkeypatch, n_assets, heads):
+    five = chunk(5, n_assets, n_columns=120 if n_assets > 40 else 40, **heads)
+    compiled = filled(five)
+    assert_products(five, np.random.default_rng(3).standard_normal((5, 2, n_assets)), compiled)
+    np.testing.assert_array_equal(filled(five, np.float32), compiled.astype(np.float32))
+    monkeypatch.setattr(module, "can_compile", lambda: False)
+    assert_close_covariance(compiled, filled(five), rtol=DOUBLE)
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.02])
+def test_long_windows_equal_the_array_form(monkeypatch, missing):
+    """Of 1,000 rows, of which old ones count less."""
+    five = chunk(5, 23, n_obs=1_000, missing=missing)
     compiled = filled(five)
     monkeypatch.setattr(module, "can_compile", lambda: False)
     assert_close_covariance(compiled, filled(five), rtol=DOUBLE)
-    np.testing.assert_array_equal(filled(five, np.float32).dtype, np.float32)
 
 
 @pytest.mark.parametrize("n_assets", [2, 7, 8, 21, 40])
@@ -106,8 +121,8 @@ def test_bits_of_products_depend_on_no_other_universe_or_portfolio(n_assets):
     five = chunk(5, n_assets)
     weights = np.random.default_rng(2).standard_normal((5, 4, n_assets))
     together = five.multiply(weights)
-    five.scratch.array("mixed", (16, 16))[:] = np.nan
-    five.scratch.array("portfolios", (4, 3, 16))[:] = np.nan
+    for memory in five.scratch._memory.values():  # nothing that was left there is read
+        memory[:] = np.nan
     own = Parameters(*(head[[3]] for head in five.parameters))
     alone = Chunk(np.arange(1), five.moments, five.places[[3]], own, five.intensity[[3]], five.scratch)
     marginal, covariance, diagonal = alone.multiply(weights[[3], 1:3])
@@ -126,9 +141,9 @@ def test_rows_that_are_not_named_are_left_alone():
     assert (out[:, :, 9:] == 7.0).all()
 
 
-@pytest.mark.parametrize("case", ["all shrunk", "nothing shrunk", "no weights", "hedged", "twins"])
+@pytest.mark.parametrize("case", ["all shrunk", "nothing shrunk", "no weights", "hedged", "twins", "pairs", "apart"])
 def test_borders(monkeypatch, case):
-    """Intensity 1 and 0, weights of zero, a factor that does not move, and assets that are one."""
+    """Intensity 1 and 0, weights of zero, a factor that does not move; assets that are one, or two are, or none."""
     three = chunk(3, 10, level=np.zeros((3, len(LEVELS)), np.float32))
     moments, index, parameters, intensity = three[1:5]
     if case in ("all shrunk", "nothing shrunk"):
@@ -141,6 +156,9 @@ def test_borders(monkeypatch, case):
         moments, index = moments._replace(slow=opposite, fast=opposite), np.array([np.arange(10)] * 3)
     if case == "twins":
         moments = moments._replace(slow=np.ones((40, 40)), fast=np.ones((40, 40)))
+    if case in ("pairs", "apart"):  # row sums are alike: of three leading factors one can be told
+        same = np.kron(np.eye(20), np.ones((2, 2))) if case == "pairs" else np.eye(40)
+        moments, index = moments._replace(slow=same, fast=same), np.array([np.arange(10)] * 3)
     three = three._replace(moments=moments, places=index, parameters=parameters, intensity=intensity)
     compiled = filled(three)
     assert np.isfinite(compiled).all()
@@ -166,3 +184,14 @@ def test_bits_do_not_depend_on_neighbours_order_or_threads(seed):
     own = Parameters(*(head[[one]] for head in parameters))
     alone = assemble(read_request(returns, universes[[one]]), own, status[:1])
     np.testing.assert_array_equal(alone[0], together[one])
+
+
+def test_three_products_at_once_have_the_bits_of_one_after_the_other():
+    triangle, vectors = np.zeros(640), np.random.default_rng(0).standard_normal((3, 2, 16))
+    start, length = row_start(8), 16
+    for r in range(4):  # rows 8 to 11
+        triangle[start + r * length :][: 8 + r] = np.random.default_rng(r).standard_normal(8 + r)
+    apart = vectors.copy()
+    _multiply_three(triangle, start, length, 8, vectors)
+    multiply_rows(triangle, start, length, 8, apart)
+    np.testing.assert_array_equal(vectors, apart)

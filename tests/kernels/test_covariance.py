@@ -90,6 +90,7 @@ def looped_estimate(returns, parameters, row, **options):
         target_weights=parameters.target_weights[row].tolist(),
         target_intensity=parameters.target_intensity[row].tolist(),
         memory=float(parameters.memory[row, 0]),
+        factor_memory=float(parameters.factor_memory[row, 0]),
         volatility=parameters.volatility[row].tolist(),
         intensity_tilt=parameters.intensity_tilt[row].tolist(),
         volatility_tilt=parameters.volatility_tilt[row].tolist(),
@@ -231,9 +232,10 @@ def test_published_layout_of_parameters():
         "target_weights": 3,
         "target_confidence": 3,
         "memory": 1,
+        "factor_memory": 1,
         "volatility": 4,
-        "intensity_tilt": 8,
-        "volatility_tilt": 8,
+        "intensity_tilt": 12,
+        "volatility_tilt": 12,
         "level": 2,
         "condition": 1,
         "expected_error": 1,
@@ -408,6 +410,7 @@ SHARES = st.floats(0.0, 1.0, width=32)
     weights=st.lists(SHARES, min_size=3, max_size=3),
     intensity=st.lists(SHARES, min_size=3, max_size=3),
     memory=SHARES,
+    factor_memory=SHARES,
     blend=st.lists(SHARES, min_size=4, max_size=4),
     blocks=st.lists(SHARES, min_size=1, max_size=4),
     tilt=st.lists(st.floats(-2.0, 2.0, width=32), min_size=N_ASSET_STATISTICS, max_size=N_ASSET_STATISTICS),
@@ -416,7 +419,7 @@ SHARES = st.floats(0.0, 1.0, width=32)
     seed=st.integers(0, 1000),
 )
 def test_covariance_is_symmetric_and_positive_semi_definite_for_any_parameters(
-    n_obs, n_assets, missing, weights, intensity, memory, blend, blocks, tilt, level, classic, seed
+    n_obs, n_assets, missing, weights, intensity, memory, factor_memory, blend, blocks, tilt, level, classic, seed
 ):
     returns = simulate_returns(n_obs + 15, n_assets, missing=missing, seed=seed)
     total = sum(weights[:3])
@@ -426,6 +429,7 @@ def test_covariance_is_symmetric_and_positive_semi_definite_for_any_parameters(
         intensity=intensity,
         memory=memory,
         volatility=blend,
+        factor_memory=[factor_memory],
         intensity_tilt=tilt,
         volatility_tilt=0.1 * np.array(tilt),
         level=level,
@@ -453,6 +457,7 @@ def test_shrunk_correlation_keeps_the_unit_diagonal(seed):
     R = shrink_correlation(
         slow[None],
         fast[None],
+        rng.uniform(size=1),
         rng.uniform(size=1),
         rng.dirichlet(np.ones(3), 1),
         rng.uniform(size=(1, 3)),

@@ -176,8 +176,10 @@ def test_units_and_threads_and_neighbours_and_kept_moments() -> None:
         alone = request._replace(universes=request.universes[u : u + 1], windows=request.windows[u : u + 1])
         own = Parameters(*(head[u : u + 1] for head in parameters))
         single = ask(alone, own, status[u : u + 1], weights[u : u + 1])
-        np.testing.assert_array_equal(single.variance[0], risk.variance[u])
-        np.testing.assert_array_equal(single.marginal[0], risk.marginal[u])
+        # Sums over the days of other columns beside them round in another place: the same bits have the kernels alone.
+        np.testing.assert_allclose(single.variance[0], risk.variance[u], rtol=1e-13)
+        scale = np.nanmax(np.abs(risk.marginal[u]))
+        np.testing.assert_allclose(single.marginal[0], risk.marginal[u], rtol=1e-13, atol=1e-13 * scale)
 
 
 def test_without_portfolios_there_is_still_a_diagonal() -> None:

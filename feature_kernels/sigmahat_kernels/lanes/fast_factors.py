@@ -9,54 +9,26 @@ from typing import Any, TypeAlias
 from sigmahat_kernels.backend import Array
 from sigmahat_kernels.fast_factors import DEPENDENT, N_FACTORS, PASSES
 from sigmahat_kernels.lanes.compiled import compiled
-from sigmahat_kernels.lanes.products import LANES, PRODUCT, ROWS, VECTOR
-from sigmahat_kernels.lanes.vectors import fma, load, splat, store, sum_lanes, sums_of_four
+from sigmahat_kernels.lanes.products import LANES, PRODUCT, ROWS, VECTOR, multiply_rows
+from sigmahat_kernels.lanes.vectors import WIDTH, fma, load, splat, store, sum_lanes, sums_of_four
 
 Three: TypeAlias = tuple[Any, Any, Any]
-"""A vector of lanes for each factor."""
-
-
-@compiled
-def leading_factors(triangle: Array, sums: Array, n: int, factors: Array, divisor: Array) -> None:
-    """Loadings of n assets on the leading factors of their correlation, see `fast_factors.leading_factors`.
-
-    Parameters
-    ----------
-    triangle : float64 array of shape (width, width)
-        The correlation, as `multiply_rows` takes it, zero in rows behind the last asset's.
-    sums : float64 array of shape (width,)
-        Of each row off the diagonal.
-    n : int
-    factors : float64 array of shape (N_FACTORS, 2, width)
-        Filled: the loadings are in rows `VECTOR`, zero behind the last asset.
-    divisor : float64 array of shape (N_FACTORS, N_FACTORS)
-        Used inside.
-    """
-    width = factors.shape[2]
-    factors[:] = 0.0
-    for i in range(n):
-        mean = (sums[i] + 1.0) / n
-        factors[0, VECTOR, i], factors[1, VECTOR, i], factors[2, VECTOR, i] = 1.0, mean, mean * mean
-    for _ in range(PASSES):
-        for k in range(N_FACTORS):
-            for at in range(0, width, LANES):  # the diagonal's part
-                store(factors, (2 * k + PRODUCT) * width + at, load(factors, (2 * k + VECTOR) * width + at, LANES))
-        for i in range(0, n, ROWS):
-            _multiply_rows(triangle, i, factors)
-        _divide(factors, divisor)
+"""Lanes of each of the three factors."""
 
 
 @compiled
 def row_start(i: int) -> int:
-    """Where row i begins: rows up to the diagonal, in whole vectors, one after the other."""
+    """Where row i of a triangle begins: rows up to the diagonal, in whole vectors, one after the other.
+
+    So the triangle of 100 assets fits in 48 KB, which a core's first cache has: it is read `PASSES` times.
+    """
     whole = i // LANES
     return LANES * (whole + 1) * (LANES * whole // 2 + i % LANES)
 
 
 @compiled
-def _multiply_rows(triangle: Array, i: int, factors: Array) -> None:
-    """`products.multiply_rows` for three vectors at once, so that an entry is loaded once for all of them."""
-    row, length = row_start(i), (i // LANES + 1) * LANES
+def _multiply_three(triangle: Array, row: int, length: int, i: int, factors: Array) -> None:
+    """`products.multiply_rows` to the bit, all three vectors at once: faster where registers hold what that takes."""
     own_0, own_1, own_2, own_3 = _own(factors, i), _own(factors, i + 1), _own(factors, i + 2), _own(factors, i + 3)
     zero, width = splat(0.0, LANES), factors.shape[2]
     total_0 = total_1 = total_2 = total_3 = (zero, zero, zero)
@@ -126,3 +98,39 @@ def _divide(factors: Array, divisor: Array) -> None:
             for j in range(k):
                 column = column - splat(divisor[k, j], LANES) * load(factors, (2 * j + VECTOR) * width + at, LANES)
             store(factors, x + at, splat(divisor[k, k], LANES) * column)
+
+
+_multiply_rows = _multiply_three if WIDTH == LANES else multiply_rows
+
+
+@compiled
+def leading_factors(triangle: Array, sums: Array, n: int, factors: Array, divisor: Array) -> None:
+    """Loadings of n assets on the leading factors of their correlation, see `fast_factors.leading_factors`.
+
+    Parameters
+    ----------
+    triangle : float64 array of any shape, room for whole vectors of as many rows
+        The correlation below its diagonal, rows as `row_start` says, zero from the diagonal on; rows behind the last
+        asset's, to a multiple of `ROWS`, are made zero.
+    sums : float64 array of shape (width,)
+        Of each row off the diagonal.
+    n : int
+    factors : float64 array of shape (N_FACTORS, 2, width)
+        Filled: the loadings are in rows `VECTOR`, zero behind the last asset.
+    divisor : float64 array of shape (N_FACTORS, N_FACTORS)
+        Used inside.
+    """
+    width = factors.shape[2]
+    for at in range(row_start(n), row_start(-(-n // ROWS) * ROWS), LANES):
+        store(triangle, at, splat(0.0, LANES))
+    factors[:] = 0.0
+    for i in range(n):
+        mean = (sums[i] + 1.0) / n
+        factors[0, VECTOR, i], factors[1, VECTOR, i], factors[2, VECTOR, i] = 1.0, mean, mean * mean
+    for _ in range(PASSES):
+        for k in range(N_FACTORS):
+            for at in range(0, width, LANES):  # the diagonal's part
+                store(factors, (2 * k + PRODUCT) * width + at, load(factors, (2 * k + VECTOR) * width + at, LANES))
+        for i in range(0, n, ROWS):
+            _multiply_rows(triangle, row_start(i), (i // LANES + 1) * LANES, i, factors)
+        _divide(factors, divisor)
