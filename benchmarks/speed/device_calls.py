@@ -35,7 +35,14 @@ N_UNIVERSES, SIZES, N_WINDOWS = 2_000, (20, 200), 36
 
 N_COLUMNS, N_OBS, STEP = 200, 252, 21
 
-N_OUTPUTS = {"assemble": 1, "tridiagonalise": 2, "sturm": 1, "pair_statistics": 3, "complete": 2}
+N_OUTPUTS = {
+    "assemble": 1,
+    "tridiagonalise": 3,
+    "tridiagonalise_small": 2,
+    "sturm": 1,
+    "pair_statistics": 3,
+    "complete": 2,
+}
 """Kernel -> how many arrays, the last of its arguments, it writes."""
 
 

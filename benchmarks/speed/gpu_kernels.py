@@ -86,7 +86,7 @@ def measure_solvers(m: Measurement, product: Any, size: int, seconds: float) -> 
             batch
             / m.seconds_of(
                 lambda turn: problem.indices[turn % len(problem.indices)],
-                lambda index: kernels.pair_statistics(device.launch, products, index),
+                lambda index: kernels.pair_statistics(device.launch, products, index, device.shared_memory_limit()),
             ),
         ),
     )

@@ -38,22 +38,35 @@ def digest(program: Program) -> str:
 
 
 def measure(program: Program, nvdisasm: str) -> dict[str, Any]:
-    """Registers, instructions, and those of the innermost loop that has most arithmetic."""
+    """Registers, instructions, and those of the innermost loop that has most arithmetic and of what is around it."""
     used, code = compiled(program, ARCHITECTURE)
     instructions, loops = disassembled(code, nvdisasm)
-    innermost = [(a, b) for a, b in loops if not any((c, d) != (a, b) and a <= c and d <= b for c, d in loops)]
-    busiest = max((instructions[a : b + 1] for a, b in innermost), key=arithmetic_of)
+    innermost = [loop for loop in loops if not any(_within(other, loop) for other in loops)]
+    own = {loop: _own(instructions, loop, loops) for loop in loops}
+    busiest = max(innermost, key=lambda loop: arithmetic_of(own[loop]))
+    around = min((loop for loop in loops if _within(busiest, loop)), key=lambda loop: loop[1] - loop[0], default=None)
     return {
         "text": digest(program),
         "registers": used.registers,
         "instructions": len(instructions),
+        "around": len(own[around]) if around else 0,  # of the next loop around it, inner ones left out
         "loop": {
-            "instructions": len(busiest),
-            "arithmetic": arithmetic_of(busiest),
-            "shared": sum(operation.startswith(("LDS", "STS")) for operation in busiest),
-            "global": sum(operation.startswith(("LDG", "STG")) for operation in busiest),
+            "instructions": len(own[busiest]),
+            "arithmetic": arithmetic_of(own[busiest]),
+            "shared": sum(operation.startswith(("LDS", "STS")) for operation in own[busiest]),
+            "global": sum(operation.startswith(("LDG", "STG")) for operation in own[busiest]),
         },
     }
+
+
+def _within(inner: tuple[int, int], outer: tuple[int, int]) -> bool:
+    return inner != outer and outer[0] <= inner[0] and inner[1] <= outer[1]
+
+
+def _own(instructions: Sequence[str], loop: tuple[int, int], loops: Sequence[tuple[int, int]]) -> list[str]:
+    inner = [other for other in loops if _within(other, loop)]
+    places = range(loop[0], loop[1] + 1)
+    return [instructions[at] for at in places if not any(first <= at <= last for first, last in inner)]
 
 
 def arithmetic_of(operations: Sequence[str]) -> int:

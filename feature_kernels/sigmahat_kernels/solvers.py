@@ -118,7 +118,7 @@ class OwnKernels:
     def pair_statistics(
         self, products: Sequence[Array], index: Array, sizes: np.ndarray | None = None
     ) -> PairStatistics:
-        return kernels.pair_statistics(self._launch, products, index, sizes)
+        return kernels.pair_statistics(self._launch, products, index, self._shared_limit, sizes)
 
 
 class Solver:

@@ -29,7 +29,8 @@ def main() -> None:
             index = cupy.arange(2 * size).reshape(2, size) % 330
             if own.takes(size):
                 own.eigvalsh(product, index)
-    kernels.pair_statistics(device.launch, (product, product, product), cupy.arange(120).reshape(2, 60))
+    for size in (60, 300):
+        own.pair_statistics((product, product, product), cupy.arange(2 * size).reshape(2, size) % 330)
     index = np.array([[*range(60)], [*range(330, 350), *[-1] * 40]])  # of two windows and sizes
     of_columns = cupy.zeros((8, 660)), cupy.ones(12)
     stack = cupy.stack([product, product])

@@ -13,7 +13,7 @@ from without_gpu.emulator import COMPILER, FORWARD, REVERSE, SHUFFLED, Emulator,
 from sigmahat_kernels.asset_statistics import ASSET_STATISTICS
 from sigmahat_kernels.covariance import estimate_covariance
 from sigmahat_kernels.cuda import kernels
-from sigmahat_kernels.cuda.kernels import Completed, Program
+from sigmahat_kernels.cuda.kernels import Completed, Program, SizeClass
 from sigmahat_kernels.gaps import complete_correlations, incomplete, missing_cells
 from sigmahat_kernels.panel import RECENT_ROWS, VOLATILITIES
 from sigmahat_kernels.parameters import Parameters
@@ -63,7 +63,9 @@ def assert_close_spectra(
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize(("n_assets", "n_obs"), [(5, 252), (20, 252), (33, 252), (64, 756), (128, 252), (130, 140)])
+@pytest.mark.parametrize(
+    ("n_assets", "n_obs"), [(5, 252), (20, 252), (32, 252), (33, 252), (64, 756), (65, 252), (128, 252), (130, 140)]
+)
 def test_eigenvalues_match_lapack(n_assets: int, n_obs: int, precision: type[np.floating]) -> None:
     factor = factor_of(n_assets + 7, n_obs)
     product = factor @ factor.T
@@ -123,9 +125,10 @@ def matrix_of(name: str) -> np.ndarray:
         *("squares below the range of float", "tridiagonal", "two assets", "two equal assets", "exponential"),
     ],
 )
-def test_special_matrices(name: str, precision: type[np.floating]) -> None:
+@pytest.mark.parametrize("size_class", [None, SizeClass(64, warps=2)], ids=["a warp", "a block"])
+def test_special_matrices(name: str, precision: type[np.floating], size_class: SizeClass | None) -> None:
     matrix = matrix_of(name)
-    actual = kernels.eigvalsh(Emulator(), matrix[None], None, precision)
+    actual = kernels.eigvalsh(Emulator(), matrix[None], None, precision, size_class=size_class)
     expected = np.maximum(np.linalg.eigvalsh(matrix[None]), 0.0)
     assert_close_spectra(actual, expected, precision, typical=False)
 
@@ -160,16 +163,16 @@ def run_sturm_on(emulator: Emulator, diagonal: np.ndarray, offdiagonal: np.ndarr
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_mixed_sizes_and_windows_in_one_launch(precision: type[np.floating]) -> None:
     """Each universe's numbers are those that it has alone, to the bit, in every order of threads."""
-    windows = [factor_of(45, 100, seed) for seed in (1, 2, 3)]
+    windows = [factor_of(75, 100, seed) for seed in (1, 2, 3)]
     stacks = [np.stack([scale * z @ z.T for z in windows]) for scale in (1.0, 0.9, 0.5)]
-    sizes = np.array([3, 33, 20, 40, 2, 32])  # of two size classes, none in order
-    index = np.full((6, 40), PADDING)
+    sizes = np.array([3, 33, 20, 66, 2, 40, 32, 70])  # of three size classes, none in order
+    index = np.full((8, 70), PADDING)
     for u, size in enumerate(sizes):
-        index[u, :size] = 45 * (u % 3) + universes_of(45, size, 1, seed=u)[0]
+        index[u, :size] = 75 * (u % 3) + universes_of(75, size, 1, seed=u)[0]
     forward, *others = (
         (
             kernels.eigvalsh(Emulator(order), stacks[0], index, precision, sizes),
-            kernels.pair_statistics(Emulator(order), stacks, index, sizes),
+            kernels.pair_statistics(Emulator(order), stacks, index, SHARED_LIMIT, sizes),
         )
         for order in (FORWARD, REVERSE, SHUFFLED)
     )
@@ -178,12 +181,12 @@ def test_mixed_sizes_and_windows_in_one_launch(precision: type[np.floating]) -> 
         for one, other in zip(forward[1], statistics, strict=True):
             np.testing.assert_array_equal(one, other)
     for u, size in enumerate(sizes):
-        own = index[u : u + 1, :size] % 45
+        own = index[u : u + 1, :size] % 75
         window = [stack[u % 3] for stack in stacks]
         alone = kernels.eigvalsh(Emulator(), window[0], own, precision)
-        assert (forward[0][u, : 40 - size] == 0).all()
-        np.testing.assert_array_equal(forward[0][u, 40 - size :], alone[0])
-        for name, value in kernels.pair_statistics(Emulator(), window, own)._asdict().items():
+        assert (forward[0][u, : 70 - size] == 0).all()
+        np.testing.assert_array_equal(forward[0][u, 70 - size :], alone[0])
+        for name, value in kernels.pair_statistics(Emulator(), window, own, SHARED_LIMIT)._asdict().items():
             found = getattr(forward[1], name)[u]
             if name == "row_sum":
                 assert (found[size:] == 0).all()
@@ -236,7 +239,8 @@ def test_pair_statistics_match_the_array_form(n_assets: int) -> None:
     index = universes_of(n_assets + 3, n_assets, 2)
     index[0] = np.arange(n_assets)
     forward, *others = (
-        kernels.pair_statistics(Emulator(order), products, index) for order in (FORWARD, REVERSE, SHUFFLED)
+        kernels.pair_statistics(Emulator(order), products, index, SHARED_LIMIT)
+        for order in (FORWARD, REVERSE, SHUFFLED)
     )
     expected = choose_solver(products[0], "lapack").pair_statistics(products, index)
     for name, actual in forward._asdict().items():
@@ -246,7 +250,25 @@ def test_pair_statistics_match_the_array_form(n_assets: int) -> None:
             np.testing.assert_array_equal(actual, getattr(other, name), err_msg=name)
 
 
+def test_pair_statistics_of_universes_that_do_not_fit_are_the_same() -> None:
+    """To the bit, beside ones that fit."""
+    products = [z @ z.T for z in (factor_of(43, 100, seed) for seed in (1, 2, 3))]
+    index, sizes = universes_of(43, 40, 2), np.array([34, 40])
+    limit = kernels.pair_shared_bytes(36, held=True)
+    fitting = kernels.pair_statistics(Emulator(), products, index, SHARED_LIMIT, sizes)
+    for order in (FORWARD, REVERSE, SHUFFLED):
+        found = kernels.pair_statistics(Emulator(order), products, index, limit, sizes)
+        for one, other in zip(fitting, found, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
 BARRIER = "__syncthreads();"
+BARRIER_OF_A_WARP = "__syncwarp();"
+
+
+def barrier_of(name: str) -> str:
+    """What the threads of a kernel wait for each other by."""
+    return BARRIER_OF_A_WARP if name == "tridiagonalise_small" else BARRIER
 
 
 def without_barrier(name: str, number: int) -> Callable[[Program], str]:
@@ -255,15 +277,20 @@ def without_barrier(name: str, number: int) -> Callable[[Program], str]:
     def edit(program: Program) -> str:
         if program.name != name:
             return program.text
-        parts = program.text.split(BARRIER)
-        return BARRIER.join([*parts[:number], parts[number] + parts[number + 1], *parts[number + 2 :]])
+        barrier = barrier_of(name)
+        parts = program.text.split(barrier)
+        return barrier.join([*parts[:number], parts[number] + parts[number + 1], *parts[number + 2 :]])
 
     return edit
 
 
-def run_tridiagonalise(emulator: Emulator) -> np.ndarray:
-    factor = factor_of(45, 252)
-    return kernels.eigvalsh(emulator, factor @ factor.T, universes_of(45, 40, 1), np.float64)
+def run_tridiagonalise(emulator: Emulator, size: int = 70) -> np.ndarray:
+    factor = factor_of(size + 5, 252)
+    return kernels.eigvalsh(emulator, factor @ factor.T, universes_of(size + 5, size, 1), np.float64)
+
+
+def run_tridiagonalise_small(emulator: Emulator) -> np.ndarray:
+    return run_tridiagonalise(emulator, size=40)
 
 
 def run_sturm(emulator: Emulator) -> np.ndarray:
@@ -279,7 +306,7 @@ def run_sturm(emulator: Emulator) -> np.ndarray:
 
 def run_pair_statistics(emulator: Emulator) -> np.ndarray:
     products = [z @ z.T for z in (factor_of(43, 100, seed) for seed in (1, 2, 3))]
-    statistics = kernels.pair_statistics(emulator, products, universes_of(43, 40, 1))
+    statistics = kernels.pair_statistics(emulator, products, universes_of(43, 40, 1), SHARED_LIMIT)
     return np.concatenate([np.ravel(value) for value in statistics])
 
 
@@ -462,10 +489,11 @@ RUNS = {
     "complete": run_complete,
     "assemble": run_assemble,
     "tridiagonalise": run_tridiagonalise,
+    "tridiagonalise_small": run_tridiagonalise_small,
     "sturm": run_sturm,
     "pair_statistics": run_pair_statistics,
 }
-BARRIERS = [(name, k) for name in RUNS for k in range(Program(name, ()).text.count(BARRIER))]
+BARRIERS = [(name, k) for name in RUNS for k in range(Program(name, ()).text.count(barrier_of(name)))]
 
 
 def test_every_kernel_has_barriers() -> None:
@@ -493,7 +521,7 @@ def test_the_emulator_sees_writes_beyond_the_shared_memory() -> None:
     def launch_with_too_little(program, blocks, threads, shared_bytes, arguments):
         Emulator()(program, blocks, threads, shared_bytes - 8, arguments)
 
-    for run in (run_tridiagonalise, run_pair_statistics):
+    for run in (run_tridiagonalise, run_tridiagonalise_small, run_pair_statistics):
         with pytest.raises(KernelFault, match="beyond its shared memory"):
             run(launch_with_too_little)
 

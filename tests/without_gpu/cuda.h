@@ -143,12 +143,17 @@ inline void __syncthreads() { emulator::wait(emulator::State::kAtBlock); }
 inline void __syncwarp() { emulator::wait(emulator::State::kAtWarp); }
 
 template <class T>
-T __shfl_xor_sync(unsigned, T value, int lane_mask) {
+T __shfl_sync(unsigned, T value, int lane) {
     // Two buffers in turn: who writes one again has met the whole warp at the other since it was read.
     double* const buffer = emulator::exchange[emulator::fibers[threadIdx.x].n_shuffles++ % 2];
     buffer[threadIdx.x] = value;
     emulator::wait(emulator::State::kAtWarp);
-    return static_cast<T>(buffer[threadIdx.x ^ lane_mask]);
+    return static_cast<T>(buffer[threadIdx.x / 32 * 32 + lane]);
+}
+
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int lane_mask) {
+    return __shfl_sync(mask, value, (threadIdx.x % 32) ^ lane_mask);
 }
 
 inline int atomicAdd(int* address, int value) { return std::exchange(*address, *address + value); }

@@ -26,8 +26,8 @@ def compiled(program: Program, device: int) -> Any:
 
     kernel = cupy.RawModule(code=program.text, options=("--std=c++17", *program.options)).get_function(program.name)
     kernel.max_dynamic_shared_size_bytes = shared_memory_limit()
-    if program.name == "tridiagonalise":
-        # Its matrices live in shared memory, the more of them the better; what other kernels gather lives in the cache,
+    if program.name in ("tridiagonalise", "tridiagonalise_small", "pair_statistics"):
+        # Their matrices live in shared memory, the more the better; what other kernels gather lives in the cache,
         # which is the rest of the same memory.
         kernel.preferred_shared_memory_carveout = 100
     return kernel

@@ -21,13 +21,16 @@ _PAIR_SUMS = ("nearest", "square", "cube", "form", "drift", "first_square", "fir
 
 
 class SizeClass(NamedTuple):
-    """Matrices of up to `largest` rows are tridiagonalised by blocks of `warps` warps."""
+    """Matrices of up to `largest` rows are tridiagonalised by blocks of `warps` warps; see `in_registers`."""
 
     largest: int
     warps: int
 
 
-SIZE_CLASSES = (SizeClass(32, 1), SizeClass(64, 2), SizeClass(128, 4), SizeClass(256, 8), SizeClass(352, 16))
+LARGEST_IN_REGISTERS = 64
+"""Rows of a matrix that one warp reduces, of a larger one the last that are left."""
+
+SIZE_CLASSES = (SizeClass(32, 1), SizeClass(64, 1), SizeClass(128, 4), SizeClass(256, 8), SizeClass(352, 16))
 
 
 class Program(NamedTuple):
@@ -56,11 +59,19 @@ COMPLETE = Program("complete", ())
 PAIR_STATISTICS = Program("pair_statistics", (f"-DWARPS={PAIR_WARPS}",))
 
 
+def in_registers(size: int, warps: int) -> bool:
+    """Whether a matrix is reduced in the registers of one warp, `tridiagonalise_small`."""
+    return warps == 1 and size <= LARGEST_IN_REGISTERS
+
+
 def tridiagonal_program(size_class: SizeClass, precision: type[np.floating]) -> Program:
     """The tridiagonalisation of one size class in float32 or float64."""
     real = {np.float32: "float", np.float64: "double"}[precision]
     chunks = -(-size_class.largest // WARP)
-    return Program("tridiagonalise", (f"-DREAL={real}", f"-DWARPS={size_class.warps}", f"-DCHUNKS={chunks}"))
+    if in_registers(size_class.largest, size_class.warps):
+        return Program("tridiagonalise_small", (f"-DREAL={real}", f"-DCHUNKS={chunks}"))
+    options = (f"-DREAL={real}", f"-DWARPS={size_class.warps}", f"-DCHUNKS={chunks}")
+    return Program("tridiagonalise", (*options, f"-DLEADING={LARGEST_IN_REGISTERS}"))
 
 
 PROGRAMS = (
@@ -80,9 +91,20 @@ def size_class_of(size: int) -> SizeClass | None:
 
 
 def tridiagonal_shared_bytes(size: int, warps: int, precision: type[np.floating]) -> int:
-    """Shared memory of a block: the packed lower triangle, four vectors, and a partial vector for each warp."""
-    triangle, vector = (-(-values // 4) * 4 for values in (size * (size + 1) // 2, size))
-    return (triangle + 3 * vector + (1 + warps) * size) * np.dtype(precision).itemsize
+    """Shared memory of a block: the packed lower triangle, four vectors, and a partial vector for each warp.
+
+    In registers: three vectors, the leading triangle on its way there, and the rows that they do not hold.
+    """
+    triangle, vector = (_in_fours(values) for values in (size * (size + 1) // 2, size))
+    values = triangle + 3 * vector + (1 + warps) * size
+    if in_registers(size, warps):
+        columns = -(-size // WARP) * WARP
+        values = 3 * columns + WARP * (WARP + 1) // 2 + max(0, vector - WARP) * (columns + 1)
+    return values * np.dtype(precision).itemsize
+
+
+def _in_fours(values: int) -> int:
+    return -(-values // 4) * 4
 
 
 class Blocks(NamedTuple):
@@ -136,19 +158,27 @@ def eigvalsh(
     matrix = xp.ascontiguousarray(matrix)
     diagonal, offdiagonal = (xp.empty((n, size)) for _ in range(2))
     eigenvalues = xp.zeros((n, size))
-    for blocks in blocks_of(np.full(n, size) if sizes is None else sizes, matrix):
-        own = size_class or size_class_of(blocks.largest)
-        assert own is not None  # who calls has asked
+    left = LARGEST_IN_REGISTERS  # rows of a large matrix, for one warp
+    remainder = xp.empty((n if size > left else 0, left, left))
+
+    def reduce(blocks: Blocks, own: SizeClass, matrices: Sequence[Any], remainder: Sequence[Array]) -> None:
         launch(
             tridiagonal_program(own, precision),
             len(blocks.rows),
             WARP * own.warps,
             tridiagonal_shared_bytes(blocks.largest, own.warps, precision),
-            (
-                *(matrix, np.int64(stride), np.int32(matrix.shape[-1]), index, np.int32(index_stride)),
-                *(blocks.rows, blocks.sizes, np.int32(size), diagonal, offdiagonal),
-            ),
+            (*matrices, blocks.rows, blocks.sizes, np.int32(size), *remainder, diagonal, offdiagonal),
         )
+
+    gathered = (matrix, np.int64(stride), np.int32(matrix.shape[-1]), index, np.int32(index_stride))
+    for blocks in blocks_of(np.full(n, size) if sizes is None else sizes, matrix):
+        own = size_class or size_class_of(blocks.largest)
+        assert own is not None  # who calls has asked
+        reduce(blocks, own, gathered, () if in_registers(own.largest, own.warps) else (remainder,))
+        if blocks.largest > left:
+            whole = (remainder, np.int64(left * left), np.int32(left), xp.arange(left, dtype=xp.int32), np.int32(0))
+            of_left = Blocks(blocks.rows, xp.full(n, left, xp.int32), left)
+            reduce(of_left, SizeClass(left, warps=1), whole, ())
         sturm(launch, blocks, diagonal, offdiagonal, eigenvalues)
     return eigenvalues
 
@@ -165,43 +195,52 @@ def sturm(launch: Launch, blocks: Blocks, diagonal: Array, offdiagonal: Array, e
     )
 
 
+def pair_shared_bytes(size: int, held: bool) -> int:
+    """Shared memory of a block for the pairs of `size` assets, with one product's triangle or without."""
+    triangle = size * (size + 1) // 2 if held else 0
+    return 8 * (size + len(_PAIR_SUMS) * PAIR_WARPS + triangle) + 4 * (HISTOGRAM_BINS * WARP + size)
+
+
 def pair_statistics(
-    launch: Launch, products: Sequence[Array], index: Array, sizes: np.ndarray | None = None
+    launch: Launch,
+    products: Sequence[Array],
+    index: Array,
+    shared_limit: int,
+    sizes: np.ndarray | None = None,
 ) -> PairStatistics:
     """What `pairs.pair_statistics` computes, without gathering the matrices.
 
     Parameters
     ----------
     products : three float64 arrays of shape (m, m) or (windows, m, m)
-        Slow and fast correlation of all columns of a window, and what its first half adds to the former.
+        Slow and fast correlation of all columns of a window, and what its first half adds to the former; symmetric.
     index : integer array of shape (n, N)
         Columns of each universe; of several windows, positions among the columns of all.
+    shared_limit : int
+        Bytes of shared memory that a block can have: the triangles that fit are read once.
     sizes : integer array of shape (n,), optional
         On the host: how many entries of its row of `index` a universe has. Zeros stand behind its row sums.
     """
     xp = array_namespace(index)
     n, size = index.shape
-    sizes = np.full(n, size) if sizes is None else sizes
-    rows = np.argsort(-sizes, kind="stable").astype(np.int32)
+    products = [xp.ascontiguousarray(product) for product in products]
+    index = xp.ascontiguousarray(index, dtype=xp.int32)
     row_sum, sums = xp.empty((n, size)), xp.empty((n, len(_PAIR_SUMS)))
     histogram = xp.empty((n, HISTOGRAM_BINS), xp.int32)
-    launch(
-        PAIR_STATISTICS,
-        n,
-        WARP * PAIR_WARPS,
-        8 * (size + len(_PAIR_SUMS) * PAIR_WARPS) + 4 * (HISTOGRAM_BINS * WARP + size),
-        (
-            *(xp.ascontiguousarray(product) for product in products),
-            np.int32(products[0].shape[-1]),
-            xp.ascontiguousarray(index, dtype=xp.int32),
-            xp.asarray(rows),
-            xp.asarray(sizes.astype(np.int32)),
-            np.int32(size),
-            row_sum,
-            sums,
-            histogram,
-        ),
-    )
+    for blocks in blocks_of(np.full(n, size) if sizes is None else sizes, index):
+        most_held = blocks.largest
+        while most_held and pair_shared_bytes(most_held, held=True) > shared_limit:
+            most_held -= 1
+        launch(
+            PAIR_STATISTICS,
+            len(blocks.rows),
+            WARP * PAIR_WARPS,
+            max(pair_shared_bytes(most_held, held=True), pair_shared_bytes(blocks.largest, held=False)),
+            (
+                *(*products, np.int32(products[0].shape[-1]), index, blocks.rows, blocks.sizes, np.int32(most_held)),
+                *(np.int32(size), row_sum, sums, histogram),
+            ),
+        )
     return PairStatistics(
         row_sum=row_sum, histogram=histogram, **{name: sums[:, k] for k, name in enumerate(_PAIR_SUMS)}
     )

@@ -2,7 +2,8 @@
 //
 // Householder tridiagonalisation of many small symmetric matrices, one block a matrix (Golub, Van Loan, section 8.3).
 //
-// Compile with REAL (float or double, the arithmetic), WARPS (in a block) and CHUNKS (32 columns each: n <= 32 CHUNKS).
+// Compile with REAL (float or double, the arithmetic), WARPS (in a block), CHUNKS (32 columns each: n <= 32 CHUNKS) and
+// LEADING, a multiple of 32: so many rows are left to tridiagonalise_small, which is faster at them.
 //
 // The matrix is gathered once into shared memory, lower triangle packed by rows, and eliminated from its last row up:
 // what remains is always the leading rows, so rows start aligned and the row to eliminate lies contiguous. A lane owns
@@ -42,12 +43,13 @@ __device__ REAL warp_sum_four(const REAL* value, int lane) {
 // rows: the universe u of each block, of n = sizes[u] assets.
 // index: its rows and columns, from index[u * index_stride], as positions among the columns of all windows.
 // matrices: one (width, width) a window, row-major, one after the other; those of universe u begin u * stride doubles on.
-// diagonal, offdiagonal: n results from u * result_stride; the last one of offdiagonal is 0.
+// diagonal, offdiagonal: n and n - 1 results from u * result_stride. Where n exceeds LEADING, those of the other rows, and
+// what remains of the matrix goes to remainder, (., LEADING, LEADING), the lower triangle of the one of universe u.
 // Dynamic shared memory: n (n + 1) / 2 + 3 n, both up to the next multiple of 4, + (1 + WARPS) n values of type REAL, of
 // the largest n.
 extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
 tridiagonalise(const double* matrices, long long stride, int width, const int* index, int index_stride, const int* rows,
-               const int* sizes, int result_stride, double* diagonal, double* offdiagonal) {
+               const int* sizes, int result_stride, double* remainder, double* diagonal, double* offdiagonal) {
     extern __shared__ double2 shared[];
     const int universe = rows[blockIdx.x], n = sizes[universe];
     REAL* const a = reinterpret_cast<REAL*>(shared);  // element (i, j), j <= i, at i (i + 1) / 2 + j
@@ -70,7 +72,8 @@ tridiagonalise(const double* matrices, long long stride, int width, const int* i
     REAL tau = 0;  // the last reflector is H = I - tau v v', v's last entry being 1
     __syncthreads();
 
-    for (int m = n - 1; m > 0; --m) {  // eliminate row m
+    const int least = n > LEADING ? LEADING : 1;
+    for (int m = n - 1; m >= least; --m) {  // eliminate row m
         if (warp == 0) {
             REAL v_lane[CHUNKS], w_lane[CHUNKS], u_lane[CHUNKS];  // this lane's columns of v, w, u
             REAL dot = 0;
@@ -179,8 +182,20 @@ tridiagonalise(const double* matrices, long long stride, int width, const int* i
         u = used;
         __syncthreads();  // p is written
     }
-    if (threadIdx.x == 0) {
-        diagonal[0] = a[0];
-        offdiagonal[n - 1] = 0;
+    if (n <= LEADING) {
+        if (threadIdx.x == 0) diagonal[0] = a[0];
+        return;
     }
+    // The last reflector is still to be applied.
+    if (warp == 0) {
+        REAL dot = 0;
+        for (int j = lane; j < LEADING; j += 32) dot += v[j] * p[j];
+        const REAL pull = (REAL)0.5 * tau * warp_sum(dot);
+        for (int j = lane; j < LEADING; j += 32) p[j] = tau * (p[j] - pull * v[j]);
+    }
+    __syncthreads();  // p is w now
+    remainder += (long long)universe * LEADING * LEADING;
+    for (int i = warp; i < LEADING; i += WARPS)
+        for (int j = lane; j <= i; j += 32)
+            remainder[i * LEADING + j] = a[i * (i + 1) / 2 + j] - v[i] * p[j] - p[i] * v[j];
 }

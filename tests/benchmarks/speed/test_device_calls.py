@@ -27,9 +27,9 @@ def test_counts_of_the_demo(missing: float) -> None:
 
 
 def test_sizes_share_launches() -> None:
-    """One of tridiagonalise and of sturm for each size class, one of pair statistics, one of all matrices."""
+    """One of each step for each size class, two of tridiagonalise for those above 64; one of all matrices."""
     equal, mixed = (draw_request(24, sizes, 3) for sizes in ((100, 100), (20, 200)))
-    assert [count(equal, step)["launches"] for step in STEPS] == [3, 1]
-    assert [count(mixed, step)["launches"] for step in STEPS] == [9, 1]
+    assert [count(equal, step)["launches"] for step in STEPS] == [4, 1]
+    assert [count(mixed, step)["launches"] for step in STEPS] == [14, 1]
     with_gaps = draw_request(24, (20, 200), 3, missing=0.001)
-    assert [count(with_gaps, step)["launches"] for step in STEPS] == [9, 2]  # and one that completes the correlations
+    assert [count(with_gaps, step)["launches"] for step in STEPS] == [14, 2]  # and one that completes the correlations

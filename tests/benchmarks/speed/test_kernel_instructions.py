@@ -23,15 +23,51 @@ def test_arithmetic_is_of_floating_point_alone() -> None:
     assert arithmetic_of(["DFMA", "FADD.FTZ", "FMUL", "IMAD.MOV.U32", "DSETP.GT.AND", "F2F.F64.F32", "LDS.64"]) == 3
 
 
+CLOCK = 132 * 1.98e9
+
+
 def test_bounds_of_tridiagonalise() -> None:
-    """By hand: N = 100 has 166,667 elements; four operations on each; eight bytes read and written."""
-    counted = {"registers": 98, "loop": {"instructions": 300, "arithmetic": 75}}
-    work = make_kernel_times.tridiagonalise(100)
+    """By a loop over what it does down to 64 rows: N = 100, four warps; a pass by four rows and 32 columns."""
+    groups = masked = unmasked = 0
+    for m in range(64, 100):
+        for top in range(0, m, 4):
+            groups += 1
+            for first in range(0, top + 4, 32):
+                masked, unmasked = (masked + 1, unmasked) if first + 32 > top else (masked, unmasked + 1)
+    counted = {"registers": 98, "around": 400}
+    work = make_kernel_times.tridiagonalise(100, counted)
     found = make_kernel_times.seconds(work, counted, 4.8e12)
-    clock = 132 * 1.98e9
     assert make_kernel_times.resident(work, 98) == 4  # 104 registers of 128 threads, 46.8 KB of 228
-    elements = 100**3 / 6
-    assert found["arithmetic"] == pytest.approx(4 * elements / 64 / clock)
-    assert found["instructions"] == pytest.approx(4 * elements / 32 * 4 / 4 / clock)
-    assert found["shared memory"] == pytest.approx(elements * 16 / 128 / clock)
-    assert found["device memory"] == pytest.approx(100 * 100 / 2 * 32 / 4.8e12)
+    issued = 78 * groups + 55 * masked + 30 * unmasked + 36 * (400 + 3 * 150)
+    issued += sum(60 + 9 * (i // 32 + 1) for i in range(100)) + 64 * 110
+    assert found["arithmetic"] == pytest.approx(16 * 32 * (masked + unmasked) / 64 / CLOCK)
+    assert found["instructions"] == pytest.approx(issued / 4 / CLOCK)
+    assert found["shared memory"] == pytest.approx((16 * (masked + unmasked) + 6 * groups) / CLOCK)
+    assert found["device memory"] == pytest.approx((100 * 100 / 2 * 32 + 64 * 65 / 2 * 8) / 4.8e12)
+
+
+@pytest.mark.parametrize("size", [20, 50])
+def test_instructions_of_small_matrices(size: int) -> None:
+    """By a loop over what a step does: of the eight groups of rows that its loop has, it skips some."""
+    chunks = 1 if size <= 32 else 2
+    held, skipped = (22, 35) if chunks == 1 else (34, 47)
+    loop = {"instructions": 53, "arithmetic": 24}
+    counted = {"around": 600, "loop": loop} if chunks == 2 else {"around": 0, "loop": {"instructions": 450}}
+    issued = size * (48 if chunks == 1 else 118)
+    for m in range(1, size):
+        issued += (450 if chunks == 1 else 600) - 8 * skipped
+        for top in range(0, m, 4):
+            issued += 53 if top >= 32 else held if m > 32 else 22
+        issued += 13 if m <= 32 else 0
+    work = make_kernel_times.tridiagonalise(size, counted)
+    assert work.instructions == issued
+    assert work.threads == 32
+
+
+def test_what_was_read_from_machine_code_adds_up_to_its_loops() -> None:
+    counted = json.loads(OUT.read_text())["figures"]
+    times = make_kernel_times
+    for chunks in (4, 8):
+        loop = counted[f"tridiagonalise REAL=double WARPS={chunks} CHUNKS={chunks} LEADING=64"]["loop"]["instructions"]
+        assert loop == pytest.approx(times.GROUP + chunks * (times.MASKED + times.UNMASKED), rel=0.05)
+    assert counted["sturm"]["loop"]["instructions"] == 4 * times.DOUBLE_ROW
