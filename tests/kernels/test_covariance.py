@@ -65,9 +65,7 @@ def simulate_parameters(n, *, seed=1):
     return Parameters(*(head.astype(np.float32) for head in parameters))
 
 
-def chosen_parameters(
-    *, weights, intensity, memory=0.0, factor_memory=0.0, volatility=(1.0, 0.0, 0.0, 0.0), **others
-):
+def chosen_parameters(*, weights, intensity, memory=0.0, factor_memory=0.0, volatility=(1.0, 0.0, 0.0, 0.0), **others):
     """One universe's answer; heads that are not named are 0."""
     rows = split_parameters(np.zeros((1, N_PARAMETERS)))
     return rows._replace(
@@ -442,7 +440,6 @@ def test_covariance_is_symmetric_and_positive_semi_definite_for_any_parameters(
         memory=memory,
         factor_memory=factor_memory,
         volatility=blend,
-        factor_memory=[factor_memory],
         intensity_tilt=tilt,
         volatility_tilt=0.1 * np.array(tilt),
         level=level,

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 from reference import covariance as reference
@@ -115,7 +113,9 @@ def test_a_jump_counts_less_in_the_robust_volatilities():
     returns = simulate_returns(120, 1, degrees=50)
     jump = returns.copy()
     jump[-5] = 0.5
-    before, after = (dict(zip(panel.VOLATILITIES, prepare_window(r).volatilities[:, 0], strict=True)) for r in (returns, jump))
+    before, after = (
+        dict(zip(panel.VOLATILITIES, prepare_window(x).volatilities[:, 0], strict=True)) for x in (returns, jump)
+    )
     rise = {name: after[name] / before[name] for name in before}
     assert rise["halflife_21"] > 5
     assert rise["absolute_21"] < 0.5 * rise["halflife_21"]

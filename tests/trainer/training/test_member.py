@@ -13,6 +13,7 @@ import torch
 from sigmahat_kernels.parameters import intensity_of, split_parameters
 from sigmahat_trainer.config import NetworkConfig, TrainConfig
 from sigmahat_trainer.data.dataset import Dataset, Sample, estimate_inputs
+from sigmahat_trainer.model.estimate import EstimateInputs
 from sigmahat_trainer.model.loss import Losses
 from sigmahat_trainer.model.network import HEAD_COLUMNS, MemberNetwork, activate, constant_logits
 from sigmahat_trainer.model.preprocessing import robust_scaling
