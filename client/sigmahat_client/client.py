@@ -203,8 +203,8 @@ class ShrinkageClient(BaseClient):
             Names the columns of an array; default for a DataFrame: its columns.
         windows : mapping of names to (start, stop), or integer array of shape (n_universes, 2), optional
             Rows [start, stop) of each universe; a bound is a row number, or a date, which stands for the first row that
-            is not before it. Default, also for a universe that the mapping leaves out: all rows. Half a year to two
-            years of daily returns (126 to 504 rows) do about equally well; a year is a good first choice.
+            is not before it. Default, also for a universe that the mapping leaves out: all rows, which is the best
+            choice up to some four years of daily returns (1,000 rows): old ones count little.
         market : DataFrame or floating point array of shape (rows, indicators), optional
             Indicators as `sigmahat_kernels.request.MARKET_COLUMNS` lists them; NaN = missing.
         dates : sequence of dates, or of days since 1970-01-01, of length rows, optional
