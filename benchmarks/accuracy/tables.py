@@ -209,6 +209,31 @@ def _both_portfolios(method: Mapping[str, Mapping[str, float]] | None) -> str:
     return ", ".join(f"{method[name]['difference']:+.1f} ({method[name]['t']:+.1f})" for name in ("gmv", "long_only"))
 
 
+def history() -> str:
+    """The same universes with shorter and longer windows than 252 rows."""
+    found = json.loads((RESULTS / "history.json").read_text())["figures"]
+    lengths = list(found["against_252_rows"])
+    rows = [["panel (assets, dates)", *(f"{length} rows" for length in lengths)], ["---"] * (1 + len(lengths))]
+    for panel, cell in found["panels"].items():
+        rows.append([f"{panel} ({cell['n_assets']}, {cell['n_dates']})", *(_percent(cell[each]) for each in lengths)])
+    return _markdown([*rows, ["mean", *(_percent(found["against_252_rows"][each]) for each in lengths)]])
+
+
+def spacing() -> str:
+    """Weekly and monthly returns: volatility against QIS in correlation space, and forecast risk of 1/N."""
+    found = json.loads((RESULTS / "spacing.json").read_text())["figures"]
+    rows = [["returns, periods of a window", "volatility", "panels better", "bias gap of 1/N", "QIS (corr.)"]]
+    rows.append(["---"] * len(rows[0]))
+    for name, of in found.items():
+        better = f"{of['panels_better']} of {len(of['panels'])}"
+        rows.append([name, _percent(of), better, f"{of['risk_gap']:.3f}", f"{of['risk_gap_of_reference']:.3f}"])
+    return _markdown(rows)
+
+
+def _percent(found: Mapping[str, float]) -> str:
+    return f"{found['difference']:+.1f} ({found['t']:+.1f})"
+
+
 SPEED = {
     "features_over_eigvalsh_n100": "all features over `numpy.linalg.eigvalsh` alone, N = 100, one thread",
     "features_over_eigvalsh_n250": "the same, N = 250",
@@ -242,4 +267,6 @@ def speed() -> str:
 
 
 if __name__ == "__main__":
-    print(headline(), accuracy(), risk(), grid(), designs(), missing(), stale(), speed(), sep="\n\n")
+    print(
+        headline(), accuracy(), risk(), grid(), designs(), history(), spacing(), missing(), stale(), speed(), sep="\n\n"
+    )
