@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sigmahat_deploy.report.study import Universe
-from sigmahat_kernels.panel import FAST_HALFLIFE, VOLATILITY_HALFLIVES
+from sigmahat_kernels.panel import FAST_HALFLIFE, RECENT_ROWS, VOLATILITY_HALFLIVES
 from sigmahat_kernels.parameters import PUBLISHED, REGIMES, TARGETS
 
 _REGIMES = {  # as the protocol defines them: next month's market volatility over the window's
@@ -97,11 +97,12 @@ def _shrinkage(universe: Universe) -> str:
 
 
 def _memory(universe: Universe) -> str:
-    memory = float(universe.row["memory"])
+    memory, factors = float(universe.row["memory"]), float(universe.row["factor_memory"])
     leaning = "mostly recent" if memory > 0.6 else "mostly the whole window" if memory < 0.4 else "about even"
     return (
         f"Of the measured correlations {percent(memory)} are exponentially weighted with a half-life of "
-        f"{FAST_HALFLIFE:g} rows, the rest weigh all rows alike: {leaning}."
+        f"{FAST_HALFLIFE:g} rows, the rest weigh the last {RECENT_ROWS} rows alike and older ones less: {leaning}. "
+        f"{percent(factors)} of what these give are replaced by the three leading factors of the recent ones."
     )
 
 
