@@ -55,12 +55,14 @@ class Estimates:
     """(U, B) intensity of each block; NaN where the universe does not hold the block."""
     memory: Floats
     """(U,) weight of the exponentially weighted correlation."""
+    factor_memory: Floats
+    """(U,) weight of its three leading factors, in what the other two correlations make."""
     volatility: Floats
     """(U, 4) weights over `parameters.VOLATILITY_BASES`, then the pull to the cross-section."""
     intensity_tilt: Floats
-    """(U, 8) how an asset's intensity leans on its `asset_statistics.ASSET_STATISTICS`."""
+    """(U, 12) how an asset's intensity leans on its `asset_statistics.ASSET_STATISTICS`."""
     volatility_tilt: Floats
-    """(U, 8) how an asset's ln volatility leans on them."""
+    """(U, 12) how an asset's ln volatility leans on them."""
     level: Floats
     """(U, 2) in the order of `parameters.LEVELS`: added to all ln volatilities; common variance of all assets."""
     condition: Floats

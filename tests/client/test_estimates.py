@@ -20,7 +20,7 @@ from sigmahat_kernels.status import Status
 TICKERS = [f"T{i:03}" for i in range(500)]
 DATES = pd.bdate_range("2020-01-01", periods=25)
 BESIDE = ["STATUS", "STATUS_ASSET", "WARNINGS", "ASSET_WARNINGS"]
-SCALARS = [name for name, (_, shape) in HEADS.items() if not shape or name == "MEMORY"]
+SCALARS = [name for name, (_, shape) in HEADS.items() if not shape or name in {"MEMORY", "FACTOR_MEMORY"}]
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +219,7 @@ def test_frame_has_one_row_a_universe_and_flat_columns(client: ShrinkageClient):
         *("intensity", "weight_identity", "weight_constant_correlation", "weight_single_factor"),
         *("intensity_identity", "intensity_constant_correlation", "intensity_single_factor"),
         *("confidence_identity", "confidence_constant_correlation", "confidence_single_factor"),
-        *("block_intensity_tech", "memory"),
+        *("block_intensity_tech", "memory", "factor_memory"),
         *("volatility_window", "volatility_halflife_63", "volatility_halflife_21", "volatility_pull"),
         *(f"{head}_tilt_{name}" for head in ("intensity", "volatility") for name in ASSET_STATISTICS),
         *("level_log_volatility", "level_common_variance"),

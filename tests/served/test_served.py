@@ -36,6 +36,7 @@ OUTPUTS = [
         "TARGET_CONFIDENCE",
         "BLOCK_INTENSITY",
         "MEMORY",
+        "FACTOR_MEMORY",
         "VOLATILITY",
     ),
     *("INTENSITY_TILT", "VOLATILITY_TILT", "LEVEL"),

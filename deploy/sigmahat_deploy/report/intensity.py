@@ -29,6 +29,13 @@ _WORDS = {  # statistic -> what it is to have more of it, and less
     "log_volatility_21": ("its volatility rose over the last weeks", "its volatility fell over the last weeks"),
     "log_kurtosis": ("its returns have fat tails", "its returns have thin tails"),
     "root_mean_square_correlation": ("its correlations are strong", "its correlations are weak"),
+    "log_volatility_126": (
+        "its volatility rose over the last half year",
+        "its volatility fell over the last half year",
+    ),
+    "log_cut_21": ("its usual moves grew over the last weeks", "its usual moves shrank over the last weeks"),
+    "log_absolute": ("its moves are of one size", "a few large moves make its volatility"),
+    "log_absolute_21": ("its average move grew over the last weeks", "its average move shrank over the last weeks"),
 }
 
 

@@ -97,13 +97,12 @@ def _shrinkage(universe: Universe) -> str:
 
 
 def _memory(universe: Universe) -> str:
-    memory = float(universe.row["memory"])
+    memory, factors = float(universe.row["memory"]), float(universe.row["factor_memory"])
     leaning = "mostly recent" if memory > 0.6 else "mostly the whole window" if memory < 0.4 else "about even"
-    factors = float(universe.row["factor_memory"])
     return (
         f"Of the measured correlations {percent(memory)} are exponentially weighted with a half-life of "
         f"{FAST_HALFLIFE:g} rows, the rest weigh the last {RECENT_ROWS} rows alike and older ones less: {leaning}. "
-        f"{percent(factors)} of the mix give way to what the three leading factors of the recent ones say."
+        f"{percent(factors)} of what these give are replaced by the three leading factors of the recent ones."
     )
 
 

@@ -45,7 +45,7 @@ _TABLE = {  # column of the estimates -> heading, what it is, digits
     "n_assets": ("assets", "assets of the universe", 0),
     "intensity": ("intensity", "shrinkage intensity, 0 to 1", 3),
     "memory": ("memory", "weight of the exponentially weighted correlation, 0 to 1", 3),
-    "factor_memory": ("factors", "weight of the three leading factors of that correlation, 0 to 1", 3),
+    "factor_memory": ("factor memory", "weight of the three leading factors of that correlation, 0 to 1", 3),
     "condition": ("condition", "log10 of the condition number that is expected of the matrix", 2),
     "expected_error": (
         "expected error",

@@ -284,8 +284,8 @@ def test_intensities_by_asset_follow_from_a_loop_over_the_definition(estimated):
 
 def test_the_reason_is_the_statistic_that_pushed_most():
     words = intensity._WORDS
-    statistics = np.array([1.0, 0.0, -2.0, 0.0, 0.0, 0.0, 3.0, 0.0])
-    tilt = np.array([0.5, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0])
+    statistics = np.array([1.0, 0.0, -2.0, 0.0, 0.0, 0.0, 3.0, *[0.0] * 5])
+    tilt = np.array([0.5, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, *[0.0] * 5])
     assert intensity._why(statistics, tilt * statistics) == [words["log_kurtosis"][0], words["mean_correlation"][0]]
     assert intensity._why(statistics, -tilt * statistics) == [words["log_unshared"][1]]
 
@@ -294,7 +294,13 @@ def test_what_is_said_has_the_numbers():
     universe = studies.universe(studies.panel())
     row = {
         **universe.row,
-        **{"intensity": 0.42, "memory": 0.39, "expected_error": math.log(1.1), "level_log_volatility": math.log(0.9)},
+        **{
+            "intensity": 0.42,
+            "memory": 0.39,
+            "factor_memory": 0.17,
+            "expected_error": math.log(1.1),
+            "level_log_volatility": math.log(0.9),
+        },
         **{"uncertainty_aleatoric": 0.3, "uncertainty_epistemic": 0.4},
         **dict(
             zip(
@@ -315,6 +321,7 @@ def test_what_is_said_has_the_numbers():
     assert "58 % of the correlations are measured, 42 %" in words["Shrinkage"]
     assert "25 % identity, 0 % constant correlation and 75 % single factor" in words["Shrinkage"]
     assert "39 % are exponentially weighted with a half-life of 63 rows" in words["Memory"]
+    assert "17 % of what these give are replaced by the three leading factors" in words["Memory"]
     assert "lowered by 10 % together" in words["Volatility"]
     low, high = 1.1 * math.exp(-0.5), 1.1 * math.exp(0.5)
     assert (

@@ -11,7 +11,7 @@ from sigmahat_trainer.data.markets import market_of, panel_shares
 from sigmahat_trainer.data.panels import ReturnPanel
 
 N_ASSETS = 12
-ROWS = {"us_stocks": 800, "us_small": 200, "uk_stocks": 250, "nepal": 90}
+ROWS = {"us_stocks": 800, "us_broad": 200, "uk_stocks": 250, "nepal": 90}
 
 
 def make_panel(name, n_rows, first):
@@ -40,12 +40,14 @@ def test_shares_by_hand(panels):
     np.testing.assert_allclose(panel_shares(panels, 0.5), [us * 2 / 3, us / 3, uk, nepal], rtol=1e-12)
 
 
-def test_funds_have_a_quarter_where_there_are_others(panels):
-    funds = [panels[k]._replace(name=name) for k, name in ((1, "us_etf_2005"), (2, "uk_factors"))]
-    shares = panel_shares([*panels, *funds], 0.5)
-    np.testing.assert_allclose(shares[4:], 0.25 * np.sqrt([200, 250]) / np.sqrt([200, 250]).sum(), rtol=1e-12)
-    np.testing.assert_allclose(shares[:4], 0.75 * panel_shares(panels, 0.5), rtol=1e-12)
-    np.testing.assert_allclose(panel_shares(funds, 0.5), 4 * shares[4:], rtol=1e-12)
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_funds_have_a_quarter_beside_others_and_their_own_shares_without(panels, power):
+    funds = [panels[1]._replace(name="us_etf"), panels[2]._replace(name="uk_funds")]
+    alone = panel_shares(funds, power)
+    mixed = panel_shares([panels[0], panels[3], *funds], power)
+    assert alone.sum() == pytest.approx(1)
+    np.testing.assert_allclose(mixed[2:], 0.25 * alone, rtol=1e-12)
+    np.testing.assert_allclose(mixed[:2], 0.75 * panel_shares([panels[0], panels[3]], power), rtol=1e-12)
 
 
 @pytest.mark.parametrize("power", [0.0, 0.3, 1.0])

@@ -442,6 +442,22 @@ def test_expected_error_is_a_gaussian_likelihood_of_realised_over_forecast_volat
     assert losses_of(logits, batch).expected_error.item() == pytest.approx(expected.item(), abs=1e-4)
 
 
+def test_expected_error_leaves_simulated_windows_out():
+    """They count as zero in a mean over all rows, and teach neither the mean nor the variance of the error."""
+    batch, _ = make_batch(6, 5, dtype=torch.float32)
+    simulated = torch.tensor([False, True, False, True, True, False])
+    logits = random_logits(6, seed=9).requires_grad_()
+    mixed = batch._replace(after=batch.after._replace(period=torch.where(simulated, -1, 500)))
+    value = losses_of(logits, mixed).expected_error
+    heads = split_parameters(activate(logits).double())
+    normal = torch.distributions.Normal(heads.expected_error[:, 0], (0.5 * heads.log_variance[:, 0]).exp())
+    each = -normal.log_prob(error_of(logits, batch)) - 0.5 * math.log(2 * math.pi)
+    assert value.item() == pytest.approx(each[~simulated].sum().item() / 6, abs=1e-4)
+    value.backward()
+    taught = logits.grad.abs().sum(dim=1) > 0
+    assert taught.tolist() == (~simulated).tolist()
+
+
 def test_expected_error_is_least_at_the_true_mean_and_variance():
     one, _ = make_batch(40, 5, dtype=torch.float32)
     logits = random_logits(1, seed=9).expand(40, -1)

@@ -292,7 +292,7 @@ def test_constants_at_the_border_can_still_learn():
         ({"volatility": (0.5, 0.3, 0.3, 0.1)}, "weights must be at least 0 and sum to 1"),
         ({"condition": 0.0}, "values must be above 0"),
         ({"log_variance": -8.0}, "values must be inside ±8"),
-        ({"intensity_tilt": [2.0] * 8}, "values must be inside ±2"),
+        ({"intensity_tilt": [2.0] * 12}, "values must be inside ±2"),
         ({"level": (0.0, 0.0)}, "values must be above 0"),
     ],
 )
