@@ -40,8 +40,9 @@ expectation; `numpy.linalg.cond` of the matrix is exact.
 OF_PORTFOLIOS = """\
 ## Of portfolios
 
-`Risks.to_frame()` and the files of `sigmahat risk` have one row a universe and portfolio, `contributions_frame()` and
-`--contributions` one a universe, portfolio and asset that is held. Formulas, and how far off each is: [risk](risk.md).
+`Risks.to_frame()`, `to_arrow()` and the files of `sigmahat risk` have one row a universe and portfolio,
+`contributions_frame()`, `contributions_arrow()` and `--contributions` one a universe, portfolio and asset that is held.
+Formulas, and how far off each is: [risk](risk.md).
 """
 
 

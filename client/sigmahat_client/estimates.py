@@ -15,6 +15,7 @@ import numpy.typing as npt
 from sigmahat_client.columns import described
 from sigmahat_client.errors import EstimateWarning, RefusedAsset, UniverseError, level_of_caller, some, warning_text
 from sigmahat_client.matrices import plot_matrix, to_correlation
+from sigmahat_client.tables import arrow_lists, arrow_table, index_of
 from sigmahat_kernels.parameters import PUBLISHED
 from sigmahat_kernels.status import Status
 
@@ -182,7 +183,7 @@ class Estimates:
             import pandas as pd
         except ModuleNotFoundError:
             return self.covariance[u]
-        labels = _index(self.assets[u])
+        labels = index_of(self.assets[u])
         return pd.DataFrame(self.covariance[u], index=labels, columns=labels) if self.labelled else self.covariance[u]
 
     def plot(self, universe: Hashable, *, correlation: bool = True, ax: Axes | None = None) -> Axes:
@@ -217,7 +218,7 @@ class Estimates:
         columns["message"] = [
             "" if status == Status.GOOD else str(self._error(u)) for u, status in enumerate(self.status.tolist())
         ]
-        return pd.DataFrame(columns, index=_index(self.universes, name="universe"))
+        return pd.DataFrame(columns, index=index_of(self.universes, name="universe"))
 
     def to_arrow(self) -> pa.Table:
         """Return an Arrow table, to be written as Parquet for instance; needs pandas and pyarrow.
@@ -228,47 +229,18 @@ class Estimates:
         """
         import pyarrow as pa
 
-        numbers = pa.Table.from_pandas(self.to_frame(), preserve_index=False)
-        columns = {"universe": _arrow_names(self.universes), "assets": _arrow_lists(self.assets)}
-        columns |= dict(zip(numbers.column_names, numbers.columns, strict=True))
+        table = arrow_table(self.to_frame()).add_column(1, "assets", arrow_lists(self.assets))
         if self.covariance is not None:
             rows = [
                 matrix.ravel() if status == Status.GOOD else None
                 for matrix, status in zip(self.covariance, self.status.tolist(), strict=True)
             ]
-            columns["covariance"] = pa.array(rows, pa.list_(pa.float32()))
-        return described(pa.table(columns))
+            table = table.append_column("covariance", pa.array(rows, pa.list_(pa.float32())))
+        return described(table)
 
     def _error(self, u: int) -> UniverseError:
         refused = self.refused[u] or self.dropped[u]
         return UniverseError(self.universes[u], int(self.status[u]), self.status_asset[u], refused)
-
-
-def _index(names: Sequence[Hashable], name: str | None = None) -> pd.Index[Any]:
-    """Names as they are: pandas would take tuples apart."""
-    import pandas as pd
-
-    index: pd.Index[Any] = pd.Index(list(names), tupleize_cols=False)
-    return index.rename(name)
-
-
-def _arrow_names(names: Sequence[Hashable]) -> pa.Array:
-    """Names of one type as they are, tuples and names of mixed types as text: a column has one type."""
-    import pyarrow as pa
-
-    if any(isinstance(name, tuple) for name in names):
-        return pa.array(map(str, names), pa.string())
-    try:
-        return pa.array(names)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        return pa.array(map(str, names), pa.string())
-
-
-def _arrow_lists(lists: Sequence[Sequence[Hashable]]) -> pa.Array:
-    import pyarrow as pa
-
-    offsets = np.cumsum([0, *map(len, lists)], dtype=np.int32)
-    return pa.ListArray.from_arrays(offsets, _arrow_names(list(chain.from_iterable(lists))))
 
 
 def _named(names: Sequence[str], values: Floats) -> dict[str, Floats]:

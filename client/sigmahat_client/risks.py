@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
+from sigmahat_client.columns import described
 from sigmahat_client.errors import PortfolioError, UniverseError
-from sigmahat_client.estimates import Estimates, _index
+from sigmahat_client.estimates import Estimates
+from sigmahat_client.tables import arrow_table, index_of
 from sigmahat_kernels.parameters import REGIMES
 from sigmahat_kernels.status import PortfolioStatus, Status
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 Floats = npt.NDArray[np.float64]
 
@@ -287,10 +290,17 @@ class Risks:
             for p in range(n_portfolios)
         ]
         names = [
-            _index([universe for universe in whole.universes for _ in range(n_portfolios)], name="universe"),
-            _index(list(self.portfolios) * n_universes, name="portfolio"),
+            index_of([universe for universe in whole.universes for _ in range(n_portfolios)], name="universe"),
+            index_of(list(self.portfolios) * n_universes, name="portfolio"),
         ]
         return pd.DataFrame(numbers, index=pd.MultiIndex.from_arrays(names))
+
+    def to_arrow(self) -> pa.Table:
+        """Return `to_frame` as an Arrow table; needs pandas and pyarrow.
+
+        Its first columns are `universe` and `portfolio`. The metadata of each field say its `unit` and `meaning`.
+        """
+        return described(arrow_table(self.to_frame()))
 
     def contributions_frame(self) -> pd.DataFrame:
         """Return a DataFrame with one row a universe, portfolio and asset that is held; needs pandas.
@@ -314,6 +324,10 @@ class Risks:
         names = ["universe", "portfolio", "asset"]
         columns = [*names, "weight", "contribution", "marginal", "beta"]
         return pd.DataFrame(rows, columns=columns).set_index(names)
+
+    def contributions_arrow(self) -> pa.Table:
+        """Return `contributions_frame` as an Arrow table, as `to_arrow` does."""
+        return described(arrow_table(self.contributions_frame()))
 
     def _marginal(self) -> tuple[Floats, ...]:
         if self.marginal is None:
@@ -348,14 +362,14 @@ class Risks:
             import pandas as pd
         except ModuleNotFoundError:
             return values
-        return pd.DataFrame(values, index=_index(rows), columns=_index(columns))
+        return pd.DataFrame(values, index=index_of(rows), columns=index_of(columns))
 
     def _series(self, values: Floats, names: Sequence[Hashable], labelled: bool = True) -> pd.Series[Any] | Floats:
         try:
             import pandas as pd
         except ModuleNotFoundError:
             return values
-        return pd.Series(values, index=_index(names)) if labelled else values
+        return pd.Series(values, index=index_of(names)) if labelled else values
 
 
 def _flat(rows: Sequence[Floats]) -> Floats:

@@ -116,7 +116,11 @@ def measure_portfolios(
         usable = good[universes]
         weights = portfolios.of(request, universes, size)
         weights[~usable] = 0.0
-        marginal, covariance, diagonal = _measured(chunk, weights)
+        measured = chunk.multiply(weights) if chunk.compiled else None
+        if measured is None or minimum_variance:
+            matrices = chunk.matrices()  # once, for both
+            measured = measured or _multiplied(matrices, weights)
+        marginal, covariance, diagonal = measured
         # What the products with a refused portfolio are is no number of anybody's.
         marginal[~usable] = np.nan
         covariance[~usable] = np.nan
@@ -128,7 +132,6 @@ def measure_portfolios(
         risk.beta[universes, :, :size] = marginal / variance[:, :, None]
         risk.diagonal[universes, :size] = diagonal
         if minimum_variance:
-            matrices = chunk.matrices()
             xp = array_namespace(matrices)
             least = xp.stack([long_short(matrices), long_only(matrices)], axis=1)
             risk.minimum_variance_weights[universes, :, :size] = to_numpy(least)
@@ -150,11 +153,8 @@ def measure_portfolios(
     return risk
 
 
-def _measured(chunk: Chunk, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`products` of a chunk's matrices, and their diagonals, on the host."""
-    if chunk.compiled:
-        return chunk.multiply(weights)
-    matrices = chunk.matrices()
+def _multiplied(matrices: Array, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`products` of matrices, and their diagonals, on the host."""
     xp = array_namespace(matrices)
     marginal, covariance = products(matrices, xp.asarray(weights))
     return to_numpy(marginal), to_numpy(covariance), to_numpy(xp.einsum("nii->ni", matrices))

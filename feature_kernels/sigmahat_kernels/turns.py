@@ -6,6 +6,9 @@ fair queueing: Goyal, Vin, Cheng 1997). Work that is behind others with enough t
 pause; the first in line never does. So a small request passes a large one, and a large one cannot be passed for ever:
 what comes later is placed behind it once as much as its own cost has been served.
 
+Work for many cores leaves all but one idle where it shares a window, asks the networks and is written: what came after
+it goes on meanwhile. What was passed waits.
+
 Work of one caller is placed one after the other, so one with a hundred requests gets no more than one with two.
 """
 
@@ -14,6 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from threading import Condition
 
 
@@ -24,8 +28,11 @@ class Overdue(Exception):
 class Turn:
     """A place in line; see `Turns.take`."""
 
-    def __init__(self, line: Condition, turns: Turns, place: float, cost: float, width: int, deadline: float) -> None:
+    def __init__(
+        self, line: Condition, turns: Turns, number: int, place: float, cost: float, width: int, deadline: float
+    ) -> None:
         self._line, self._turns = line, turns
+        self.number = number  # in the order of coming
         self.place, self.cost, self.width, self.deadline = place, cost, width, deadline
 
     def pause(self) -> None:
@@ -55,6 +62,7 @@ class Turns:
         self._cores = cores
         self._line = Condition()
         self._turns: list[Turn] = []
+        self._numbers = count()
         self._served = 0.0  # cost of all that is done
         self._last: dict[str, float] = {}  # place of each caller's last
 
@@ -83,7 +91,7 @@ class Turns:
         """
         with self._line:
             begin = max(self._served, self._last.get(caller, 0.0)) if caller else self._served
-            turn = Turn(self._line, self, begin + cost, cost, width, deadline)
+            turn = Turn(self._line, self, next(self._numbers), begin + cost, cost, width, deadline)
             if caller:
                 self._last = {name: place for name, place in self._last.items() if place > self._served}
                 self._last[caller] = turn.place
@@ -109,4 +117,6 @@ class Turns:
     def must_wait(self, turn: Turn) -> bool:
         """Whether those ahead have work for all cores; for `Turn.pause`, which holds the lock."""
         ahead = self._turns[: self._turns.index(turn)]
-        return sum(min(other.width, self._cores) for other in ahead) >= self._cores
+        passed = any(other.number > turn.number for other in ahead)
+        each = self._cores if passed else max(1, self._cores - 1)
+        return sum(min(other.width, each) for other in ahead) >= self._cores

@@ -24,6 +24,7 @@ from sigmahat_client import (
     ShrinkageClient,
     UniverseError,
 )
+from sigmahat_client.columns import describe
 from sigmahat_client.intake import chunks, encode, job
 from sigmahat_client.risks import MINIMUM_VARIANCE_RULES as CLIENTS_RULES
 from sigmahat_client.risks import REGIME_RATIOS
@@ -174,6 +175,33 @@ def test_failures_name_universe_portfolio_and_asset(local: ShrinkageClient, retu
     held = risks.contributions_frame()
     assert held.index.tolist() == [("one", "good", "A1"), ("two", "good", "A3"), ("two", "huge", "A4")]
     np.testing.assert_allclose(held["contribution"], risks.volatility[[0, 2, 2], [0, 0, 2]], rtol=1e-12)
+
+
+def test_arrow_tables_hold_the_frames(local: ShrinkageClient, returns: pd.DataFrame) -> None:
+    pytest.importorskip("pyarrow")
+    universes = {("one", 1): ["A1", "A2", "A5"], "bad": ["A1", "XX"], 2: ["A3", "A4"]}
+    risks = local.risk(returns, universes, {"good": {"A1": 1.0, "A3": 0.5}, 7: {"A5": np.nan, "A4": 1.0}})
+    for frame, table in (
+        (risks.to_frame(), risks.to_arrow()),
+        (risks.contributions_frame(), risks.contributions_arrow()),
+    ):
+        names = frame.index.to_frame(index=False).map(str)  # of mixed types
+        expected = pd.concat([names, frame.reset_index(drop=True)], axis=1)
+        pd.testing.assert_frame_equal(table.to_pandas(), expected, check_dtype=False)
+        for field in table.schema:
+            column = describe(field.name)
+            assert column is not None
+            assert field.metadata == {b"unit": column.unit.encode(), b"meaning": column.meaning.encode()}
+    assert risks.to_arrow()["universe"].to_pylist()[::2] == ["('one', 1)", "bad", "2"]
+    assert risks.contributions_arrow()["asset"].to_pylist() == ["A1", "A3", "A4"]
+
+
+def test_names_keep_their_type_in_arrow_tables(local: ShrinkageClient, returns: pd.DataFrame) -> None:
+    pa = pytest.importorskip("pyarrow")
+    risks = local.risk(returns.to_numpy(), {1: [0, 1, 2], 2: [3, 4]}, {"a": {0: 1.0, 3: 1.0}})
+    assert risks.to_arrow()["universe"].to_pylist() == [1, 2]
+    assert risks.to_arrow()["portfolio"].type == pa.string()
+    assert risks.contributions_arrow()["asset"].type == pa.int64()
 
 
 def test_what_was_not_asked_for_says_how_to_ask(local: ShrinkageClient, returns: pd.DataFrame) -> None:

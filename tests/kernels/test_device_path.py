@@ -188,6 +188,24 @@ def test_risk(cupy: Any) -> None:
     assert host_copies["from the device"] == 3 * stacks + 1  # and where returns are missing
 
 
+def test_portfolios_of_least_variance_need_no_matrix_twice(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = draw_request(120, 6)
+    request = request._replace(panel=cupy.asarray(request.panel))
+    rng = np.random.default_rng(4)
+    parameters, status = split_parameters(rng.uniform(size=(6, N_PARAMETERS))), np.zeros(6, np.int32)
+    portfolios = read_portfolios(request, portfolios=rng.standard_normal((3, 40)))
+    built = []
+
+    def counted(moments: Any, *arguments: Any) -> Any:
+        matrices = undisturbed(moments, *arguments)
+        built.append(len(matrices))
+        return matrices
+
+    monkeypatch.setattr(assemble_module, "estimate_covariance", counted)
+    measure_portfolios(request, parameters, status, portfolios, minimum_variance=True, threads=1)
+    assert sum(built) == 6
+
+
 def test_matrices_wait_on_the_device_for_whoever_asked(cupy: Any) -> None:
     """No copy of them, whatever there is to compute: refused universes and padding are filled there too."""
     request = draw_request(120, 12)

@@ -39,6 +39,23 @@ def test_cores_that_those_ahead_cannot_use_are_not_idle() -> None:
     assert len(turns) == 1
 
 
+@pytest.mark.parametrize("cores", [2, 16])
+def test_what_comes_next_begins_where_the_first_leaves_cores_idle(cores: int) -> None:
+    turns = Turns(cores)
+    first, second, third = (stand(turns, 100.0, "one", width=50) for _ in range(3))
+    assert [turns.must_wait(turn) for turn in (first, second, third)] == [False, False, True]
+    small = stand(turns, 1.0, width=50)
+    assert [turns.must_wait(turn) for turn in (small, first, second, third)] == [False, True, True, True]
+    turns.leave(small)
+    turns.leave(first)
+    assert [turns.must_wait(turn) for turn in (second, third)] == [False, False]
+
+
+def test_one_core_is_never_idle() -> None:
+    turns = Turns(1)
+    assert [turns.must_wait(stand(turns, 1.0)) for _ in range(3)] == [False, True, True]
+
+
 def test_large_work_is_passed_by_no_more_than_its_own_cost() -> None:
     turns = Turns(1)
     large = stand(turns, 10.0)
