@@ -27,7 +27,7 @@ def test_scaled_returns_have_the_same_parameters_and_the_square_of_the_matrix(sc
     returns = simulate_returns(n_obs, 12, missing=missing)
     with ShrinkageClient.local() as client:
         before, after = (client.estimate(returns * c, covariance=True) for c in (1.0, scale))
-    # Returns are float32, so a scale rounds them; a feature that crosses an INT8 step's edge moves an answer a little.
+    # A scale rounds float32 returns; a feature that crosses the edge of an INT8 step moves an answer a little.
     np.testing.assert_allclose(after.memory, before.memory, atol=1e-3)
     (matrix,), (scaled,) = before.covariance, after.covariance
     sd = np.sqrt(np.diag(matrix))

@@ -133,7 +133,7 @@ class Detective:
         universe = np.array([place[1] if place else still for place in found])
         for n_obs in sorted({min(n, stop) for n in WINDOW_LENGTHS}):
             window = prepare_window(without_stale(self.panel.returns[stop - n_obs : stop, universe])[0])
-            if np.allclose(np.log(window.volatilities), sample.log_volatility, atol=1e-6):
+            if np.allclose(np.log(window.volatilities[:3]), sample.log_volatility, atol=1e-6):
                 return Origin(stop, n_obs, universe)
         raise AssertionError(f"no window before row {stop} has these volatilities")
 
