@@ -169,7 +169,7 @@ def test_the_script(ablation, panels, tmp_path, monkeypatch, capsys):
     differences = {name: row["against_robust_scaling"]["difference_percent"] for name, row in variants.items()}
     assert [name for name, value in differences.items() if value == 0] == ["robust_scaling"]
     n_features = {name: row["n_features"] for name, row in variants.items()}
-    assert n_features == {**dict.fromkeys(variants, 93), "principal_components": 32, "top_half": 47}
+    assert n_features == {**dict.fromkeys(variants, 92), "principal_components": 32, "top_half": 46}
     assert out.with_suffix(".png").stat().st_size > 20_000
     assert "told otherwise" in capsys.readouterr().out
     with pytest.raises(FileNotFoundError, match="holds neither"):
