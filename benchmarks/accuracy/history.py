@@ -67,16 +67,28 @@ def log_volatilities(panel: ReturnPanel, members: Path, period: str, draws: int)
         for rebalance in plan(panel, Cell(n_assets, longest, HORIZON), PERIODS[period], draws=draws, seed=0):
             ahead = holding_returns(panel.returns, rebalance.stop, HORIZON).astype(np.float64)
             row: dict[str, Any] = {"panel": panel.name, "n_assets": n_assets, "date": panel.dates[rebalance.stop - 1]}
+            found: dict[int, list[float]] = {}
             for length in LENGTHS:
                 request = request_of(panel, Cell(n_assets, length, HORIZON), rebalance)
                 matrices = unpadded(request, pipeline.estimate(request).covariance)
-                realised = [
-                    (ahead[:, universe] @ gmv_weights(matrix)) ** 2
+                found[length] = [
+                    _log_volatility(matrix, ahead[:, universe])
                     for universe, matrix in zip(rebalance.universes, matrices, strict=True)
                 ]
-                row[str(length)] = 0.5 * np.log(np.mean(realised, axis=1)).mean()
-            rows.append(row)
+            # Near copies of a fund can leave a matrix singular in single precision: it is left out at every length.
+            usable = np.isfinite(list(found.values())).all(axis=0)
+            if usable.any():
+                rows.append(row | {str(length): np.mean(np.array(logs)[usable]) for length, logs in found.items()})
     return pd.DataFrame(rows if len(rows) >= FEWEST_DATES else [])
+
+
+def _log_volatility(covariance: np.ndarray, ahead: np.ndarray) -> float:
+    """Of the minimum-variance portfolio in the periods ahead; NaN where there is none."""
+    try:
+        weights = gmv_weights(covariance)
+    except np.linalg.LinAlgError:
+        return float("nan")
+    return 0.5 * float(np.log(((ahead @ weights) ** 2).mean()))
 
 
 def figures_of(logs: pd.DataFrame) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weekly and monthly returns: are the answers good there too? Into ``results/spacing.json``.
 
-Panels of daily returns are compounded over 5 and 21 rows. Judged against QIS in correlation space, on the same
-universes and dates: realised volatility of the minimum-variance portfolio in the periods that follow (mean difference
-of logarithms in percent, t by Newey and West, one unit a date), and the forecast risk of equally weighted portfolios
-(bias: realised over forecast, 1 if right). The members have seen daily returns alone.
+Panels of daily returns are compounded over 5 and 21 rows. Judged against Ledoit and Wolf's shrinkage to several
+targets, on the same universes and dates: realised volatility of the minimum-variance portfolio in the periods that
+follow (mean difference of logarithms in percent, t by Newey and West, one unit a date), and the forecast risk of
+equally weighted portfolios (bias: realised over forecast, 1 if right). The members have seen daily returns alone.
 
     python -m benchmarks.accuracy.spacing ../shared/data ../shared/markets --period test
 """
@@ -33,12 +33,14 @@ from sigmahat_trainer.data.dataset import MIN_COVERAGE, eligible_assets
 from sigmahat_trainer.data.panels import ReturnPanel, load_panels
 from sigmahat_trainer.data.split import PERIODS
 from sigmahat_trainer.evaluation.methods import SERVED, Methods
-from sigmahat_trainer.evaluation.results import REFERENCE
 from sigmahat_trainer.evaluation.rolling import Cell, evaluate
 from sigmahat_trainer.evaluation.significance import newey_west_error, newey_west_t
 from sigmahat_trainer.progress import track
 
 RESULT = RESULTS / "spacing.json"
+REFERENCE = "multi_target_ledoit_wolf"
+"""Of QIS nothing is left where a universe has about as many assets as the window has rows, as here."""
+
 LARGEST = 100
 """Assets of a universe; of a smaller panel four fifths."""
 

@@ -220,9 +220,9 @@ def history() -> str:
 
 
 def spacing() -> str:
-    """Weekly and monthly returns: volatility against QIS in correlation space, and forecast risk of 1/N."""
+    """Weekly and monthly returns: volatility against multi-target Ledoit-Wolf, and forecast risk of 1/N."""
     found = json.loads((RESULTS / "spacing.json").read_text())["figures"]
-    rows = [["returns, periods of a window", "volatility", "panels better", "bias gap of 1/N", "QIS (corr.)"]]
+    rows = [["returns, periods of a window", "volatility", "panels better", "bias gap of 1/N", "of multi-target LW"]]
     rows.append(["---"] * len(rows[0]))
     for name, of in found.items():
         better = f"{of['panels_better']} of {len(of['panels'])}"
