@@ -112,7 +112,7 @@ def test_all_sizes_share_their_windows_and_other_fields_stay(samples):
     features, periods = samples
     numbers = np.arange(len(features))
     stacks = {
-        size: Sample(features[rows], *[numbers[rows]] * 6, periods[rows])
+        size: Sample(features[rows], *[numbers[rows]] * (len(Sample._fields) - 2), periods[rows])
         for size, rows in ((5, slice(0, 100)), (10, slice(100, None)))
     }
     got = expanding_dataset(Dataset(stacks))
