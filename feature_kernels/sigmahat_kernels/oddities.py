@@ -10,7 +10,7 @@ import numpy as np
 
 from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.groups import WindowGroup
-from sigmahat_kernels.panel import Window
+from sigmahat_kernels.panel import RECENT_ROWS, Window
 from sigmahat_kernels.request import PADDING, Request
 from sigmahat_kernels.shared_window import SharedWindows
 from sigmahat_kernels.status import (
@@ -195,11 +195,19 @@ def _flag_columns(window: Window, has_copy: Array, stale: Array) -> Array:
     return (
         (n < FEW_RETURNS * len(window.returns)) * int(WarningFlag.FEW_RETURNS)
         + stale * int(WarningFlag.STALE_PRICES)
-        # The kurtosis is a sum of fourth powers already: sum x^4 / (sum x^2)^2 = kurtosis n / (n - 1)^2.
-        + (window.kurtosis * n > DOMINANT_RETURN * (n - 1.0) ** 2) * int(WarningFlag.DOMINANT_RETURN)
+        # The kurtosis is a sum of fourth powers already: sum x^4 / (sum x^2)^2 = kurtosis n / (sum x^2)^2.
+        + (window.kurtosis * n > DOMINANT_RETURN * _sum_of_squares(window) ** 2) * int(WarningFlag.DOMINANT_RETURN)
         + has_copy * int(WarningFlag.NEAR_COPY)
         + _outside(window.volatilities[0], USUAL_VOLATILITY) * int(WarningFlag.UNUSUAL_VOLATILITY)
     )
+
+
+def _sum_of_squares(window: Window) -> Array:
+    """Of the standardised returns before their cut, (m,): n - 1, unless old rows count less in the volatility."""
+    if len(window.returns) <= RECENT_ROWS:
+        return window.n_observed - 1.0
+    deviations = (window.returns - window.returns.sum(axis=0) / window.n_observed) * window.observed
+    return (deviations**2).sum(axis=0) / window.volatilities[0] ** 2
 
 
 def _outside(values: Array, limits: tuple[float, float]) -> Array:

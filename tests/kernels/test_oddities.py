@@ -139,6 +139,15 @@ def test_several_flags_of_one_asset_are_joined():
     assert odd.of_universe[0] == odd.of_asset[0, 3]
 
 
+@pytest.mark.parametrize(("share", "flag"), [(0.4, 0), (0.8, WarningFlag.DOMINANT_RETURN)])
+def test_a_return_dominates_by_its_share_of_all_squares_however_old_it_is(share, flag):
+    """Rows beyond a year count less in the volatility: an old jump is no larger for that, nor a smaller part."""
+    returns = draw_returns(800)
+    others = returns[:, 3] - returns[:, 3].mean()
+    returns[20, 3] = np.sqrt((others**2).sum() * share / (1 - share))
+    assert flags(returns).of_asset[0, 3] == flag
+
+
 def test_a_crash_of_the_whole_market_is_no_outlier():
     returns = draw_returns(60)
     returns[30] = -0.25
