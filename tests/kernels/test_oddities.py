@@ -139,7 +139,7 @@ def test_several_flags_of_one_asset_are_joined():
     assert odd.of_universe[0] == odd.of_asset[0, 3]
 
 
-@pytest.mark.parametrize(("share", "flag"), [(0.4, 0), (0.8, WarningFlag.DOMINANT_RETURN)])
+@pytest.mark.parametrize(("share", "flag"), [(0.5, 0), (0.8, WarningFlag.DOMINANT_RETURN)])
 def test_a_return_dominates_by_its_share_of_all_squares_however_old_it_is(share, flag):
     """Rows beyond a year count less in the volatility: an old jump is no larger for that, nor a smaller part."""
     returns = draw_returns(800)
