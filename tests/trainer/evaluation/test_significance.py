@@ -148,3 +148,7 @@ def test_methods_of_the_same_losses_share_their_place():
     assert p_values["twin"] == p_values["bad"] < 0.05
     assert p_values["good"] == 1.0
     assert confidence_set({"one": good, "two": good}) == {"one": 1.0, "two": 1.0}
+
+
+def test_one_date_tells_nothing_apart():
+    assert confidence_set({"good": np.zeros(1), "bad": np.ones(1)}) == {"good": 1.0, "bad": 1.0}

@@ -109,7 +109,7 @@ def confidence_set(
     # Methods with the same losses to the last digit have no variance between them, which the statistic divides by.
     distinct = ~frame.round(12).T.duplicated()
     kept = frame.loc[:, distinct]
-    if kept.shape[1] < 2:
+    if kept.shape[1] < 2 or len(kept) < 2:  # one date tells nothing apart
         return dict.fromkeys(frame.columns, 1.0)
     result = MCS(kept, size=size, reps=resamples, block_size=block, method="R", bootstrap="stationary", seed=seed)
     result.compute()
