@@ -24,6 +24,7 @@ BANDWIDTH = {"H100": 3.35e12, "H200": 4.8e12}  # bytes a second, of the data she
 WARPS_ISSUED, SINGLES, DOUBLES = 4, 128, 64  # a clock and multiprocessor: instructions of warps, operations of threads
 THREADS, REGISTERS, SHARED_BYTES = 2_048, 65_536, 228 * 1_024  # of a multiprocessor
 SECTOR = 32  # bytes that are read where one word of them is wanted
+ROWS, MISSING = 252, 0.01  # of the windows that `complete` is asked for; share of the returns that is missing
 CACHE_BYTES, CACHE_RATE = 50 * 10**6, 5_120  # what all multiprocessors share, bytes and bytes a clock (of an A100)
 
 
@@ -163,8 +164,33 @@ def assemble(n: int, counted: dict[str, Any]) -> Work:
     )
 
 
+def complete(n: int, counted: dict[str, Any]) -> Work:
+    """Returns are gathered twice, and those of all assets in each row that an asset misses; both correlations once."""
+    shared = int(kernels.complete_shared_bytes(ROWS, np.array(n)))
+    gaps = MISSING * ROWS * n  # rows that some asset misses
+    chunks = -(-n // 32)
+    cells, added, pairs = ROWS * n, gaps * n, n**2 / 2
+    doubles = 32 * (ROWS * chunks * (3 + 5) + gaps * chunks * 6 + _chunks_below(n) * 10)
+    # A warp's rows: what is gathered, three sums over it, waited for once; then all rows, four at a time; then for each
+    # missed row its number and, with that, the return; then rows of pairs.
+    items = n * chunks / kernels.PAIR_WARPS
+    chain = ROWS / kernels.PAIR_WARPS * 1_100 + ROWS / 4 * chunks / kernels.PAIR_WARPS * 700
+    chain += items * MISSING * ROWS * 1_200 + n / kernels.PAIR_WARPS * chunks * 700
+    return Work(
+        instructions=doubles / 32 * counted["loop"]["instructions"] / counted["loop"]["arithmetic"],
+        doubles=doubles,
+        singles=0,
+        wavefronts=ROWS * chunks * 2 + gaps * chunks * 2,
+        # Of the completed ones what is added is written and read, then they themselves are written.
+        bytes=(2 * cells + added + 2 * pairs) * SECTOR + 2 * n**2 * 8 * 3,
+        chain=chain,
+        threads=32 * kernels.PAIR_WARPS,
+        shared_bytes=shared,
+    )
+
+
 MODELS: dict[str, Callable[[int, dict[str, Any]], Work]] = {
-    model.__name__: model for model in (tridiagonalise, sturm, pair_statistics, assemble)
+    model.__name__: model for model in (tridiagonalise, sturm, pair_statistics, assemble, complete)
 }
 
 
@@ -234,7 +260,8 @@ are taken, what is around the loops included (`docs/make_kernel_times.py` says h
 clock. *Waiting*: the longest chain of dependent instructions, estimated, shared by the blocks that a multiprocessor
 holds (*held*). *Cache*: the one that all multiprocessors share, 5,120 bytes a clock, which is published of an A100
 only. *Device*: memory, 32 bytes for each word that is gathered, as if none were in the cache. The bound is that of an
-H200; rates are universes a second. `tridiagonalise` is of both kernels of that name, one after the other.
+H200; rates are universes a second. `tridiagonalise` is of both kernels of that name, one after the other; `complete` has
+windows of {rows} rows of which {missing:.0%} of the returns are missing, in each column alike.
 
 | kernel | N | held | arithmetic | instructions | shared | waiting | cache | device, H100 | H200 | bound \
 | rate, H100 | H200 |
@@ -266,7 +293,7 @@ def page() -> str:
         loop = found["loop"]
         cells = (found["registers"], found["instructions"], found["around"], *(loop[name] for name in _COLUMNS))
         text += f"| {label} | {' | '.join(f'{cell:,}' for cell in cells)} |\n"
-    text += BOUNDS
+    text += BOUNDS.format(rows=ROWS, missing=MISSING)
     taken: dict[tuple[str, int], float] = {}
     for name in MODELS:
         for n in SIZES:

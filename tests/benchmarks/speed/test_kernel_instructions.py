@@ -64,6 +64,29 @@ def test_instructions_of_small_matrices(size: int) -> None:
     assert work.threads == 32
 
 
+def test_bounds_of_complete() -> None:
+    """By a loop over warps' columns: N = 50 over 252 rows, each asset missing 2.52 of them."""
+    counted = {"registers": 80, "loop": {"instructions": 320, "arithmetic": 108}}
+    doubles = words = broadcasts = 0.0
+    for first in (0, 32):
+        for _ in range(252):
+            doubles += 32 * (3 + 5)
+            broadcasts += 2
+        for _ in range(50):
+            doubles += 32 * 6 * 2.52
+            broadcasts += 2 * 2.52
+        words += 2 * 252 * min(32, 50 - first) + 50 * 2.52 * min(32, 50 - first)
+    for i in range(50):
+        doubles += 32 * 10 * (1 if i < 32 else 2)
+    work = make_kernel_times.complete(50, counted)
+    found = make_kernel_times.seconds(work, counted, 4.8e12)
+    assert make_kernel_times.resident(work, 80) == 3  # 80 registers of 256 threads
+    assert found["arithmetic"] == pytest.approx(doubles / 64 / CLOCK)
+    assert found["instructions"] == pytest.approx(doubles / 32 * 320 / 108 / 4 / CLOCK)
+    assert found["shared memory"] == pytest.approx(broadcasts / CLOCK)
+    assert found["device memory"] == pytest.approx((32 * (words + 2 * 50 * 50 / 2) + 6 * 50 * 50 * 8) / 4.8e12)
+
+
 def test_what_was_read_from_machine_code_adds_up_to_its_loops() -> None:
     counted = json.loads(OUT.read_text())["figures"]
     times = make_kernel_times
