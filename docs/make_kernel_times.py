@@ -260,8 +260,8 @@ are taken, what is around the loops included (`docs/make_kernel_times.py` says h
 clock. *Waiting*: the longest chain of dependent instructions, estimated, shared by the blocks that a multiprocessor
 holds (*held*). *Cache*: the one that all multiprocessors share, 5,120 bytes a clock, which is published of an A100
 only. *Device*: memory, 32 bytes for each word that is gathered, as if none were in the cache. The bound is that of an
-H200; rates are universes a second. `tridiagonalise` is of both kernels of that name, one after the other; `complete` has
-windows of {rows} rows of which {missing:.0%} of the returns are missing, in each column alike.
+H200; rates are universes a second. `tridiagonalise` is of both kernels of that name, one after the other; `complete`
+has windows of {rows} rows of which {missing:.0%} of the returns are missing, in each column alike.
 
 | kernel | N | held | arithmetic | instructions | shared | waiting | cache | device, H100 | H200 | bound \
 | rate, H100 | H200 |
