@@ -15,8 +15,9 @@ from sigmahat_trainer.baselines.average_oracle import average_oracle, fit_oracle
 from sigmahat_trainer.baselines.closed_form import sample
 from sigmahat_trainer.baselines.hindsight import Outcome, hindsight_constants
 from sigmahat_trainer.baselines.learned import BEYOND_LINEAR, fit_baselines, load_learned
-from sigmahat_trainer.baselines.rienet import build_rienet, draw_episodes, rienet, train_rienet
-from sigmahat_trainer.data.episodes import Episode, draw_episode, sizes_of
+from sigmahat_trainer.baselines.ridge import STATISTICS
+from sigmahat_trainer.baselines.rienet import build_rienet, rienet, train_rienet
+from sigmahat_trainer.data.episodes import Episode, draw_episode, draw_episodes, sizes_of
 from sigmahat_trainer.data.panels import ReturnPanel, fill_missing
 from sigmahat_trainer.evaluation.portfolios import gmv_weights
 
@@ -194,6 +195,7 @@ def test_everything_fitted_is_written_and_read(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "average_oracle.npz",
         "constants.json",
+        "ridge.json",
         "rienet.safetensors",
     ]
     fitted = load_learned(tmp_path)
@@ -202,6 +204,7 @@ def test_everything_fitted_is_written_and_read(tmp_path):
     np.testing.assert_array_equal(fitted.oracles["south", 7, 60], expected)
     assert set(fitted.constants["tilted_constants"]) == set(HEADS)
     assert set(HEADS) - set(fitted.constants["learned_constants"]) == set(BEYOND_LINEAR)
+    assert len(fitted.ridge.coefficients) == len(STATISTICS)
     returns = np.nan_to_num(panels[0].returns[:90].astype(float))
     assert np.linalg.eigvalsh(rienet(fitted.rienet)(request_of(returns))[0])[0] > 0
     with pytest.raises(FileNotFoundError, match="has no constants"):

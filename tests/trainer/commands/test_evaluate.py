@@ -204,6 +204,7 @@ def test_every_method_is_scored_at_every_date_of_every_cell(evaluated):
     # 8 fits into one panel, 12 into none, and is left out.
     assert sorted(cells.groups) == [("north", 8, 60), ("north", 8, 90), ("south", 7, 60), ("south", 7, 90)]
     own = {
+        "ridge_qis",
         "average_oracle",
         "rienet",
         "dcc_nl",

@@ -14,6 +14,7 @@ from sigmahat_kernels.released import released_repository
 from sigmahat_kernels.request import read_request
 from sigmahat_trainer.baselines.average_oracle import save_oracles
 from sigmahat_trainer.baselines.closed_form import BASELINES
+from sigmahat_trainer.baselines.ridge import STATISTICS, Ridge
 from sigmahat_trainer.baselines.rienet import build_rienet, save_rienet
 from sigmahat_trainer.evaluation.methods import (
     CONTESTANTS,
@@ -36,6 +37,7 @@ def baselines(tmp_path_factory):
     folder = tmp_path_factory.mktemp("baselines")
     constants = {"learned_constants": CONSTANTS, "tilted_constants": CONSTANTS}
     (folder / "constants.json").write_text(json.dumps({"constants": constants}))
+    Ridge(np.zeros(len(STATISTICS)), 1.0).save(folder / "ridge.json")
     save_oracles({PLACE[:3]: np.linspace(0.5, 1.5, 6)}, folder / "average_oracle.npz")
     save_rienet(build_rienet(), folder / "rienet.safetensors")
     return folder
@@ -73,7 +75,7 @@ def test_answers_are_covariances_in_the_units_of_the_returns(name, baselines, re
 def test_what_there_is_nothing_to_make_of_is_left_out(baselines):
     assert list(load_methods(Sources(), PLACE).estimators) == list(BASELINES)
     everywhere = list(load_methods(Sources(baselines=baselines), None).estimators)
-    assert everywhere == [*BASELINES, "rienet", "learned_constants", "tilted_constants"]
+    assert everywhere == [*BASELINES, "ridge_qis", "rienet", "learned_constants", "tilted_constants"]
     elsewhere = load_methods(Sources(baselines=baselines), PLACE._replace(n_obs=61)).estimators
     assert "average_oracle" not in elsewhere
     contest = load_methods(Sources(baselines=baselines, contestants=CONTEST), PLACE)

@@ -18,14 +18,12 @@ from torch import nn
 
 from sigmahat_kernels.request import Request
 from sigmahat_trainer.baselines.adapters import Estimator, universe_returns
-from sigmahat_trainer.data.dataset import SIZE_WEIGHTS, SIZES, WINDOW_LENGTHS
-from sigmahat_trainer.data.episodes import Episode, draw_episode
-from sigmahat_trainer.data.panels import PERIODS_PER_YEAR, ReturnPanel, fill_missing
+from sigmahat_trainer.data.episodes import Episode
+from sigmahat_trainer.data.panels import PERIODS_PER_YEAR, fill_missing
 
 BATCH_SIZE = 16
 LEARNING_RATE = 2e-3
 GRADIENT_LIMIT = 1.0
-UNIVERSES_PER_DATE = 4
 
 
 def build_rienet(output: str | Sequence[str] = "covariance") -> nn.Module:
@@ -35,29 +33,6 @@ def build_rienet(output: str | Sequence[str] = "covariance") -> nn.Module:
     layer: nn.Module = RIEnetLayer(output_type=output)
     layer(torch.randn(1, 5, 30) * 0.01)  # it makes its weights when it first sees data
     return layer
-
-
-def draw_episodes(panels: Sequence[ReturnPanel], *, n_episodes: int, horizon: int, seed: int) -> list[Episode]:
-    """Draw episodes as `dataset.draw_dataset` draws real windows: sizes, lengths and weights of panels are the same."""
-    rng = np.random.default_rng(seed)
-    weight = np.sqrt([panel.returns.size for panel in panels])
-    episodes: list[Episode] = []
-    attempts = 0
-    while len(episodes) < n_episodes:
-        attempts += 1
-        if attempts > 100 * n_episodes:
-            raise ValueError(f"no episode with a holding period of {horizon} rows in {[p.name for p in panels]}")
-        panel = panels[rng.choice(len(panels), p=weight / weight.sum())]
-        n_obs = int(rng.choice(WINDOW_LENGTHS))
-        possible = SIZE_WEIGHTS * (np.array(SIZES) <= panel.returns.shape[1])
-        if not possible.any() or len(panel.dates) < n_obs + horizon:
-            continue
-        n_assets = int(rng.choice(SIZES, p=possible / possible.sum()))
-        for _ in range(UNIVERSES_PER_DATE):
-            episode = draw_episode(rng, panel, n_assets=n_assets, n_obs=n_obs, horizon=horizon)
-            if episode is not None and episode.forward(horizon).any():
-                episodes.append(episode)
-    return episodes[:n_episodes]
 
 
 def train_rienet(

@@ -106,7 +106,11 @@ _resamples = click.option(
 @_horizon
 @train_until
 @click.option(
-    "--windows", default=12_000, show_default=True, type=click.IntRange(1), help="For the constants and for RIEnet."
+    "--windows",
+    default=12_000,
+    show_default=True,
+    type=click.IntRange(1),
+    help="For the constants, the ridge and RIEnet.",
 )
 @click.option(
     "--oracle-windows", default=400, show_default=True, type=click.IntRange(1), help="For each Average Oracle."
@@ -126,7 +130,7 @@ def fit_baselines(
     seed: int,
     out: Path,
 ) -> None:
-    """Fit the baselines that learn (constants, Average Oracle, RIEnet) to PANELS.
+    """Fit the baselines that learn (constants, a ridge of volatilities, Average Oracle, RIEnet) to PANELS.
 
     These are files of returns as `sigmahat estimate` reads them, or folders of such.
     """

@@ -8,8 +8,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sigmahat_trainer.data.dataset import MIN_COVERAGE, eligible_assets, holding_returns
+from sigmahat_trainer.data.dataset import (
+    MIN_COVERAGE,
+    SIZE_WEIGHTS,
+    SIZES,
+    WINDOW_LENGTHS,
+    eligible_assets,
+    holding_returns,
+)
 from sigmahat_trainer.data.panels import ReturnPanel, fill_missing
+
+UNIVERSES_PER_DRAW = 4
+"""Episodes of one panel, length and number of assets; each has a date of its own."""
 
 
 class Episode(NamedTuple):
@@ -39,6 +49,29 @@ def draw_episode(
     if len(candidates) < n_assets:
         return None
     return Episode(panel, stop, n_obs, np.sort(rng.choice(candidates, n_assets, replace=False)))
+
+
+def draw_episodes(panels: Sequence[ReturnPanel], *, n_episodes: int, horizon: int, seed: int) -> list[Episode]:
+    """Draw episodes as `dataset.draw_dataset` draws real windows: sizes, lengths and weights of panels are the same."""
+    rng = np.random.default_rng(seed)
+    weight = np.sqrt([panel.returns.size for panel in panels])
+    episodes: list[Episode] = []
+    attempts = 0
+    while len(episodes) < n_episodes:
+        attempts += 1
+        if attempts > 100 * n_episodes:
+            raise ValueError(f"no episode with a holding period of {horizon} rows in {[p.name for p in panels]}")
+        panel = panels[rng.choice(len(panels), p=weight / weight.sum())]
+        n_obs = int(rng.choice(WINDOW_LENGTHS))
+        possible = SIZE_WEIGHTS * (np.array(SIZES) <= panel.returns.shape[1])
+        if not possible.any() or len(panel.dates) < n_obs + horizon:
+            continue
+        n_assets = int(rng.choice(SIZES, p=possible / possible.sum()))
+        for _ in range(UNIVERSES_PER_DRAW):
+            episode = draw_episode(rng, panel, n_assets=n_assets, n_obs=n_obs, horizon=horizon)
+            if episode is not None and episode.forward(horizon).any():
+                episodes.append(episode)
+    return episodes[:n_episodes]
 
 
 def sizes_of(panel: ReturnPanel, sizes: Sequence[int]) -> list[int]:

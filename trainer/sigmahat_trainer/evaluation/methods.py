@@ -23,6 +23,7 @@ from sigmahat_trainer.baselines.dcc import dcc_nl
 from sigmahat_trainer.baselines.har import har_qis
 from sigmahat_trainer.baselines.learned import LearnedBaselines, load_learned
 from sigmahat_trainer.baselines.packages import PACKAGED, Packaged, guarded, missing
+from sigmahat_trainer.baselines.ridge import ridge_qis
 from sigmahat_trainer.baselines.rienet import rienet
 from sigmahat_trainer.export.model_card import read_card
 
@@ -90,6 +91,11 @@ def _average_oracle(material: Material) -> Estimator | None:
     return None if eigenvalues is None else closed_form(average_oracle(eigenvalues))
 
 
+def _ridge_qis(material: Material) -> Estimator | None:
+    ridge = material.learned.ridge if material.learned is not None else None
+    return None if ridge is None else closed_form(ridge_qis(ridge))
+
+
 def _rienet(material: Material) -> Estimator | None:
     network = material.learned.rienet if material.learned is not None else None
     return None if network is None else rienet(network)
@@ -101,6 +107,7 @@ def _constants(material: Material, *, name: str) -> Estimator | None:
 
 ESTIMATORS: dict[str, Maker] = {
     **{name: partial(_closed_form, form=form) for name, form in BASELINES.items()},
+    "ridge_qis": _ridge_qis,
     "average_oracle": _average_oracle,
     "rienet": _rienet,
     "learned_constants": partial(_constants, name="learned_constants"),
