@@ -28,8 +28,8 @@ PARAMETERS: dict[str, type] = {"caller": str, "classic": bool, "minimum_variance
 """What a request may ask for beside its tensors, name to type. Every model of an ensemble gets them all; those that
 Triton takes for itself (timeout, priority, sequence_*, binary data of HTTP) arrive at none."""
 
-MEMORY_SHARE = 0.3
-"""Share of a GPU's memory that an instance may keep: two Python steps and the members' engines stand on each."""
+MEMORY_SHARE = 0.25
+"""Share of a GPU's memory that an instance may keep: three Python steps and the members' engines stand on each."""
 
 LOST_DEVICE = 70
 """Exit status of a process whose GPU answers nothing any more (EX_SOFTWARE)."""
@@ -217,6 +217,8 @@ def _tensor(name: str, values: Array, dtype: Any) -> Any:
     values = xp.ascontiguousarray(values, dtype)
     if xp is np:
         return pb_utils.Tensor(name, values)
+    if values.nbytes > device.LARGEST_RESULT:
+        return pb_utils.Tensor(name, device.to_host(values))
     xp.cuda.get_current_stream().synchronize()  # Triton reads from another process, which knows nothing of our stream
     return pb_utils.Tensor.from_dlpack(name, values)
 

@@ -16,6 +16,8 @@ import pytest
 import yaml
 from cluster.conftest import CHART, ROOT, Render, only, run, tool
 
+from sigmahat_kernels.cuda.device import RESULTS_BYTES
+
 BUILDAH = ("buildah", "--storage-driver", "vfs")
 BASE = "localhost/sigmahat-base"
 
@@ -67,6 +69,12 @@ def test_compose_file() -> None:
     assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
     assert all(service["read_only"] for service in services.values())
     run(tool("docker-compose"), "-f", ROOT / "compose.yaml", "config", "--quiet")
+
+
+def test_triton_keeps_room_on_a_gpu_for_large_answers(render: Render) -> None:
+    option = f"--cuda-memory-pool-byte-size=0:{RESULTS_BYTES}"
+    assert option in only(render(), "Deployment")["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert f'"{option}"]' in (ROOT / "deploy" / "docker" / "Dockerfile").read_text()
 
 
 def test_kserve_example_is_a_pod_as_the_chart_makes_it(render: Render, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 from without_gpu.pretended_cupy import Device, pretended_cupy
 
 from sigmahat_kernels.cost import CostTooHigh
+from sigmahat_kernels.cuda import device
 from sigmahat_kernels.members import Member, member_folders
 from sigmahat_kernels.parallel import go_on
 from sigmahat_kernels.parameters import N_PARAMETERS
@@ -294,6 +295,19 @@ def test_every_instance_works_on_its_own_device(triton_module: ModuleType, two_d
         thread.start()
         thread.join()
         assert found[0].tensors[0].values.device_id == number
+
+
+def test_a_result_too_large_for_tritons_room_goes_by_the_host(
+    triton_module: ModuleType, two_devices: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "LARGEST_RESULT", 4 * 3)
+    doubler = model(triton_module, 0, "GPU", 1)
+    for values, on_host in (([1.0, 2.0, 3.0], False), ([1.0, 2.0, 3.0, 4.0], True)):
+        doubler.answer = lambda tensors, parameters: {"DOUBLED": doubler.to_device("PANEL", 2 * tensors["VALUES"])}
+        (response,) = doubler.execute([FakeRequest(VALUES=np.array(values, np.float32))])
+        found = response.tensors[0].values
+        assert isinstance(found, two_devices.ndarray) != on_host
+        assert [float(value) for value in found] == [2 * value for value in values]
 
 
 def test_what_lies_on_another_device_comes_over(triton_module: ModuleType, two_devices: Any) -> None:

@@ -161,6 +161,7 @@ def pretended_cupy() -> Any:
     module.cuda = SimpleNamespace(
         Device=Device,
         get_current_stream=Device,
+        alloc_pinned_memory=bytearray,
         runtime=SimpleNamespace(getDevice=current_device, CUDARuntimeError=CUDARuntimeError),
         driver=SimpleNamespace(CUDADriverError=CUDARuntimeError),
     )

@@ -82,7 +82,6 @@ def cupy_of_the_node() -> Any:
     cuda.is_available = lambda: True
     cuda.Event = Event
     cuda.get_elapsed_time = lambda begin, end: 1e3 * (end.at - begin.at)
-    cuda.alloc_pinned_memory = bytearray
     cuda.runtime.getDeviceProperties = lambda number: {
         "name": b"pretended",
         "multiProcessorCount": 132,

@@ -7,8 +7,17 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from sigmahat_kernels import backend
 from sigmahat_kernels.cuda.kernels import Program
+
+RESULTS_BYTES = 2 * 2**30
+"""What Triton keeps on each GPU for results on their way, by ``--cuda-memory-pool-byte-size=GPU:BYTES``. Of its own
+64 MB one large answer asks too much, and what finds no room is lost: triton-inference-server/server issue 7148."""
+
+LARGEST_RESULT = RESULTS_BYTES // 4
+"""A larger result goes to the host before it is handed out, and so does not depend on what others left of that room."""
 
 
 def launch(program: Program, blocks: int, threads: int, shared_bytes: int, arguments: Sequence[Any]) -> None:
@@ -45,6 +54,13 @@ def limit_memory(share: float) -> None:
     import cupy
 
     cupy.get_default_memory_pool().set_limit(fraction=share)
+
+
+def to_host(values: Any) -> np.ndarray:
+    """Copy an array to pinned memory, which takes a fraction of the time; CuPy keeps that for the next copy."""
+    pinned = backend.array_namespace(values).cuda.alloc_pinned_memory(values.nbytes)
+    host: np.ndarray = np.frombuffer(pinned, values.dtype, values.size).reshape(values.shape)
+    return values.get(out=host)
 
 
 def current_device() -> int:
