@@ -215,6 +215,20 @@ def test_a_singular_estimate_costs_and_does_not_stop_the_run():
     assert singular.log_forecast < shrunk.log_forecast - 3.0  # it thinks that there is no risk
 
 
+@pytest.mark.parametrize("size", [1.0, 30.0, 1000.0])
+def test_intensities_that_are_one_in_float32_teach_as_in_float64(size):
+    """Of one value that is not a number no weight of the network would be left."""
+    gradients = []
+    for dtype in (torch.float64, torch.float32):
+        batch, _ = make_batch(3, 6, dtype=dtype)
+        heads = split_parameters(activate(random_logits(3)).to(dtype))
+        tilt = torch.full_like(heads.intensity_tilt, size).requires_grad_()
+        found = minimum_variance(estimate(batch.inputs, heads._replace(intensity_tilt=tilt)), batch.after.forward)
+        gradients.append(*torch.autograd.grad(found.log_realised.sum(), tilt))
+    exact, rounded = gradients
+    torch.testing.assert_close(rounded.double(), exact, rtol=1e-3, atol=1e-3 * exact.abs().max().item())
+
+
 def test_solve_passes_gradcheck():
     generator = torch.Generator().manual_seed(1)
     root = torch.randn(3, 4, 4, generator=generator, dtype=torch.float64, requires_grad=True)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from sigmahat_kernels.parameters import Parameters
 
@@ -64,14 +65,13 @@ def shrink_correlation(inputs: EstimateInputs, heads: Parameters) -> Tensor:
     weights = heads.target_weights * heads.target_intensity
     intensity = weights.sum(dim=1).clamp(_SMALLEST_INTENSITY, 1.0 - _SMALLEST_INTENSITY)
     shares = weights / intensity[:, None]
-    tilted = torch.sigmoid(
-        intensity.logit()[:, None] + torch.einsum("bnk,bk->bn", inputs.asset_statistics, heads.intensity_tilt)
-    )
+    log_odds = intensity.logit()[:, None] + torch.einsum("bnk,bk->bn", inputs.asset_statistics, heads.intensity_tilt)
 
     def cell(coefficient: Tensor) -> Tensor:
         return coefficient[:, None, None]
 
-    keep, pull = (1.0 - tilted).sqrt(), tilted.sqrt()
+    # Roots of 1 - delta and delta. In float32 delta may be 1, where the root of 1 - delta has no slope.
+    keep, pull = (torch.exp(0.5 * functional.logsigmoid(sign * log_odds)) for sign in (-1.0, 1.0))
     mixed = cell(1.0 - heads.memory[:, 0]) * slow + cell(heads.memory[:, 0]) * inputs.fast
     factors = inputs.loadings @ inputs.loadings.transpose(1, 2)  # off its diagonal, which is not read
     mixed = cell(1.0 - heads.factor_memory[:, 0]) * mixed + cell(heads.factor_memory[:, 0]) * factors

@@ -143,7 +143,7 @@ def _train_pass(
         losses = batch_losses(logits, constants, batch, config, rng)
         optimiser.zero_grad()
         losses.total.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_LIMIT)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_LIMIT, error_if_nonfinite=True)
         optimiser.step()
         schedule.step()
         averages.add(losses, samples_in(batch))
