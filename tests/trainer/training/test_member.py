@@ -485,9 +485,9 @@ def test_gradients_are_cut(mixed, constants, monkeypatch):
     norms = []
     real = torch.nn.utils.clip_grad_norm_
 
-    def spy(parameters, limit):
+    def spy(parameters, limit, **options):
         parameters = list(parameters)
-        norm = real(parameters, limit)
+        norm = real(parameters, limit, **options)
         norms.append(torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]).norm().item())
         return norm
 
@@ -498,10 +498,22 @@ def test_gradients_are_cut(mixed, constants, monkeypatch):
     assert max(norms) == pytest.approx(module.GRADIENT_LIMIT, rel=1e-4)
 
 
+def test_a_gradient_that_is_no_number_reaches_no_weight(mixed, constants, monkeypatch):
+    """After one step by it nothing would be left of the network, and all that is said is said of the next batch."""
+
+    def no_number(*arguments):
+        losses = batch_losses(*arguments)
+        return losses._replace(total=losses.total * float("nan"))
+
+    monkeypatch.setattr(module, "batch_losses", no_number)
+    with pytest.raises(RuntimeError, match=r"total norm .* is non-finite"):
+        train_member(mixed, mixed, constants, CONFIG, member=0)
+
+
 def test_gradients_of_a_batch_do_not_reach_the_next(mixed, constants, monkeypatch):
     norms = []
 
-    def leave_huge_gradients(parameters, limit):
+    def leave_huge_gradients(parameters, limit, **options):
         parameters = [p for p in parameters if p.grad is not None]
         norms.append(torch.cat([p.grad.flatten() for p in parameters]).norm().item())
         for p in parameters:
