@@ -64,7 +64,7 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--universes", type=int, default=N_UNIVERSES)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=21)
     arguments = parser.parse_args()
     panel, universes = draw(arguments.universes)
     books = np.random.default_rng(1).standard_normal((N_PORTFOLIOS, N_COLUMNS))
