@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sigmahat_kernels.files import write_whole
+from sigmahat_trainer.evaluation.results import in_few_lines
 from sigmahat_trainer.provenance import provenance
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +45,7 @@ def write_figures(path: Path, figures: Mapping[str, Any], **facts: Any) -> None:
     for name, fact in facts.items():
         content[name] = {**content.get(name, {}), **fact} if isinstance(fact, Mapping) else fact
     content["figures"] = figures
-    text = json.dumps(content, indent=1) + "\n"
+    text = in_few_lines(content) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, lambda file: file.write(text.encode()))
 
