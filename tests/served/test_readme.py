@@ -78,14 +78,5 @@ def test_tables_are_the_results_files() -> None:
     for table in (tables.headline(), tables.speed()):
         assert table in README
     page = (Path(__file__).parents[2] / "docs" / "accuracy.md").read_text()
-    makers = (
-        tables.accuracy,
-        tables.risk,
-        tables.grid,
-        tables.tournament,
-        tables.designs,
-        tables.missing,
-        tables.stale,
-    )
-    for table in makers:
-        assert table() in page, table.__name__
+    for name in ("accuracy", "risk", "grid", "tournament", "designs", "missing", "stale"):
+        assert getattr(tables, name)() in page, name
