@@ -28,12 +28,15 @@ from sigmahat_kernels.cuda import cusolver, device
 from sigmahat_kernels.cuda.kernels import Program
 from sigmahat_kernels.features import compute_features
 from sigmahat_kernels.parameters import N_PARAMETERS, split_parameters
+from sigmahat_kernels.portfolios import read_portfolios
 from sigmahat_kernels.request import PADDING, Request, read_request
+from sigmahat_kernels.risk import measure_portfolios
 
 N_UNIVERSES, SIZES, N_WINDOWS = 2_000, (20, 200), 36
 """The demo's shape: so many universes, of so many assets each, over so many windows."""
 
 N_COLUMNS, N_OBS, STEP = 200, 252, 21
+N_PORTFOLIOS = 3
 
 N_OUTPUTS = {
     "assemble": 1,
@@ -53,14 +56,21 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs=2, default=SIZES, metavar=("LEAST", "MOST"))
     parser.add_argument("--windows", type=int, default=N_WINDOWS)
     parser.add_argument("--missing", type=float, default=0.0, help="share of the returns (default %(default)s)")
+    parser.add_argument("--risk", action="store_true", help="count the risk of three portfolios too")
+    parser.add_argument("--expanding", action="store_true", help="all windows begin with the first row")
     arguments = parser.parse_args()
-    request = draw_request(arguments.universes, arguments.sizes, arguments.windows, arguments.missing)
+    request = draw_request(
+        arguments.universes, arguments.sizes, arguments.windows, arguments.missing, expanding=arguments.expanding
+    )
     steps = {step: count(request, step) for step in STEPS}
+    also = {step: count(request, step) for step in ALSO} if arguments.risk else {}
     together = {name: sum(counts[name] for counts in steps.values()) for name in steps["features"]}
-    print(json.dumps({**together, **steps}, indent=2))
+    print(json.dumps({**together, **steps, **also}, indent=2))
 
 
-def draw_request(n_universes: int, sizes: Sequence[int], n_windows: int, missing: float = 0.0) -> Request:
+def draw_request(
+    n_universes: int, sizes: Sequence[int], n_windows: int, missing: float = 0.0, *, expanding: bool = False
+) -> Request:
     """A request whose universes are spread evenly over sizes and windows, with a share of its returns missing."""
     rng = np.random.default_rng(0)
     returns = 0.01 * rng.standard_normal((N_OBS + STEP * n_windows, N_COLUMNS))
@@ -69,7 +79,7 @@ def draw_request(n_universes: int, sizes: Sequence[int], n_windows: int, missing
     for row, size in zip(universes, rng.integers(sizes[0], sizes[1] + 1, n_universes), strict=True):
         row[:size] = rng.choice(N_COLUMNS, size, replace=False)
     start = STEP * (np.arange(n_universes) * n_windows // n_universes)
-    windows = np.stack([start, start + N_OBS], axis=1).astype(np.int32)
+    windows = np.stack([np.zeros_like(start) if expanding else start, start + N_OBS], axis=1).astype(np.int32)
     return read_request(returns.astype(np.float32), universes, windows)
 
 
@@ -95,7 +105,7 @@ def count(request: Request, step: str) -> dict[str, int]:
         solvers._steps_on_device.cache_clear()
         panel = cupy.asarray(request.panel)
         pretended_cupy.clear_counts()
-        STEPS[step](request._replace(panel=panel))
+        {**STEPS, **ALSO}[step](request._replace(panel=panel))
         solvers._steps_on_device.cache_clear()
     counters = (pretended_cupy.array_calls, pretended_cupy.host_copies, pretended_cupy.waits)
     names = ("array_calls", "host_copies", "waits")
@@ -110,7 +120,17 @@ def _matrices(request: Request) -> None:
     assemble(request, parameters, np.zeros(n_universes, np.int32))
 
 
+def _risk(request: Request) -> None:
+    n_universes = len(request.universes)
+    parameters = split_parameters(np.full((n_universes, N_PARAMETERS), 0.1))
+    books = np.random.default_rng(1).standard_normal((N_PORTFOLIOS, N_COLUMNS))
+    portfolios = read_portfolios(request, portfolios=books)
+    measure_portfolios(request, parameters, np.zeros(n_universes, np.int32), portfolios, threads=1)
+
+
 STEPS: dict[str, Callable[[Request], object]] = {"features": compute_features, "assemble": _matrices}
+ALSO: dict[str, Callable[[Request], object]] = {"risk": _risk}
+"""In the place of `assemble`, and not among the sums."""
 
 
 if __name__ == "__main__":
