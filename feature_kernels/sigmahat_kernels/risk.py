@@ -3,19 +3,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from sigmahat_kernels.assemble import Chunk, for_each_chunk
+from sigmahat_kernels.assemble import Chunk, assemble, for_each_chunk
 from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.minimum_variance import long_only, long_short
 from sigmahat_kernels.parallel import Pause, go_on
 from sigmahat_kernels.parameters import Parameters
 from sigmahat_kernels.portfolios import Portfolios
-from sigmahat_kernels.request import Request
+from sigmahat_kernels.request import PADDING, Request
 from sigmahat_kernels.shared_window import KeptMoments
-from sigmahat_kernels.status import PortfolioStatus
+from sigmahat_kernels.status import PortfolioStatus, Status
 
 MINIMUM_VARIANCE_RULES = ("long_short", "long_only")
 """Order of the second axis of `Risk.minimum_variance`."""
@@ -37,6 +37,9 @@ class Risk(NamedTuple):
     portfolio_status: np.ndarray  # (U, P) int32, `PortfolioStatus` codes
     portfolio_asset: np.ndarray  # (U, P) int32, the entry of UNIVERSES that it complains of, or -1
 
+
+_TOGETHER_BYTES = 2**28
+"""What the float64 matrices that a GPU multiplies at a time may take."""
 
 PUBLISHED_RISK = tuple(name.upper() for name in Risk._fields)
 """Tensors of `risk`."""
@@ -84,7 +87,8 @@ def measure_portfolios(
     """Measure portfolios in every universe by the matrices that `assemble.assemble` builds, in float64.
 
     Compiled for a CPU, their entries are multiplied as they are computed, and no matrix is written but for portfolios
-    of least variance; otherwise they are those of `products`.
+    of least variance; otherwise they are those of `products`. On a GPU, but for portfolios of least variance, the
+    matrices of all sizes are built in one launch, in float32 as they are published.
 
     Parameters
     ----------
@@ -121,16 +125,7 @@ def measure_portfolios(
             matrices = chunk.matrices()  # once, for both
             measured = measured or _multiplied(matrices, weights)
         marginal, covariance, diagonal = measured
-        # What the products with a refused portfolio are is no number of anybody's.
-        marginal[~usable] = np.nan
-        covariance[~usable] = np.nan
-        covariance.swapaxes(1, 2)[~usable] = np.nan
-        variance = np.einsum("npp->np", covariance)
-        risk.variance[universes] = variance
-        risk.portfolio_covariance[universes] = covariance
-        risk.marginal[universes, :, :size] = marginal
-        risk.beta[universes, :, :size] = marginal / variance[:, :, None]
-        risk.diagonal[universes, :size] = diagonal
+        _record(risk, universes, usable, marginal, covariance, diagonal)
         if minimum_variance:
             xp = array_namespace(matrices)
             least = xp.stack([long_short(matrices), long_only(matrices)], axis=1)
@@ -138,19 +133,57 @@ def measure_portfolios(
             _, least_covariance = products(matrices, least)
             risk.minimum_variance[universes] = to_numpy(xp.einsum("npp->np", least_covariance))
 
-    for_each_chunk(
-        measure_chunk,
-        request,
-        parameters,
-        status,
-        block_intensity=block_intensity,
-        classic=classic,
-        threads=threads,
-        kept=kept,
-        pause=pause,
-        stacked=minimum_variance,
-    )
+    settings: dict[str, Any] = {
+        "block_intensity": block_intensity,
+        "classic": classic,
+        "threads": threads,
+        "kept": kept,
+        "pause": pause,
+    }
+    if minimum_variance or array_namespace(request.panel) is np:
+        for_each_chunk(measure_chunk, request, parameters, status, stacked=minimum_variance, **settings)
+        return risk
+    matrices = assemble(request, parameters, status, **settings)
+    taken = np.flatnonzero(status == Status.GOOD)
+    at_once = max(1, _TOGETHER_BYTES // (8 * n_assets**2))
+    for universes in np.split(taken, range(at_once, len(taken), at_once)):
+        usable, held = good[universes], request.universes[universes] != PADDING
+        weights = portfolios.of(request, universes, n_assets)
+        weights = np.where(usable[:, :, None] & held[:, None], weights, 0.0)
+        marginal, covariance, diagonal = _multiplied(_without_padding(matrices, universes), weights)
+        marginal[np.broadcast_to(~held[:, None], marginal.shape)] = np.nan
+        diagonal[~held] = np.nan
+        _record(risk, universes, usable, marginal, covariance, diagonal)
     return risk
+
+
+def _record(
+    risk: Risk,
+    universes: np.ndarray,
+    usable: np.ndarray,
+    marginal: np.ndarray,
+    covariance: np.ndarray,
+    diagonal: np.ndarray,
+) -> None:
+    """Put what was found of some universes in its place."""
+    # What the products with a refused portfolio are is no number of anybody's.
+    marginal[~usable] = np.nan
+    covariance[~usable] = np.nan
+    covariance.swapaxes(1, 2)[~usable] = np.nan
+    variance = np.einsum("npp->np", covariance)
+    size = marginal.shape[2]
+    risk.variance[universes] = variance
+    risk.portfolio_covariance[universes] = covariance
+    risk.marginal[universes, :, :size] = marginal
+    risk.beta[universes, :, :size] = marginal / variance[:, :, None]
+    risk.diagonal[universes, :size] = diagonal
+
+
+def _without_padding(matrices: Array, universes: np.ndarray) -> Array:
+    """Some of the matrices, in float64, 0 where a smaller one has no entry."""
+    xp = array_namespace(matrices)
+    some = matrices[xp.asarray(universes)].astype(xp.float64)
+    return xp.where(xp.isnan(some), 0.0, some)
 
 
 def _multiplied(matrices: Array, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -26,6 +26,13 @@ def test_counts_of_the_demo(missing: float) -> None:
         assert sum(of_step[name] for of_step in counts[0].values()) <= most, name
 
 
+def test_risk_asks_for_little_more_than_matrices() -> None:
+    counts = count(draw_request(24, (20, 200), 3), "risk")
+    assert counts["launches"] == 1
+    assert counts["array_calls"] <= 200
+    assert counts["host_copies"] <= 40
+
+
 def test_sizes_share_launches() -> None:
     """One of each step for each size class, two of tridiagonalise for those above 64; one of all matrices."""
     equal, mixed = (draw_request(24, sizes, 3) for sizes in ((100, 100), (20, 200)))
