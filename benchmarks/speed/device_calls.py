@@ -44,6 +44,7 @@ N_OUTPUTS = {
     "tridiagonalise_small": 2,
     "sturm": 1,
     "pair_statistics": 3,
+    "matrix_features": 1,
     "complete": 2,
 }
 """Kernel -> how many arrays, the last of its arguments, it writes."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from sigmahat_kernels import heartbeat, missing, regime, temporal
 from sigmahat_kernels.backend import Array, array_namespace, to_numpy
-from sigmahat_kernels.correlation import CORRELATION, correlation_features
+from sigmahat_kernels.correlation import CORRELATION
 from sigmahat_kernels.groups import (
     Memberships,
     Part,
@@ -35,7 +35,7 @@ from sigmahat_kernels.request import PADDING, Request, check_universes
 from sigmahat_kernels.scratch import Scratch
 from sigmahat_kernels.shared_window import KeptMoments, Products, SharedWindows, share_windows
 from sigmahat_kernels.solvers import Solver, choose_solver
-from sigmahat_kernels.spectrum import SPECTRUM, spectrum_features
+from sigmahat_kernels.spectrum import SPECTRUM
 from sigmahat_kernels.status import Status
 from sigmahat_kernels.temporal import SEASON, TEMPORAL, season_features, temporal_features
 
@@ -204,8 +204,7 @@ def _measure_parts(
     eigenvalues, pairs = _solve_parts(request, parts, index, summands, solver, pause)
     n_obs = summands.factor.shape[1]
     return {
-        **spectrum_features(eigenvalues, n_assets, n_obs, n_effective),
-        **correlation_features(pairs, n_assets, sampling_noise, n_effective),
+        **solver.matrix_features(eigenvalues, pairs, n_assets, n_obs, n_effective, sampling_noise),
         **averages,
         **regime_features(moments, mean_log_volatility, n_obs),
         **temporal_features(moments, n_assets, n_obs),
@@ -224,9 +223,12 @@ def _solve_parts(
     collected: dict[str, Array] = {}
     for chunk in solver.chunks(request, together):
         pause()
-        where, n_assets = xp.asarray(chunk), int(sizes[chunk].max())
+        n_assets = int(sizes[chunk].max())
         values, pairs = solver.measure(summands.products, summands.factor, index[chunk, :n_assets], scratch)
         heartbeat.beat()
+        if np.array_equal(chunk, np.arange(len(index))):
+            return values, pairs
+        where = xp.asarray(chunk)
         eigenvalues[where, width - n_assets :] = values
         for name, value in pairs._asdict().items():
             full_shape = (len(eigenvalues), *((width,) if name == "row_sum" else value.shape[1:]))

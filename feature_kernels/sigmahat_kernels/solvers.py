@@ -10,12 +10,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from sigmahat_kernels import pairs, regime
 from sigmahat_kernels.backend import Array, array_namespace, to_numpy
+from sigmahat_kernels.correlation import correlation_features
 from sigmahat_kernels.cuda import cusolver, device, kernels
 from sigmahat_kernels.groups import Memberships, WindowGroup, chunks_by_size, chunks_by_work
 from sigmahat_kernels.lanes.compiled import can_compile
@@ -24,7 +25,7 @@ from sigmahat_kernels.panel import Window
 from sigmahat_kernels.regime import SeriesMoments
 from sigmahat_kernels.request import PADDING, Request
 from sigmahat_kernels.scratch import Scratch, take_blocks
-from sigmahat_kernels.spectrum import correlation_spectrum, dual_spectrum, is_dual
+from sigmahat_kernels.spectrum import correlation_spectrum, dual_spectrum, is_dual, spectrum_features
 
 DEVICE_SOLVERS = ("kernels", "cusolver", "cupy", "lapack")
 """Of a panel on a GPU, in order of preference."""
@@ -120,6 +121,9 @@ class OwnKernels:
     ) -> PairStatistics:
         return kernels.pair_statistics(self._launch, products, index, self._shared_limit, sizes)
 
+    def matrix_features(self, *measured: Any) -> dict[str, Array]:
+        return kernels.matrix_features(self._launch, *measured)
+
 
 class Solver:
     """The steps that a request's matrices go through: each to the first that takes its size."""
@@ -200,6 +204,21 @@ class Solver:
         there = array_namespace(factor).asarray(index, np.int64)
         return self.eigenvalues(products[0], factor, there), self.pair_statistics(products, there)
 
+    def matrix_features(
+        self,
+        eigenvalues: Array,
+        pairs: PairStatistics,
+        n_assets: Array,
+        n_obs: int,
+        n_effective: Array,
+        sampling_noise: Array,
+    ) -> dict[str, Array]:
+        """What `measure` has measured says: the features of `spectrum_features` and of `correlation_features`."""
+        return {
+            **spectrum_features(eigenvalues, n_assets, n_obs, n_effective),
+            **correlation_features(pairs, n_assets, sampling_noise, n_effective),
+        }
+
     def _solve(self, matrix: Array, index: Array | None, n_null: int) -> Array:
         size = matrix.shape[1] if index is None else index.shape[1]
         takers = [step for step in self._steps if step.takes(size)]
@@ -264,6 +283,10 @@ class OwnSolver(Solver):
         if not self._own.exact:
             self._refine(values, products[0], there, sizes)
         return values, self._own.pair_statistics(products, there, sizes)
+
+    def matrix_features(self, *measured: Any) -> dict[str, Array]:
+        """See `Solver.matrix_features`."""
+        return self._own.matrix_features(*measured)
 
     def _takes(self, n_obs: int, n_assets: int) -> bool:
         return self._own.takes(n_assets) and not is_dual(n_obs, n_assets)

@@ -157,7 +157,7 @@ def spectrum_features(eigenvalues: Array, n_assets: Array, n_obs: int, n_effecti
         upper,
         eigenvalues > upper[:, None],
     )
-    levels, projections = _sketch(xp)
+    levels, projections = sketching(xp)
     sketch = spectra.quantiles(spectra.logs, levels, spectra.n_kept) @ projections
     return {
         "log_assets": xp.log(n_assets),
@@ -236,7 +236,7 @@ def _bulk(spectra: _Spectra) -> dict[str, Array]:
 
 
 @kept_for_each_device(2 * 8)
-def _sketch(xp: ModuleType) -> tuple[Array, Array]:
+def sketching(xp: ModuleType) -> tuple[Array, Array]:
     """Quantile levels, and the projections of these quantiles, shape (levels, projections)."""
     levels = (xp.arange(_SKETCH_LEVELS) + 0.5) / _SKETCH_LEVELS
     signs = [[1.0 if word >> i & 1 else -1.0 for word in SKETCH_SIGNS] for i in range(_SKETCH_LEVELS)]

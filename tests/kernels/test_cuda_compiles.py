@@ -16,6 +16,7 @@ pytest.importorskip("cuda.bindings.nvrtc", reason="needs sigmahat[dev]: NVRTC an
 REGISTERS = {
     "sturm": 48,
     "pair_statistics": 48,
+    "matrix_features": 96,
     "assemble": 64,
     "complete": 80,
     ("float", "in registers", 1): 80,

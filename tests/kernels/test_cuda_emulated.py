@@ -11,16 +11,19 @@ import pytest
 from without_gpu.emulator import COMPILER, FORWARD, REVERSE, SHUFFLED, Emulator, KernelFault
 
 from sigmahat_kernels.asset_statistics import ASSET_STATISTICS
+from sigmahat_kernels.correlation import CORRELATION
 from sigmahat_kernels.covariance import estimate_covariance
 from sigmahat_kernels.cuda import kernels
 from sigmahat_kernels.cuda.kernels import Completed, Program, SizeClass
 from sigmahat_kernels.gaps import complete_correlations, incomplete, missing_cells
+from sigmahat_kernels.pairs import PairStatistics
 from sigmahat_kernels.panel import RECENT_ROWS, VOLATILITIES
 from sigmahat_kernels.parameters import Parameters
 from sigmahat_kernels.request import PADDING
 from sigmahat_kernels.scratch import Scratch
 from sigmahat_kernels.shared_window import Moments, SharedWindows, share_windows
 from sigmahat_kernels.solvers import REFINE_BELOW, OwnKernels, OwnSolver, Solver, choose_solver
+from sigmahat_kernels.spectrum import SPECTRUM
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="the emulator needs g++")
 
@@ -260,6 +263,50 @@ def test_pair_statistics_of_universes_that_do_not_fit_are_the_same() -> None:
         found = kernels.pair_statistics(Emulator(order), products, index, limit, sizes)
         for one, other in zip(fitting, found, strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("n_obs", [30, 9])
+def test_features_of_matrices_match_the_array_form(n_obs: int) -> None:
+    """Of mixed sizes, with null eigenvalues, equal pairs and what only rounding makes; to the bit in every order."""
+    sizes = np.array([2, 45, 20, 33, 3, 12, 40, 10])
+    factor = factor_of(70, n_obs)
+    factor[:40] = factor[0]  # pairs that do not vary, eigenvalues that are zero
+    factor[61] = -factor[60]  # a market that does not move
+    product = factor @ factor.T
+    products = (product, 0.9 * product, 0.5 * product)
+    index = np.full((len(sizes), 45), PADDING)
+    for row, size in zip(index, sizes, strict=True):
+        row[:size] = np.arange(70 - size, 70) if size > 3 else np.arange(60, 60 + size)
+    index[-1, :10] = np.arange(10)
+    lapack = choose_solver(product, "lapack")
+    eigenvalues, row_sum, others = np.zeros(index.shape), np.zeros(index.shape), []
+    for u, size in enumerate(sizes):
+        own = index[u : u + 1, :size]
+        eigenvalues[u, 45 - size :] = lapack.eigenvalues(product, factor, own)
+        statistics = lapack.pair_statistics(products, own)
+        row_sum[u, :size] = statistics.row_sum
+        others.append(statistics[1:])
+    pairs = PairStatistics(row_sum, *(np.concatenate(of_all) for of_all in zip(*others, strict=True)))
+    pairs.first_square[1] = pairs.first_product[1] = 0.0  # a first half that did not move
+    pairs.first_product[5] *= 1.15  # a cosine above 1
+    row_sum[0] = 0.0  # a market that does not move
+    eigenvalues[3, -10:] = 3.0  # the largest ratio is the last of those that count
+    eigenvalues[2, -8:-6] = 1e-12, 0.01  # above the rounding
+    rng = np.random.default_rng(3)
+    noise = rng.uniform(0.0, 40.0, len(sizes)) * sizes**2
+    noise[6] = 0.0
+    measured = (sizes, n_obs, rng.uniform(20.0, 29.0, len(sizes)), noise)
+    expected = lapack.matrix_features(eigenvalues, pairs, *measured)
+    forward, *reordered = (
+        OwnKernels(Emulator(order), np.float64, SHARED_LIMIT).matrix_features(eigenvalues, pairs, *measured)
+        for order in (FORWARD, REVERSE, SHUFFLED)
+    )
+    assert list(forward) == [*SPECTRUM, *CORRELATION]
+    assert set(forward) == set(expected)
+    for name, values in forward.items():
+        np.testing.assert_allclose(values, expected[name], rtol=1e-12, atol=1e-13, err_msg=name)
+        for other in reordered:
+            np.testing.assert_array_equal(values, other[name], err_msg=name)
 
 
 BARRIER = "__syncthreads();"

@@ -24,6 +24,9 @@
 #define __shared__
 #define __launch_bounds__(...)
 
+using std::max;
+using std::min;
+
 struct alignas(8) float2 { float x, y; };
 struct alignas(16) double2 { double x, y; };
 struct Index { unsigned x; };

@@ -12,8 +12,10 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from sigmahat_kernels.backend import Array, array_namespace
+from sigmahat_kernels.correlation import CORRELATION
 from sigmahat_kernels.gaps import MissingCells
 from sigmahat_kernels.pairs import HISTOGRAM_BINS, PairStatistics
+from sigmahat_kernels.spectrum import SPECTRUM, sketching
 
 WARP = 32
 PAIR_WARPS = 8
@@ -57,6 +59,7 @@ STURM = Program("sturm", ())
 ASSEMBLE = Program("assemble", ())
 COMPLETE = Program("complete", ())
 PAIR_STATISTICS = Program("pair_statistics", (f"-DWARPS={PAIR_WARPS}",))
+MATRIX_FEATURES = Program("matrix_features", ())
 
 
 def in_registers(size: int, warps: int) -> bool:
@@ -77,6 +80,7 @@ def tridiagonal_program(size_class: SizeClass, precision: type[np.floating]) -> 
 PROGRAMS = (
     STURM,
     PAIR_STATISTICS,
+    MATRIX_FEATURES,
     ASSEMBLE,
     COMPLETE,
     *(tridiagonal_program(size_class, np.float32) for size_class in SIZE_CLASSES),
@@ -244,6 +248,44 @@ def pair_statistics(
     return PairStatistics(
         row_sum=row_sum, histogram=histogram, **{name: sums[:, k] for k, name in enumerate(_PAIR_SUMS)}
     )
+
+
+def matrix_features(
+    launch: Launch,
+    eigenvalues: Array,
+    pairs: PairStatistics,
+    n_assets: Array,
+    n_obs: int,
+    n_effective: Array,
+    sampling_noise: Array,
+) -> dict[str, Array]:
+    """What `spectrum.spectrum_features` and `correlation.correlation_features` compute, of arrays as there."""
+    xp = array_namespace(eigenvalues)
+    n, width = eigenvalues.shape
+    names = (*SPECTRUM, *CORRELATION)
+    features = xp.empty((n, len(names)))
+    launch(
+        MATRIX_FEATURES,
+        n,
+        WARP,
+        0,
+        (
+            xp.asarray(n_assets, np.int32),
+            np.int32(width),
+            np.int32(n_obs),
+            xp.ascontiguousarray(eigenvalues),
+            xp.ascontiguousarray(pairs.row_sum),
+            xp.stack([getattr(pairs, name) for name in _PAIR_SUMS]),
+            xp.ascontiguousarray(pairs.histogram, np.int32),
+            n_effective,
+            sampling_noise,
+            sketching(xp)[1],
+            np.int32(n),
+            np.int32(len(names)),
+            features,
+        ),
+    )
+    return {name: features[:, k] for k, name in enumerate(names)}
 
 
 class Completed(NamedTuple):

@@ -34,9 +34,10 @@ def test_risk_asks_for_little_more_than_matrices() -> None:
 
 
 def test_sizes_share_launches() -> None:
-    """One of each step for each size class, two of tridiagonalise for those above 64; one of all matrices."""
+    """One of each step for each size class, two of tridiagonalise for those above 64; one of what spectra and pairs
+    say; one of all matrices."""
     equal, mixed = (draw_request(24, sizes, 3) for sizes in ((100, 100), (20, 200)))
-    assert [count(equal, step)["launches"] for step in STEPS] == [4, 1]
-    assert [count(mixed, step)["launches"] for step in STEPS] == [14, 1]
+    assert [count(equal, step)["launches"] for step in STEPS] == [5, 1]
+    assert [count(mixed, step)["launches"] for step in STEPS] == [15, 1]
     with_gaps = draw_request(24, (20, 200), 3, missing=0.001)
-    assert [count(with_gaps, step)["launches"] for step in STEPS] == [14, 2]  # and one that completes the correlations
+    assert [count(with_gaps, step)["launches"] for step in STEPS] == [15, 2]  # and one that completes the correlations
