@@ -162,13 +162,18 @@ def _fill_batch(
 
     def fill(parts: Sequence[Part]) -> None:
         values = _measure_parts(request, parts, summands, solver, pause)
-        universes = np.concatenate([part.universes for part, _ in parts])
-        of_universe = to_numpy(array_namespace(request.panel).stack(list(values.values()), axis=1))
-        table.features[universes[:, None], [_COLUMN[name] for name in values]] = of_universe
+        xp = array_namespace(request.panel)
+        rows = np.empty((len(values["log_assets"]), N_FEATURES), np.float32)
+        measured = [name for name in FEATURE_NAMES if name in values]
+        of_universes = to_numpy(xp.stack([values[name] for name in measured], axis=1).astype(xp.float32))
+        rows[:, [_COLUMN[name] for name in measured]] = of_universes
+        start = 0
         for part, _ in parts:
             of_window = {**season_features(request.dates, part.stop), **market_features(request.market, part.stop)}
-            columns = [_COLUMN[name] for name in of_window]
-            table.features[part.universes[:, None], columns] = list(of_window.values())
+            own = rows[start : start + len(part.universes)]
+            own[:, [_COLUMN[name] for name in of_window]] = list(of_window.values())
+            start += len(own)
+        table.features[np.concatenate([part.universes for part, _ in parts])] = rows
 
     parts = [
         (part, cut) for group, cut in zip(usable.groups, usable.cuts, strict=True) for part in parts_of(request, group)

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sigmahat_kernels.backend import Array, to_numpy
+from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.status import MIN_ASSETS, MIN_OBSERVATIONS, InvalidRequest, Status
 
 PADDING = -1
@@ -199,7 +200,7 @@ def check_universes(request: Request) -> tuple[np.ndarray, np.ndarray]:
 
     n_assets = (universes != PADDING).sum(axis=1)
     # A few passes over all entries tell where something is wrong with one; what it is, only these rows are asked.
-    doubtful = np.flatnonzero(_is_doubtful(universes, n_columns))
+    doubtful = np.flatnonzero(_is_doubtful(universes, n_columns, array_namespace(panel)))
     rows = universes[doubtful]
     used = rows != PADDING
     # Padding before an asset is no padding: it names a column that does not exist.
@@ -223,15 +224,19 @@ def check_universes(request: Request) -> tuple[np.ndarray, np.ndarray]:
     return status, asset
 
 
-def _is_doubtful(universes: np.ndarray, n_columns: int) -> np.ndarray:
-    """Whether a row names a column that does not exist, or one twice, or has padding before an asset; (n,) bool."""
+def _is_doubtful(universes: np.ndarray, n_columns: int, xp: ModuleType) -> np.ndarray:
+    """Whether a row names a column that does not exist, or one twice, or has padding before an asset; (n,) bool.
+
+    Rows are sorted where `xp` works: on a GPU that takes a fraction of the time.
+    """
     n, width = universes.shape
     doubtful = (universes.min(axis=1) < PADDING) | (universes.max(axis=1) >= n_columns)
     held = universes != PADDING
     doubtful |= (held[:, 1:] > held[:, :-1]).any(axis=1)
-    if n_columns > _MANY_COLUMNS * width:
-        ordered = np.sort(universes, axis=1)
-        return doubtful | ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != PADDING)).any(axis=1)
+    if xp is not np or n_columns > _MANY_COLUMNS * width:
+        ordered = xp.sort(xp.asarray(universes), axis=1)
+        twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != PADDING)
+        return doubtful | to_numpy(twice.any(axis=1))
     # A universe that holds fewer columns than it names names one twice. Padding counts as a column before the others.
     n_named, known = held.sum(axis=1), np.clip(universes, PADDING, n_columns - 1) if doubtful.any() else universes
     per_block = max(1, _BLOCK_CELLS // (n_columns + 1))
