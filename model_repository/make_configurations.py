@@ -91,7 +91,10 @@ OF_MATRICES = (PANEL, UNIVERSES, WINDOWS, BLOCKS, *INTERNAL)
 ON_CPU = {"instance_group": [{"kind": "KIND_CPU", "count": 1}]}
 ON_GPU = {"instance_group": [{"kind": "KIND_GPU", "count": 1}]}
 # Inputs that are on the device already, in CUDA shared memory, stay there.
-PYTHON_ON_GPU = {**ON_GPU, "parameters": {"FORCE_CPU_ONLY_INPUT_TENSORS": {"string_value": "no"}}}
+PYTHON_ON_GPU: dict[str, Any] = {**ON_GPU, "parameters": {"FORCE_CPU_ONLY_INPUT_TENSORS": {"string_value": "no"}}}
+# Of `features`, which every call comes to first, there are two: while the GPU computes for one call, the next one's
+# universes are looked through and collected on the host, which takes as long.
+TWO_ON_GPU = {"instance_group": [{"kind": "KIND_GPU", "count": 2}]}
 # On a GPU, the one queue with a limit: what passes here finds room in the cheap steps behind it. A request waits here
 # with all of its bytes, up to 200 MB: the length of the queue times that is what callers can make the server hold.
 # On a CPU the model takes every request at once and has the queue itself, see `sliced`. Triton's batcher would be in
@@ -166,7 +169,8 @@ def features() -> dict[str, dict[str, Any]]:
     """Returns to features, which go to the members as a tensor on the device."""
     model = python_model("features", REQUEST, (tensor("FEATURES", -1, N_FEATURES), *ROWS, *WARNINGS))
     model["dynamic_batching"] = BOUNDED_QUEUE
-    on_gpu = {**model, **PYTHON_ON_GPU, "model_warmup": of_every_kind(DATES=from_file(DATES, WARMUP_ROWS))}
+    warmup = of_every_kind(DATES=from_file(DATES, WARMUP_ROWS))
+    on_gpu = {**model, **PYTHON_ON_GPU, **TWO_ON_GPU, "model_warmup": warmup}
     return {GPU: on_gpu, GPU_FUSED: on_gpu}
 
 

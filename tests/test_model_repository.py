@@ -348,4 +348,5 @@ def test_what_takes_turns_on_a_cpu_has_a_queue_of_its_own() -> None:
     for model in CHAIN:
         gpu = read(model, "configs/gpu.pbtxt")
         assert gpu.HasField("dynamic_batching")
-        assert [group.count for group in gpu.instance_group] == [1]
+        # While a GPU computes for one call, the host prepares the next.
+        assert [group.count for group in gpu.instance_group] == [2 if model == "features" else 1]

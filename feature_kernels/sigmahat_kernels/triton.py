@@ -28,8 +28,8 @@ PARAMETERS: dict[str, type] = {"caller": str, "classic": bool, "minimum_variance
 """What a request may ask for beside its tensors, name to type. Every model of an ensemble gets them all; those that
 Triton takes for itself (timeout, priority, sequence_*, binary data of HTTP) arrive at none."""
 
-MEMORY_SHARE = 0.25
-"""Share of a GPU's memory that an instance may keep: three Python steps and the members' engines stand on each."""
+MEMORY_SHARE = 0.2
+"""Share of a GPU's memory that an instance may keep: four of Python steps and the members' engines stand on each."""
 
 LOST_DEVICE = 70
 """Exit status of a process whose GPU answers nothing any more (EX_SOFTWARE)."""

@@ -295,9 +295,12 @@ def test_shared_memory_formula(render: Render) -> None:
         (found,) = [v for v in server(render(**settings))["volumes"] if v["name"] == "shm"]
         return str(found["emptyDir"]["sizeLimit"])
 
-    steps = [path.parents[1] for path in (ROOT / "model_repository").glob("*/1/model.py")]
-    on_gpu = sum((step / "configs" / "gpu.pbtxt").exists() for step in steps)
-    on_cpu = sum((step / "config.pbtxt").exists() for step in steps)
+    def instances(form: str) -> int:
+        steps = [path.parents[1] / form for path in (ROOT / "model_repository").glob("*/1/model.py")]
+        counts = [re.findall(r"instance_group.*count: (\d+)", step.read_text()) for step in steps if step.exists()]
+        return sum(int(count) for (count,) in counts)
+
+    on_gpu, on_cpu = instances("configs/gpu.pbtxt"), instances("config.pbtxt")
     assert size() == f"{500 * on_gpu}Mi"  # 2.5 x 200 MiB
     assert size(gpu__count=2) == f"{1000 * on_gpu}Mi"
     assert size(device="cpu", sharedMemory__largestRequestMiB=1000) == f"{2500 * on_cpu}Mi"

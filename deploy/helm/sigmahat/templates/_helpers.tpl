@@ -35,12 +35,12 @@ and end what they sent. */ -}}
 {{- add (include "sigmahat.preStopSeconds" .) .Values.drain.exitTimeoutSeconds 15 -}}
 {{- end }}
 
-{{- /* MiB of /dev/shm: 2.5 times the largest request for each Python model and GPU, where the members are TensorRT's. */ -}}
+{{- /* MiB of /dev/shm: 2.5 times the largest request for each instance of a Python model, of which a GPU has five. */ -}}
 {{- define "sigmahat.sharedMemoryMiB" -}}
 {{- if .Values.sharedMemory.sizeMiB }}{{ .Values.sharedMemory.sizeMiB }}
 {{- else -}}
-{{- $pythonModels := ternary (mul 4 .Values.gpu.count) 1 (eq .Values.device "gpu") -}}
-{{- max 1024 (ceil (mulf 2.5 .Values.sharedMemory.largestRequestMiB $pythonModels)) -}}
+{{- $instances := ternary (mul 5 .Values.gpu.count) 1 (eq .Values.device "gpu") -}}
+{{- max 1024 (ceil (mulf 2.5 .Values.sharedMemory.largestRequestMiB $instances)) -}}
 {{- end }}
 {{- end }}
 
