@@ -30,7 +30,9 @@ def main() -> None:
             if own.takes(size):
                 own.eigvalsh(product, index)
     for size in (60, 300):
-        own.pair_statistics((product, product, product), cupy.arange(2 * size).reshape(2, size) % 330)
+        pairs = own.pair_statistics((product, product, product), cupy.arange(2 * size).reshape(2, size) % 330)
+        ones, sizes = cupy.ones((2, size)), cupy.full(2, size)
+        own.matrix_features(ones, pairs, sizes, 700, cupy.full(2, 699.0), cupy.ones(2))
     index = np.array([[*range(60)], [*range(330, 350), *[-1] * 40]])  # of two windows and sizes
     of_columns = cupy.zeros((8, 660)), cupy.ones(12)
     stack = cupy.stack([product, product])

@@ -14,6 +14,7 @@ import pytest
 
 from sigmahat_kernels.backend import to_numpy
 from sigmahat_kernels.cuda import device, kernels
+from sigmahat_kernels.pairs import PairStatistics
 from sigmahat_kernels.solvers import DEVICE_SOLVERS, OwnKernels, choose_solver
 
 pytestmark = pytest.mark.gpu
@@ -97,6 +98,23 @@ def test_pair_statistics(cupy: ModuleType, name: str, n_assets: int) -> None:
         value = to_numpy(getattr(actual, field))
         np.testing.assert_allclose(value / scale, getattr(expected, field) / scale, rtol=0, atol=1e-12, err_msg=field)
         np.testing.assert_array_equal(to_numpy(getattr(again, field)), value, err_msg=field)
+
+
+@pytest.mark.parametrize("n_assets", [2, 31, 100, 400])
+def test_features_of_matrices(cupy: ModuleType, n_assets: int) -> None:
+    factor = factor_of(n_assets + 3, 100)
+    product, index = factor @ factor.T, universes_of(n_assets + 3, n_assets, 5)
+    there, lapack = cupy.asarray(product), choose_solver(product, "lapack")
+    eigenvalues = lapack.eigenvalues(product, factor, index)
+    pairs = lapack.pair_statistics((product, 0.9 * product, 0.5 * product), index)
+    measured = (np.full(5, n_assets), np.full(5, 99.0), np.full(5, 1.2 * n_assets**2))
+    expected = lapack.matrix_features(eigenvalues, pairs, measured[0], 100, *measured[1:])
+    on_device = PairStatistics(*map(cupy.asarray, pairs))
+    sizes, *others = map(cupy.asarray, measured)
+    found = choose_solver(there, "kernels").matrix_features(cupy.asarray(eigenvalues), on_device, sizes, 100, *others)
+    assert found.keys() == expected.keys()
+    for name, values in found.items():
+        np.testing.assert_allclose(to_numpy(values), expected[name], rtol=1e-10, atol=1e-12, err_msg=name)
 
 
 def test_the_best_solver_is_the_own_kernels(cupy: ModuleType) -> None:
