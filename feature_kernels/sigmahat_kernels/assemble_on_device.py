@@ -17,6 +17,8 @@ from sigmahat_kernels.groups import (
     batches_of,
     gather_parts,
     returns_together,
+    rows_of,
+    rows_of_windows,
     side_by_side,
     within_memory,
 )
@@ -68,11 +70,12 @@ def _fill_batch(
 ) -> list[WindowGroup]:
     cuts = side_by_side(batch)
     returns, _ = without_stale(returns_together(request, batch))
-    shared = share_windows(returns, cuts, winsor_limit=winsor_limit)
+    shared = share_windows(returns, cuts, rows_of(batch), winsor_limit=winsor_limit)
     window, products = shared.window, shared.blocks()
     xp = array_namespace(window.returns)
-    incomplete = to_numpy(window.n_observed < len(window.returns))
+    incomplete = to_numpy(window.n_observed < window.n_rows)
     universes = np.concatenate([group.universes for group in batch])
+    n_rows = rows_of_windows(request, universes)
     index = np.full((len(universes), covariance.shape[1]), PADDING, np.int32)
     positions = gather_parts(request, list(zip(batch, cuts, strict=True)))
     index[:, : positions.shape[1]] = positions
@@ -91,7 +94,7 @@ def _fill_batch(
     for some in np.split(taken, np.flatnonzero(np.diff(launches)) + 1) if len(taken) else []:
         rows, missing = universes[some], with_gaps[some]
         completed = (
-            kernels.complete(device.launch, correlations, cells, index[some], missing)
+            kernels.complete(device.launch, correlations, cells, index[some], missing, n_rows[some])
             if cells is not None and missing.any()
             else None
         )

@@ -23,6 +23,8 @@ from sigmahat_kernels.groups import (
     packs_of,
     parts_of,
     refuse_columns,
+    rows_of,
+    rows_of_windows,
     within_memory,
 )
 from sigmahat_kernels.market import MARKET, market_features
@@ -150,7 +152,7 @@ def _fill_batch(
     usable = refuse_columns(request, batch, table.status, table.status_asset)
     if not usable.groups:
         return
-    all_shared = share_windows(usable.returns, usable.cuts)
+    all_shared = share_windows(usable.returns, usable.cuts, rows_of(usable.groups))
     heartbeat.beat()
     for group, odd in zip(usable.groups, odd_columns(all_shared, usable.stale, usable.groups), strict=True):
         if odd is not None:
@@ -200,14 +202,16 @@ def _measure_parts(
         averages[spread] = xp.sqrt(xp.maximum(averages.pop(f"{spread}_square") - averages[spread] ** 2, 0.0))
     n_effective = averages.pop("n_effective") - 1.0
     mean_log_volatility = averages.pop(LOG_VOLATILITY)
-    moments = solver.series_moments(summands.series, memberships, index)
+    universes = np.concatenate([part.universes for part, _ in parts])
+    n_rows = rows_of_windows(request, universes)
+    moments = solver.series_moments(summands.series, memberships, index, n_rows)
     # Ledoit and Wolf's pi-hat over pairs i != j on the correlation scale, before the squared correlations are taken
     # off: (1/n) sum_t (sum_i x_ti^2)^2 less the terms i = j, with x = sqrt(n) z; the double sum over assets factors.
     own = averages.pop("fourth_moment") * n_assets
     sampling_noise = n_effective * (moments.norm_square - own)
 
     eigenvalues, pairs = _solve_parts(request, parts, index, summands, solver, pause)
-    n_obs = summands.factor.shape[1]
+    n_obs = xp.asarray(n_rows)
     return {
         **solver.matrix_features(eigenvalues, pairs, n_assets, n_obs, n_effective, sampling_noise),
         **averages,
@@ -222,14 +226,16 @@ def _solve_parts(
     """Eigenvalues, zeros in front, and pair statistics, row sums with zeros behind, of all universes of the parts."""
     xp = array_namespace(summands.factor)
     together = parts[0][0]._replace(universes=np.concatenate([part.universes for part, _ in parts]))
+    n_rows = rows_of_windows(request, together.universes)
     sizes, width = (index != PADDING).sum(axis=1), index.shape[1]
     scratch = Scratch(xp)
     eigenvalues = xp.zeros((len(index), width))
     collected: dict[str, Array] = {}
     for chunk in solver.chunks(request, together):
         pause()
-        n_assets = int(sizes[chunk].max())
-        values, pairs = solver.measure(summands.products, summands.factor, index[chunk, :n_assets], scratch)
+        n_assets, n_obs = int(sizes[chunk].max()), int(n_rows[chunk].max())
+        factor = summands.factor[:, -n_obs:]
+        values, pairs = solver.measure(summands.products, factor, index[chunk, :n_assets], scratch)
         heartbeat.beat()
         if np.array_equal(chunk, np.arange(len(index))):
             return values, pairs

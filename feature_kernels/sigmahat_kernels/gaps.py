@@ -43,7 +43,7 @@ def incomplete(window: Window) -> Incomplete | None:
 
 
 class MissingCells(NamedTuple):
-    """The same of m columns of a window of T rows, for a kernel that reads what is missing one by one."""
+    """The same of m columns of windows of up to T rows, for a kernel that reads what is missing one by one."""
 
     standardised: Array  # (T, m) as in `Incomplete`, not a number where missing; rows that all count alike
     roots: Array  # (2, m) of the sums of their squares over the rows, by either of `weights`
@@ -53,15 +53,21 @@ class MissingCells(NamedTuple):
 
 
 def missing_cells(window: Window) -> MissingCells:
-    """What correlations of universes with missing cells are made of, on a GPU; waits for it."""
+    """What correlations of universes with missing cells are made of, on a GPU; waits for it.
+
+    Above the rows of a shorter window nothing is missing, and nothing is there.
+    """
     xp = array_namespace(window.standardised)
     z = window.standardised * xp.sqrt(window.n_observed / (window.standardised**2).sum(axis=0))
     weights = xp.stack([window.weights, exponential_weights(xp, len(z), FAST_HALFLIFE)])
     roots = xp.sqrt(weights @ z**2)
     observed = window.observed > 0
+    missing = ~observed
+    if window.lengths is not None:
+        missing &= xp.arange(len(z))[:, None] >= len(z) - window.lengths
     starts = xp.zeros(z.shape[1] + 1, xp.int32)
-    starts[1:] = xp.cumsum(len(z) - window.n_observed)
-    rows = xp.nonzero(~observed.T)[1].astype(xp.int32)
+    starts[1:] = xp.cumsum(window.n_rows - window.n_observed)
+    rows = xp.nonzero(missing.T)[1].astype(xp.int32)
     return MissingCells(xp.ascontiguousarray(xp.where(observed, z, xp.nan)), roots, weights, starts, rows)
 
 

@@ -80,22 +80,40 @@ def _gathered(request: Request, group: WindowGroup) -> Array:
 
 
 def returns_together(request: Request, groups: Sequence[WindowGroup]) -> Array:
-    """Returns of several groups' columns over windows of one length, side by side, (T, m); stale prices included."""
+    """Returns of several groups' columns, side by side, (T, m); stale prices included.
+
+    Windows end with the last row, T is the longest one's length; what a shorter one does not have is missing.
+    """
     xp = array_namespace(request.panel)
     if len(groups) == 1:
         return _gathered(request, groups[0])
     if xp is np:
         return np.concatenate([_gathered(request, group) for group in groups], axis=1)
-    starts = np.repeat([group.start for group in groups], [len(group.columns) for group in groups])
-    first, column = xp.asarray(np.stack([starts, np.concatenate([group.columns for group in groups])]))
-    rows = xp.arange(groups[0].stop - groups[0].start)
-    return request.panel[first + rows[:, None], column]
+    n_rows = rows_of(groups)
+    stops = np.array([group.stop for group in groups])
+    of_columns = np.repeat([stops - n_rows.max(), stops - n_rows], [len(group.columns) for group in groups], axis=1)
+    top, first, column = xp.asarray(np.vstack([of_columns, np.concatenate([group.columns for group in groups])]))
+    rows = top + xp.arange(n_rows.max())[:, None]
+    returns = request.panel[xp.maximum(rows, 0), column]
+    return returns if (n_rows == n_rows[0]).all() else xp.where(rows < first, xp.nan, returns)
+
+
+def rows_of(groups: Sequence[WindowGroup]) -> np.ndarray:
+    """Rows of the window of each of some groups."""
+    return np.array([group.stop - group.start for group in groups])
+
+
+def rows_of_windows(request: Request, universes: np.ndarray) -> np.ndarray:
+    """Rows of the window of each of some universes, positions in the request."""
+    start, stop = request.windows[universes].T
+    return stop - start
 
 
 def batches_of(request: Request, groups: Sequence[WindowGroup]) -> Iterator[list[WindowGroup]]:
     """Groups of windows of one length, in batches small enough for the cache; a large group is a batch of its own.
 
-    What is done to single columns is done to all columns of a batch at once, in the time of a few columns more.
+    What is done to single columns is done to all columns of a batch at once, in the time of a few columns more. On a
+    GPU lengths of a batch differ, by up to a half of the longest.
     """
     if array_namespace(request.panel) is not np:
         yield from _batches_on_device(request, groups)
@@ -115,20 +133,26 @@ def batches_of(request: Request, groups: Sequence[WindowGroup]) -> Iterator[list
 
 
 def _batches_on_device(request: Request, groups: Sequence[WindowGroup]) -> Iterator[list[WindowGroup]]:
-    """The same on a GPU: groups of a batch have as many columns, so that their arrays stack; one may be half copies."""
-    limit = _scaled(request, BATCH_CELLS)
+    """The same on a GPU: groups of a batch have as many columns, so that their arrays stack; one may be half copies.
 
-    def shape(group: WindowGroup) -> tuple[int, int]:
-        return group.stop - group.start, len(group.columns)
+    So may up to half of the rows above a shorter window be none of its own.
+    """
+    limit = _scaled(request, BATCH_CELLS)
+    longest = rows_of(groups).max(initial=1)
+
+    def order(group: WindowGroup) -> tuple[int, int]:
+        """First by how often the longest window must be halved to be as short: those are of similar length."""
+        return int(np.log2(longest / (group.stop - group.start))), -len(group.columns)
 
     batch: list[WindowGroup] = []
-    for group in sorted(groups, key=shape, reverse=True):
-        n_obs, n_columns = shape(batch[0] if batch else group)
-        fits = (len(batch) + 1) * n_columns * max(n_obs, n_columns) <= limit
-        if batch and not (fits and shape(group)[0] == n_obs and 2 * shape(group)[1] >= n_columns):
+    for group in sorted(groups, key=order):
+        widest, n_columns = len((batch or [group])[0].columns), len(group.columns)
+        n_rows = rows_of([*batch, group]).max()
+        fits = (len(batch) + 1) * widest * max(n_rows, widest) <= limit
+        if batch and not (fits and order(group)[0] == order(batch[0])[0] and 2 * n_columns >= widest):
             yield batch
-            batch, n_columns = [], shape(group)[1]
-        batch.append(_widened(group, n_columns))
+            batch, widest = [], n_columns
+        batch.append(_widened(group, widest))
     if batch:
         yield batch
 
@@ -181,7 +205,7 @@ class UsableGroups(NamedTuple):
 
     groups: list[WindowGroup]
     cuts: list[slice]  # where the columns of each stand
-    returns: Array  # (T, m) of all columns, stale prices missing
+    returns: Array  # (T, m) of all columns, stale prices missing; see `returns_together`
     stale: Array  # (m,) bool, whether a column had stale prices
 
 
@@ -254,7 +278,7 @@ def parts_of(request: Request, group: WindowGroup) -> Iterator[WindowGroup]:
 
 
 def packs_of(request: Request, parts: Sequence[Part]) -> Iterator[list[Part]]:
-    """Parts of several windows of one length together, as many as fit into the cache; those of one window apart."""
+    """Parts of several windows together, as many as fit into the cache; those of one window apart."""
     if len({(part.start, part.stop) for part, _ in parts}) == 1:
         yield from ([part] for part in parts)
         return

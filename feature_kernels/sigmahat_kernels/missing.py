@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from sigmahat_kernels.backend import Array
+from sigmahat_kernels.backend import Array, array_namespace
 from sigmahat_kernels.panel import Window
 
 MISSING = {
@@ -20,12 +20,13 @@ _RECENT = 21
 
 def asset_averages(window: Window) -> dict[str, Array]:
     """The features listed in `MISSING`, all averages over assets: name -> one value a column, (m,)."""
-    n_obs = len(window.returns)
+    n_rows = window.n_rows
+    xp = array_namespace(window.returns)
     zero = (window.returns == 0).astype(window.returns.dtype)
     window.mask(zero)
     return {
-        "missing_share": 1.0 - window.n_observed / n_obs,
-        "short_history_share": 1.0 * (window.n_observed < _SHORT_HISTORY * n_obs),
-        "recent_missing_share": 1.0 - window.observed[-_RECENT:].mean(axis=0),
-        "zero_share": zero.sum(axis=0) / n_obs,
+        "missing_share": 1.0 - window.n_observed / n_rows,
+        "short_history_share": 1.0 * (window.n_observed < _SHORT_HISTORY * n_rows),
+        "recent_missing_share": 1.0 - window.observed[-_RECENT:].sum(axis=0) / xp.minimum(n_rows, _RECENT),
+        "zero_share": zero.sum(axis=0) / n_rows,
     }

@@ -92,8 +92,8 @@ def odd_columns(shared: SharedWindows, stale: Array, groups: Sequence[WindowGrou
         return _odd_columns(shared.window, shared.stack.slow, stale, groups)
     return [
         odd
-        for group, cut, products in zip(groups, shared.cuts, shared.products, strict=True)
-        for odd in _odd_columns(shared.window.columns(cut), products.slow[None], stale[cut], [group])
+        for group, cut, one in zip(groups, shared.cuts, shared.each(), strict=True)
+        for odd in _odd_columns(one.window, one.products.slow[None], stale[cut], [group])
     ]
 
 
@@ -118,7 +118,7 @@ def _odd_columns(window: Window, slow: Array, stale: Array, groups: Sequence[Win
     near = xp.abs(slow) > NEAR_COPY
     _forget(near, repeated)
     flags = _flag_columns(window, near.any(axis=1).reshape(-1), stale)
-    flags, with_gaps = to_numpy(xp.stack([flags, window.n_observed < len(window.returns)]))
+    flags, with_gaps = to_numpy(xp.stack([flags, window.n_observed < window.n_rows]))
     if with_gaps.any():
         _compare_common_rows(near, window, with_gaps.reshape(n_windows, m) > 0)
         _forget(near, repeated)
@@ -193,7 +193,7 @@ def _flag_columns(window: Window, has_copy: Array, stale: Array) -> Array:
     """What can be wrong with each column, and whether it has a copy; (m,), where the window is."""
     n = window.n_observed
     return (
-        (n < FEW_RETURNS * len(window.returns)) * int(WarningFlag.FEW_RETURNS)
+        (n < FEW_RETURNS * window.n_rows) * int(WarningFlag.FEW_RETURNS)
         + stale * int(WarningFlag.STALE_PRICES)
         # The kurtosis is a sum of fourth powers already: sum x^4 / (sum x^2)^2 = kurtosis n / (sum x^2)^2.
         + (window.kurtosis * n > DOMINANT_RETURN * _sum_of_squares(window) ** 2) * int(WarningFlag.DOMINANT_RETURN)

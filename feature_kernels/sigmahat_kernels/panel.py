@@ -39,7 +39,7 @@ TINY = 1e-300
 class Window(NamedTuple):
     """Returns of `m` columns over `T` rows, prepared once and shared by all universes of the window."""
 
-    returns: Array  # (T, m) simple returns as sent, missing = 0
+    returns: Array  # (T, m) simple returns as sent, missing = 0; 0 too above the rows of a shorter window
     weights: Array  # (T,) of the rows in the window's volatilities and correlations, see `memory_weights`
     observed: Array  # (T, m) 1.0 where there is a return
     standardised: Array  # (T, m) winsorised, zero mean, missing = 0
@@ -48,23 +48,37 @@ class Window(NamedTuple):
     n_effective: Array  # (m,) equally weighted returns that know as much: (sum w)^2 / sum w^2
     kurtosis: Array  # (m,) fourth moment of the standardised returns before the cut; 3 if normal
     tail_share: Array  # (m,) share of returns that the cut moved
+    lengths: Array | None = None  # (m,) rows of each column's window, the last ones, where not all have T
+
+    @property
+    def n_rows(self) -> Array | int:
+        """Rows of each column's window: T, or (m,)."""
+        return len(self.returns) if self.lengths is None else self.lengths
 
     @property
     def complete(self) -> bool:
         """Whether no return is missing."""
-        return bool(self.n_observed.min() == len(self.returns))
+        return bool((self.n_observed == self.n_rows).all())
 
     def mask(self, values: Array) -> None:
         """Put 0 where a return is missing, in place; on a GPU to look whether one is costs more than to multiply."""
         if array_namespace(values) is not np or not self.complete:
             values *= self.observed
 
-    def columns(self, cut: slice) -> Window:
-        """The same of some of the columns, as views."""
-        return Window(*(values[..., cut] for values in self))._replace(weights=self.weights)
+    def columns(self, cut: slice, n_rows: int) -> Window:
+        """The same of the columns of one window of so many rows, as views."""
+        last = slice(len(self.returns) - n_rows, None)
+        of_rows = {name: getattr(self, name)[last, cut] for name in ("returns", "observed", "standardised")}
+        of_columns = {name: getattr(self, name)[..., cut] for name in _OF_COLUMNS}
+        return Window(**of_rows, **of_columns, weights=self.weights[last])
 
 
-def prepare_window(returns: Array, *, winsor_limit: float | None = WINSOR_LIMIT) -> Window:
+_OF_COLUMNS = ("volatilities", "n_observed", "n_effective", "kurtosis", "tail_share")
+
+
+def prepare_window(
+    returns: Array, *, winsor_limit: float | None = WINSOR_LIMIT, lengths: Array | None = None
+) -> Window:
     """Measure volatilities and standardise the returns of one window.
 
     Parameters
@@ -74,6 +88,8 @@ def prepare_window(returns: Array, *, winsor_limit: float | None = WINSOR_LIMIT)
     winsor_limit : float or None
         Cut in standard deviations; None leaves the returns as they are and weighs all rows alike (textbook sample
         correlation).
+    lengths : integer array of shape (m,), optional
+        See `Window`; what lies above is missing in `returns`.
 
     Returns
     -------
@@ -108,7 +124,8 @@ def prepare_window(returns: Array, *, winsor_limit: float | None = WINSOR_LIMIT)
         standardised -= standardised.sum(axis=0) / n_observed
         if not complete:
             standardised *= observed
-    return Window(filled, weights, observed, standardised, volatilities, n_observed, n_effective, kurtosis, tail_share)
+    of_columns = volatilities, n_observed, n_effective, kurtosis, tail_share
+    return Window(filled, weights, observed, standardised, *of_columns, lengths)
 
 
 def _volatilities(window: Array, deviations: Array, squares: Array, observed: Array, weights: Array) -> Array:

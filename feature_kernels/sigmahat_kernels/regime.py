@@ -73,7 +73,7 @@ def asset_series(window: Window, slow_factor: Array) -> Array:
     return series
 
 
-def market_series(sums: Array, n_assets: Array) -> MarketSeries:
+def market_series(sums: Array, n_assets: Array, lengths: Array | None = None) -> MarketSeries:
     """The series of n universes.
 
     Parameters
@@ -81,13 +81,15 @@ def market_series(sums: Array, n_assets: Array) -> MarketSeries:
     sums : array of shape (4 or 5, T, n)
         Of `asset_series`, over the assets of each universe.
     n_assets : array of shape (n,)
+    lengths : integer array of shape (n,), optional
+        Rows of each one's window, the last of T, where not all have T; all series are 0 above.
     """
     xp = array_namespace(sums)
     count = xp.maximum(sums[4], 1.0) if len(sums) == 5 else n_assets
     mean = sums[0] / count
-    mean_return = mean.mean(axis=0)
+    mean_return = mean.sum(axis=0) / (len(mean) if lengths is None else lengths)
     return MarketSeries(
-        market=mean - mean_return,
+        market=_within(mean - mean_return, lengths),
         mean_return=mean_return,
         dispersion=xp.maximum(sums[1] / count - mean**2, 0.0),
         slow_sum=sums[2],
@@ -102,7 +104,7 @@ class SeriesMoments(NamedTuple):
     variance: Array  # (n,) mean square of the market, at least TINY
     recent_squares: Array  # (3, n) the same, rows weighted by `HALFLIVES`
     kurtosis: Array  # (n,) mean square of the squared market over its variance
-    blocks: Array  # (T // BLOCK, n) mean square of the market in the last whole blocks
+    blocks: Array  # (T // BLOCK, n) mean square of the market in the last whole blocks of the longest window
     recent: Array  # (n,) mean of the market over the last `RECENT` rows
     fall: Array  # (n,) of the market's summed returns from their peak, 0 at the start, to the end
     autocorrelation: Array  # (n,) first-order, of the market
@@ -116,39 +118,66 @@ class SeriesMoments(NamedTuple):
     norm_square: Array  # (n,) sum of `slow_norm` squared
 
 
+def _within(values: Array, lengths: Array | None) -> Array:
+    """Series (T, n) with 0 above the rows of shorter windows, see `market_series`."""
+    if lengths is None:
+        return values
+    return values * (array_namespace(values).arange(len(values))[:, None] >= len(values) - lengths)
+
+
 def row_weights(xp: ModuleType, n_obs: int) -> Array:
     """Weights by `HALFLIVES`, then those of the second half of the rows and those of the first, (5, n_obs)."""
     second = (xp.arange(n_obs) >= n_obs // 2).astype(xp.float64)
     return xp.stack([*(exponential_weights(xp, n_obs, halflife) for halflife in HALFLIVES), second, 1.0 - second])
 
 
-def series_moments(series: MarketSeries) -> SeriesMoments:
-    """Measure the series of all universes at once."""
+def series_moments(series: MarketSeries, lengths: Array | None = None) -> SeriesMoments:
+    """Measure the series of all universes at once; `lengths` as of `market_series`."""
     xp = array_namespace(series.market)
     market, dispersion = series.market, series.dispersion
-    n_obs = len(market)
+    longest = len(market)
+    n_rows = longest if lengths is None else lengths
+    weights = row_weights(xp, longest)
+    sums_of_weights = weights[:3].sum(axis=1)[:, None]
+    if lengths is not None:
+        sums_of_weights = xp.cumsum(weights[:3, ::-1], axis=1)[:, lengths - 1]
+
+    def mean(values: Array) -> Array:
+        return values.sum(axis=0) / n_rows
+
+    def centred(values: Array) -> Array:
+        return _within(values - mean(values), lengths)
+
     squares = market**2
-    variance = xp.maximum(squares.mean(axis=0), TINY)
-    weights = row_weights(xp, n_obs)
-    path = xp.cumsum(market + series.mean_return, axis=0)
-    n_blocks = n_obs // BLOCK
-    slow = xp.stack([weights[0], xp.ones(n_obs), *weights[3:]])
+    variance = xp.maximum(mean(squares), TINY)
+    path = xp.cumsum(_within(market + series.mean_return, lengths), axis=0)
+    n_blocks = longest // BLOCK
     return SeriesMoments(
         mean_return=series.mean_return,
         variance=variance,
-        recent_squares=weights[:3] @ squares / weights[:3].sum(axis=1)[:, None],
-        kurtosis=((squares / variance) ** 2).mean(axis=0),
-        blocks=squares[n_obs - n_blocks * BLOCK :].reshape(n_blocks, BLOCK, variance.shape[0]).mean(axis=1),
-        recent=market[-RECENT:].mean(axis=0),
+        recent_squares=weights[:3] @ squares / sums_of_weights,
+        kurtosis=mean((squares / variance) ** 2),
+        blocks=squares[longest - n_blocks * BLOCK :].reshape(n_blocks, BLOCK, variance.shape[0]).mean(axis=1),
+        recent=market[-RECENT:].sum(axis=0) / xp.minimum(n_rows, RECENT),
         fall=xp.maximum(path.max(axis=0), 0.0) - path[-1],
-        autocorrelation=lagged(market - market.mean(axis=0)),
-        clustering=lagged(xp.abs(market) - xp.abs(market).mean(axis=0)),
-        dispersion=xp.maximum(dispersion.mean(axis=0), TINY),
-        recent_dispersion=weights[1] @ dispersion / weights[1].sum(),
-        total=slow @ series.slow_sum**2,
-        own=slow @ series.slow_norm,
+        autocorrelation=lagged(centred(market)),
+        clustering=lagged(centred(xp.abs(market))),
+        dispersion=xp.maximum(mean(dispersion), TINY),
+        recent_dispersion=weights[1] @ dispersion / sums_of_weights[1],
+        total=_over_halves(series.slow_sum**2, weights, lengths),
+        own=_over_halves(series.slow_norm, weights, lengths),
         norm_square=(series.slow_norm**2).sum(axis=0),
     )
+
+
+def _over_halves(values: Array, weights: Array, lengths: Array | None) -> Array:
+    """Sums of series (T, n): by the first of `row_weights`, plain, of the second half, of the first; (4, n)."""
+    xp = array_namespace(values)
+    if lengths is None:
+        return xp.stack([weights[0], xp.ones(len(values)), *weights[3:]]) @ values
+    in_second = xp.arange(len(values))[:, None] >= len(values) - lengths + lengths // 2
+    plain, second = values.sum(axis=0), (values * in_second).sum(axis=0)
+    return xp.stack([weights[0] @ values, plain, second, (values * ~in_second).sum(axis=0)])
 
 
 def lagged(x: Array) -> Array:
@@ -180,10 +209,11 @@ SPREADS = {"volatility_dispersion": LOG_VOLATILITY, "volatility_ratio_dispersion
 """Features that are the standard deviation over assets of what another one averages."""
 
 
-def regime_features(moments: SeriesMoments, mean_log_volatility: Array, n_obs: int) -> dict[str, Array]:
+def regime_features(moments: SeriesMoments, mean_log_volatility: Array, n_obs: Array) -> dict[str, Array]:
     """Those features of `REGIME` that are statistics of the universe's series, each of shape (n,).
 
-    `mean_log_volatility` (n,) is the average of `LOG_VOLATILITY` over the assets of each.
+    `mean_log_volatility` (n,) is the average of `LOG_VOLATILITY` over the assets of each, `n_obs` (n,) the rows of its
+    window.
     """
     xp = array_namespace(moments.variance)
     variance, dispersion = moments.variance, moments.dispersion
@@ -198,12 +228,19 @@ def regime_features(moments: SeriesMoments, mean_log_volatility: Array, n_obs: i
             f"market_volatility_ratio_{halflife:g}": ratio(moments.recent_squares[k], variance)
             for k, halflife in enumerate(HALFLIVES)
         },
-        "volatility_of_volatility": ratio(moments.blocks, variance).std(axis=0)
-        if len(moments.blocks) > 1
-        else xp.zeros_like(variance),
+        "volatility_of_volatility": _deviation(ratio(moments.blocks, variance), n_obs // BLOCK),
         "dispersion_share": dispersion / (dispersion + variance),
         "dispersion_ratio_21": ratio(moments.recent_dispersion, dispersion),
         # A kurtosis is at least 1; assets that hedge each other exactly leave a market that does not move: 0 / 0.
         "market_kurtosis": xp.log(xp.maximum(moments.kurtosis, 1.0) / 3.0),
         "drawdown": moments.fall / xp.sqrt(variance * n_obs),
     }
+
+
+def _deviation(values: Array, counts: Array) -> Array:
+    """Standard deviation of the last `counts` (n,) of each column of (., n); 0 of none."""
+    xp = array_namespace(values)
+    counted = xp.arange(len(values))[:, None] >= len(values) - counts
+    n = xp.maximum(counts, 1)
+    mean = (values * counted).sum(axis=0) / n
+    return xp.sqrt(((values - mean) ** 2 * counted).sum(axis=0) / n)

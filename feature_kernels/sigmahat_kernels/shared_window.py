@@ -91,29 +91,47 @@ def share_window(returns: Array, *, winsor_limit: float | None = WINSOR_LIMIT) -
     returns, winsor_limit
         See `panel.prepare_window`.
     """
-    return share_windows(returns, [slice(None)], winsor_limit=winsor_limit).each()[0]
+    return share_windows(returns, [slice(0, returns.shape[1])], winsor_limit=winsor_limit).each()[0]
 
 
-def share_windows(returns: Array, cuts: Sequence[slice], *, winsor_limit: float | None = WINSOR_LIMIT) -> SharedWindows:
-    """The same of several windows of one length at once: what is done to single columns is done to all of them.
+def share_windows(
+    returns: Array,
+    cuts: Sequence[slice],
+    n_rows: np.ndarray | None = None,
+    *,
+    winsor_limit: float | None = WINSOR_LIMIT,
+) -> SharedWindows:
+    """The same of several windows at once: what is done to single columns is done to all of them.
 
     Parameters
     ----------
     returns : array of shape (T, m)
-        Columns of all windows side by side.
+        Columns of all windows side by side, see `groups.returns_together`.
     cuts : sequence of slices
         Where those of each window stand.
+    n_rows : integer array of shape (windows,), optional
+        Rows of each, T unless it is said; on the host. Only on a GPU they differ.
     winsor_limit
         See `panel.prepare_window`.
     """
-    window = prepare_window(returns, winsor_limit=winsor_limit)
+    xp = array_namespace(returns)
+    n_rows = np.full(len(cuts), len(returns)) if n_rows is None else n_rows
+    lengths = None
+    if (n_rows != len(returns)).any():
+        lengths = xp.asarray(np.repeat(n_rows, [cut.stop - cut.start for cut in cuts]))
+    window = prepare_window(returns, winsor_limit=winsor_limit, lengths=lengths)
     slow, fast = correlation_factor(window), correlation_factor(window, halflife=FAST_HALFLIFE)
-    if array_namespace(returns) is np or len(cuts) == 1:
-        return SharedWindows(window, slow, [_multiply_out(slow[:, cut], fast[:, cut]) for cut in cuts], cuts)
+    if xp is np or len(cuts) == 1:
+        products = [_multiply_out(slow[-n:, cut], fast[-n:, cut]) for cut, n in zip(cuts, n_rows, strict=True)]
+        return SharedWindows(window, slow, products, cuts, n_rows)
     # On a GPU all windows have as many columns.
-    stack = _multiply_out(*(of_all.reshape(len(of_all), len(cuts), -1).transpose(1, 0, 2) for of_all in (slow, fast)))
+    by_window, fast = (of_all.reshape(len(of_all), len(cuts), -1).transpose(1, 0, 2) for of_all in (slow, fast))
+    if lengths is None:
+        stack = _multiply_out(by_window, fast)
+    else:
+        stack = _multiply_out_lengths(by_window, fast, xp.asarray(n_rows))
     products = [Products(*(of_all[k] for of_all in stack)) for k in range(len(cuts))]
-    return SharedWindows(window, slow, products, cuts, stack)
+    return SharedWindows(window, slow, products, cuts, n_rows, stack)
 
 
 def _multiply_out(slow: Array, fast: Array) -> Products:
@@ -122,24 +140,32 @@ def _multiply_out(slow: Array, fast: Array) -> Products:
     return Products(first_half + _gram(slow[..., half:, :]), _gram(fast), first_half)
 
 
+def _multiply_out_lengths(slow: Array, fast: Array, n_rows: Array) -> Products:
+    """The same of windows (windows, T, m) of which each has its last `n_rows` rows, with zeros above."""
+    rows = array_namespace(slow).arange(slow.shape[1])
+    in_first_half = rows < (slow.shape[1] - n_rows + n_rows // 2)[:, None]
+    return Products(_gram(slow), _gram(fast), _gram(slow * in_first_half[:, :, None]))
+
+
 def _gram(factor: Array) -> Array:
     return factor.swapaxes(-2, -1) @ factor
 
 
 class SharedWindows(NamedTuple):
-    """Several windows of T rows, their m columns side by side."""
+    """Several windows of up to T rows, their m columns side by side."""
 
     window: Window
     factor: Array  # (T, m)
     products: Sequence[Products]  # of each
     cuts: Sequence[slice]  # where the columns of each stand
+    n_rows: np.ndarray  # (windows,) of each; they end with the last row
     stack: Products | None = None  # (windows, m, m) each, of which `products` are views: on a GPU, of several windows
 
     def each(self) -> list[SharedWindow]:
         """Every window by itself, as views."""
         return [
-            SharedWindow(self.window.columns(cut), self.factor[:, cut], products)
-            for cut, products in zip(self.cuts, self.products, strict=True)
+            SharedWindow(self.window.columns(cut, n), self.factor[-n:, cut], products)
+            for cut, n, products in zip(self.cuts, self.n_rows.tolist(), self.products, strict=True)
         ]
 
     def around_means(self, values: Array) -> Array:

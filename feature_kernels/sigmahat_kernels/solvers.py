@@ -18,7 +18,7 @@ from sigmahat_kernels import pairs, regime
 from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.correlation import correlation_features
 from sigmahat_kernels.cuda import cusolver, device, kernels
-from sigmahat_kernels.groups import Memberships, WindowGroup, chunks_by_size, chunks_by_work
+from sigmahat_kernels.groups import Memberships, WindowGroup, chunks_by_size, chunks_by_work, rows_of_windows
 from sigmahat_kernels.lanes.compiled import can_compile
 from sigmahat_kernels.pairs import PairStatistics
 from sigmahat_kernels.panel import Window
@@ -178,8 +178,10 @@ class Solver:
         """What `series_moments` sums over assets, for all columns of a window; see `regime.asset_series`."""
         return regime.asset_series(window, factor)
 
-    def series_moments(self, series: Array, memberships: Memberships, index: np.ndarray) -> SeriesMoments:
-        """Moments of the series of n universes, which may be of several windows of one length.
+    def series_moments(
+        self, series: Array, memberships: Memberships, index: np.ndarray, n_rows: np.ndarray | None = None
+    ) -> SeriesMoments:
+        """Moments of the series of n universes, which may be of several windows.
 
         Parameters
         ----------
@@ -189,13 +191,21 @@ class Solver:
             Which universes hold which columns.
         index : integer array of shape (n, N)
             The same: columns of each universe, PADDING behind; in host memory.
+        n_rows : integer array of shape (n,), optional
+            Rows of each universe's window, all unless it is said; there too.
         """
-        n_assets = array_namespace(series).asarray((index != PADDING).sum(axis=1))
-        return regime.series_moments(regime.market_series(memberships.sum(series), n_assets))
+        xp = array_namespace(series)
+        n_assets = xp.asarray((index != PADDING).sum(axis=1))
+        lengths = None if n_rows is None or (n_rows == series.shape[1]).all() else xp.asarray(n_rows)
+        return regime.series_moments(regime.market_series(memberships.sum(series), n_assets, lengths), lengths)
 
     def chunks(self, request: Request, part: WindowGroup) -> Iterator[np.ndarray]:
-        """Positions within the part of universes that `measure` takes together."""
-        return chunks_by_size(request, part)
+        """Positions within the part, of windows of several lengths, of universes that `measure` takes together."""
+        n_rows = rows_of_windows(request, part.universes)
+        for length in np.unique(n_rows).tolist():
+            alike = np.flatnonzero(n_rows == length)
+            of_length = part._replace(start=part.stop - length, universes=part.universes[alike])
+            yield from (alike[chunk] for chunk in chunks_by_size(request, of_length))
 
     def measure(
         self, products: Sequence[Array], factor: Array, index: np.ndarray, scratch: Scratch
@@ -209,7 +219,7 @@ class Solver:
         eigenvalues: Array,
         pairs: PairStatistics,
         n_assets: Array,
-        n_obs: int,
+        n_obs: Array,
         n_effective: Array,
         sampling_noise: Array,
     ) -> dict[str, Array]:
@@ -262,14 +272,14 @@ class OwnSolver(Solver):
     def chunks(self, request: Request, part: WindowGroup) -> Iterator[np.ndarray]:
         """See `Solver.chunks`."""
         sizes = (request.universes[part.universes] != PADDING).sum(axis=1)
-        takes = [self._takes(part.stop - part.start, size) for size in range(int(sizes.max()) + 1)]
-        taken = np.array(takes)[sizes]
+        takes = [self._own.takes(size) for size in range(int(sizes.max()) + 1)]
+        taken = np.array(takes)[sizes] & ~is_dual(rows_of_windows(request, part.universes), sizes)
         if taken.any():
             yield np.flatnonzero(taken)
         others = np.flatnonzero(~taken)
         if len(others):
             alone = part._replace(universes=part.universes[others])
-            yield from (others[chunk] for chunk in chunks_by_size(request, alone))
+            yield from (others[chunk] for chunk in super().chunks(request, alone))
 
     def measure(
         self, products: Sequence[Array], factor: Array, index: np.ndarray, scratch: Scratch
@@ -340,7 +350,9 @@ class LanesSolver(Solver):
             row[...] = values.T
         return rows
 
-    def series_moments(self, series: Array, memberships: Memberships, index: np.ndarray) -> SeriesMoments:
+    def series_moments(
+        self, series: Array, memberships: Memberships, index: np.ndarray, n_rows: np.ndarray | None = None
+    ) -> SeriesMoments:
         """See `Solver.series_moments`."""
         from sigmahat_kernels.lanes.series import measure_series
 

@@ -6,11 +6,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from sigmahat_kernels.backend import Array, array_namespace, kept_for_each_device
+from sigmahat_kernels.backend import AnyArray, Array, array_namespace, kept_for_each_device
 
 SPECTRUM = {
     "log_assets": "ln N",
@@ -74,7 +74,7 @@ def correlation_spectrum(correlation: Array) -> Array:
     return xp.maximum(xp.linalg.eigvalsh(correlation), 0.0)
 
 
-def is_dual(n_obs: int, n_assets: int) -> bool:
+def is_dual(n_obs: AnyArray, n_assets: AnyArray) -> Any:
     """Whether demeaned returns leave a correlation matrix with null eigenvalues: T - 1 < N."""
     return n_obs - 1 < n_assets
 
@@ -128,7 +128,7 @@ class _Spectra(NamedTuple):
         return xp.take_along_axis(values, (values.shape[1] - self.n_kept)[:, None] + rank, axis=1)
 
 
-def spectrum_features(eigenvalues: Array, n_assets: Array, n_obs: int, n_effective: Array) -> dict[str, Array]:
+def spectrum_features(eigenvalues: Array, n_assets: Array, n_obs: Array, n_effective: Array) -> dict[str, Array]:
     """The features listed in `SPECTRUM`, each of shape (n,).
 
     Parameters
@@ -137,7 +137,7 @@ def spectrum_features(eigenvalues: Array, n_assets: Array, n_obs: int, n_effecti
         Ascending, as `correlation_spectrum` and `dual_spectrum` return them; a universe of fewer assets than `width`
         has zeros in front.
     n_assets : integer array of shape (n,)
-    n_obs : int
+    n_obs : integer array of shape (n,)
         Rows of the window; sets how many eigenvalues are null.
     n_effective : array of shape (n,)
         Average number of returns of a universe's assets, less one.
@@ -194,7 +194,7 @@ def _shares_and_ranks(spectra: _Spectra) -> dict[str, Array]:
     }
 
 
-def _numerical_rank(spectra: _Spectra, n_obs: int) -> Array:
+def _numerical_rank(spectra: _Spectra, n_obs: Array) -> Array:
     xp = array_namespace(spectra.eigenvalues)
     negligible = spectra.first * xp.maximum(spectra.n_assets, n_obs) * _EPSILON
     return (spectra.eigenvalues > negligible[:, None]).sum(axis=1)

@@ -41,7 +41,7 @@ def asset_averages(window: Window) -> dict[str, Array]:
     return {"squared_autocorrelation": lagged(squares)}
 
 
-def temporal_features(moments: SeriesMoments, n_assets: Array, n_obs: int) -> dict[str, Array]:
+def temporal_features(moments: SeriesMoments, n_assets: Array, n_obs: Array) -> dict[str, Array]:
     """Those features of `TEMPORAL` that are statistics of the universe's series, each of shape (n,).
 
     Parameters
@@ -50,7 +50,7 @@ def temporal_features(moments: SeriesMoments, n_assets: Array, n_obs: int) -> di
         Of n universes.
     n_assets : array of shape (n,)
         Assets of each universe.
-    n_obs : int
+    n_obs : integer array of shape (n,)
         Rows of the window.
     """
     xp = array_namespace(moments.variance)
@@ -59,8 +59,8 @@ def temporal_features(moments: SeriesMoments, n_assets: Array, n_obs: int) -> di
     # rows gives the average correlation of the weighted sample (up to the assets' own changes in volatility).
     fast, slow, second, first = (moments.total / xp.maximum(moments.own, TINY) - 1.0) / (n_assets - 1.0)
     return {
-        "trend": moments.mean_return / volatility * n_obs**0.5,
-        "trend_63": (moments.recent + moments.mean_return) / volatility * min(n_obs, RECENT) ** 0.5,
+        "trend": moments.mean_return / volatility * xp.sqrt(n_obs),
+        "trend_63": (moments.recent + moments.mean_return) / volatility * xp.sqrt(xp.minimum(n_obs, RECENT)),
         "market_autocorrelation": moments.autocorrelation,
         "volatility_clustering": moments.clustering,
         "mean_correlation_fast": fast - slow,

@@ -12,7 +12,6 @@ import numpy as np
 
 from sigmahat_kernels.cuda import device, kernels
 from sigmahat_kernels.gaps import missing_cells
-from sigmahat_kernels.panel import Window
 from sigmahat_kernels.shared_window import share_window
 from sigmahat_kernels.solvers import OwnKernels
 
@@ -32,16 +31,17 @@ def main() -> None:
     for size in (60, 300):
         pairs = own.pair_statistics((product, product, product), cupy.arange(2 * size).reshape(2, size) % 330)
         ones, sizes = cupy.ones((2, size)), cupy.full(2, size)
-        own.matrix_features(ones, pairs, sizes, 700, cupy.full(2, 699.0), cupy.ones(2))
+        own.matrix_features(ones, pairs, sizes, cupy.full(2, 700), cupy.full(2, 699.0), cupy.ones(2))
     index = np.array([[*range(60)], [*range(330, 350), *[-1] * 40]])  # of two windows and sizes
     of_columns = cupy.zeros((8, 660)), cupy.ones(12)
     stack = cupy.stack([product, product])
     with_gaps = returns.copy()
     with_gaps[:50, 3] = np.nan
-    window = share_window(cupy.asarray(with_gaps)).window
-    twice = Window(*(cupy.concatenate([of, of], axis=-1) for of in window))._replace(weights=window.weights)
+    twice = share_window(cupy.asarray(np.concatenate([with_gaps, with_gaps], axis=1))).window
     cells = missing_cells(twice)
-    completed = kernels.complete(device.launch, (stack, stack), cells, index, np.array([True, False]))
+    completed = kernels.complete(
+        device.launch, (stack, stack), cells, index, np.array([True, False]), np.array([700, 600])
+    )
     heads, intensity = np.full((2, 34), 0.1), np.full((2, 60), 0.5)
     kernels.assemble(device.launch, (stack, stack), *of_columns, index, heads, intensity, completed)
     cupy.cuda.Device().synchronize()

@@ -295,7 +295,7 @@ def test_features_of_matrices_match_the_array_form(n_obs: int) -> None:
     rng = np.random.default_rng(3)
     noise = rng.uniform(0.0, 40.0, len(sizes)) * sizes**2
     noise[6] = 0.0
-    measured = (sizes, n_obs, rng.uniform(20.0, 29.0, len(sizes)), noise)
+    measured = (sizes, np.full(len(sizes), n_obs), rng.uniform(20.0, 29.0, len(sizes)), noise)
     expected = lapack.matrix_features(eigenvalues, pairs, *measured)
     forward, *reordered = (
         OwnKernels(Emulator(order), np.float64, SHARED_LIMIT).matrix_features(eigenvalues, pairs, *measured)

@@ -123,6 +123,68 @@ def test_features_of_several_windows(cupy: Any) -> None:
         np.testing.assert_allclose(on_device, on_host, rtol=1e-5, atol=1e-6 * np.nanmax(on_host))
 
 
+@pytest.mark.parametrize("missing", [0.0, 0.02])
+@pytest.mark.parametrize("longest", [120, 400])  # rows that all count alike, and old ones that count less
+def test_windows_of_several_lengths_share_launches(
+    cupy: Any, monkeypatch: pytest.MonkeyPatch, longest: int, missing: float
+) -> None:
+    """Each universe's numbers are those of its own window: nothing above it counts, in whatever way."""
+    rng = np.random.default_rng(6)
+    returns = 0.01 * (rng.standard_normal((longest + 20, 40)) + rng.standard_normal((longest + 20, 1)))
+    returns[rng.random(returns.shape) < missing] = np.nan
+    returns[longest - 60 : longest - 40, 3] = np.where(missing, 0.0, returns[longest - 60 : longest - 40, 3])  # stale
+    returns[: longest // 2, 8] = np.nan if missing else 0.01  # before some windows
+    returns[longest // 2 : longest // 2 + 3, 8] = 0.05, -0.04, 0.02
+    n_rows = np.array([longest, longest - 1, longest // 2, 61, 62, 30, 33, longest - 21])
+    stops = longest + np.array([0, 20, 7, 13, 0, 20, 1, 3])
+    windows = np.stack([stops - n_rows, stops], axis=1).astype(np.int32)
+    universes = np.full((24, 34), PADDING, np.int32)
+    for u, row in enumerate(universes):
+        size = [34, 2, 20, 9, 33][u % 5]
+        row[:size] = rng.choice(40, size, replace=False)
+    request = read_request(returns.astype(np.float32), universes, np.tile(windows, (3, 1)))
+    expected = compute_features(request, solver="lapack")
+    assert (expected.status == 0).sum() >= 12
+    batches: list[int] = []
+    undisturbed_windows = features_module.share_windows
+
+    def shared(returns: Any, cuts: Any, *arguments: Any, **options: Any) -> Any:
+        batches.append(len(cuts))
+        return undisturbed_windows(returns, cuts, *arguments, **options)
+
+    monkeypatch.setattr(features_module, "share_windows", shared)
+    on_device = request._replace(panel=cupy.asarray(request.panel))
+    for solver in (None, "cupy"):
+        batches.clear()
+        actual = compute_features(on_device, solver=solver)
+        assert len(batches) <= 4
+        np.testing.assert_array_equal(actual.status, expected.status)
+        for found, wanted in zip(actual.warnings, expected.warnings, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+        for column, name in enumerate(FEATURE_NAMES):
+            np.testing.assert_allclose(
+                actual.features[:, column], expected.features[:, column], rtol=1e-5, atol=1e-5, err_msg=name
+            )
+    parameters = split_parameters(rng.uniform(size=(len(universes), N_PARAMETERS)))
+    kept = KeptMoments()
+    compute_features(on_device, kept=kept)
+    for classic in (False, True):
+        on_host, there = (
+            to_numpy(assemble(request._replace(panel=panel), parameters, expected.status, classic=classic))
+            for panel in (request.panel, on_device.panel)
+        )
+        np.testing.assert_array_equal(np.isnan(there), np.isnan(on_host))
+        np.testing.assert_allclose(there, on_host, rtol=1e-5, atol=1e-6 * np.nanmax(on_host))
+    monkeypatch.setattr(Device, "attributes", {**Device.attributes, "MaxSharedMemoryPerBlockOptin": 2_000})
+    in_array_form = assemble(on_device, parameters, expected.status, kept=kept)
+    np.testing.assert_allclose(
+        to_numpy(in_array_form),
+        assemble(request, parameters, expected.status),
+        rtol=1e-5,
+        atol=1e-6 * np.nanmax(on_host),
+    )
+
+
 @pytest.mark.parametrize(("limit", "left"), [(4_500, True), (6_500, False)])
 def test_matrices_of_windows_too_long_for_a_block(
     cupy: Any, monkeypatch: pytest.MonkeyPatch, limit: int, left: bool

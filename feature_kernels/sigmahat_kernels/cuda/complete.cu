@@ -28,7 +28,8 @@ __device__ double total(const double* values, int n, int lane) {
 }
 
 // slow, fast: correlations of all columns, missing = 0, (width, width) a window, one after the other, row-major.
-// z: (n_obs, n_columns) standardised returns of all windows, of mean square 1; not a number where missing.
+// z: (n_obs, n_columns) standardised returns of all windows, of mean square 1; not a number where missing. A universe's
+// window has the last lengths[u] of these rows.
 // roots: (2, n_columns) of the sums of their squares, weighted for slow and fast. weights: (2, n_obs) of the rows for
 // either. gaps: the rows that column c misses are missing[gaps[c]] up to missing[gaps[c + 1] - 1].
 // rows: the universe u of each block, of n = sizes[u] assets. index: (., longest) their positions among all columns.
@@ -36,7 +37,7 @@ __device__ double total(const double* values, int n, int lane) {
 // Dynamic shared memory: 4 n_obs + 5 n + 24 doubles, n ints. Of the largest n.
 extern "C" __global__ void __launch_bounds__(32 * kWarps, 3)
 complete(const double* slow, const double* fast, int width, const double* z, int n_columns, const double* roots,
-         const double* weights, int n_obs, const int* gaps, const int* missing, const int* index, const int* rows,
+         const double* weights, int n_obs, const int* lengths, const int* gaps, const int* missing, const int* index, const int* rows,
          const int* sizes, int longest, const long long* starts, double* completed_slow, double* completed_fast) {
     extern __shared__ double2 shared[];
     const int universe = rows[blockIdx.x], n = sizes[universe];
@@ -58,6 +59,7 @@ complete(const double* slow, const double* fast, int width, const double* z, int
     index += (long long)universe * longest;
     completed_slow += starts[universe];
     completed_fast += starts[universe];
+    const int top = n_obs - lengths[universe];
     const int window = index[0] / width * width;  // its first column
     slow += (long long)window * width;
     fast += (long long)window * width;
@@ -68,7 +70,7 @@ complete(const double* slow, const double* fast, int width, const double* z, int
     __syncthreads();  // columns are set
 
     double n_returns = 0, n_pairs = 0, products = 0;  // of the rows of this warp: sum of c, c (c - 1), s^2 - sum z^2
-    for (int t = warp; t < n_obs; t += kWarps) {
+    for (int t = top + warp; t < n_obs; t += kWarps) {
         const double* const row = z + (long long)t * n_columns;
         double all = 0, count = 0, own_squares = 0;
         for (int j = lane; j < n; j += 32) {
@@ -99,7 +101,7 @@ complete(const double* slow, const double* fast, int width, const double* z, int
     n_returns = total(partial, kWarps, lane);
     const double average = total(partial + 2 * kWarps, kWarps, lane) / fmax(total(partial + kWarps, kWarps, lane), 1.0);
     const double rho = fmin(fmax(average, kLeast), kMost), noise = (1 - rho) / rho;
-    for (int t = threadIdx.x; t < n_obs; t += 32 * kWarps) {
+    for (int t = top + threadIdx.x; t < n_obs; t += 32 * kWarps) {
         const double count = without[t], factor = sum[t] / (count + noise);
         without[t] = 1 / (fmax(count, 1.0) - 1 + noise);
         mean[t] = factor;
@@ -110,7 +112,7 @@ complete(const double* slow, const double* fast, int width, const double* z, int
     for (int j = threadIdx.x; j < n; j += 32 * kWarps) {
         const double* const column = z + columns[j];
         double product = 0, square = 0, share = 0;
-        for (int t = 0; t < n_obs; ++t) {
+        for (int t = top; t < n_obs; ++t) {
             const double value = column[(long long)t * n_columns];
             const double others = (sum[t] - value) * without[t];
             if (value != value) continue;
@@ -127,7 +129,7 @@ complete(const double* slow, const double* fast, int width, const double* z, int
     const double all_squares = total(squares, n, lane), prior = kPriorRows * all_squares / n_returns;
     const double usual = total(common, n, lane) / fmax(all_squares, kTiny), most = 1 / sqrt(rho);
     for (int j = threadIdx.x; j < n; j += 32 * kWarps) {
-        const double n_observed = n_obs - (gaps[columns[j] + 1] - gaps[columns[j]]);
+        const double n_observed = n_obs - top - (gaps[columns[j] + 1] - gaps[columns[j]]);
         const double b = fmin(fmax((common[j] + prior * usual) / fmax(squares[j] + prior, kTiny), -most), most);
         const double left = 1 - b * (2 * common[j] - b * squares[j]) / n_observed;
         slope[j] = b;

@@ -255,7 +255,7 @@ def matrix_features(
     eigenvalues: Array,
     pairs: PairStatistics,
     n_assets: Array,
-    n_obs: int,
+    n_obs: Array,
     n_effective: Array,
     sampling_noise: Array,
 ) -> dict[str, Array]:
@@ -271,8 +271,8 @@ def matrix_features(
         0,
         (
             xp.asarray(n_assets, np.int32),
+            xp.asarray(n_obs, np.int32),
             np.int32(width),
-            np.int32(n_obs),
             xp.ascontiguousarray(eigenvalues),
             xp.ascontiguousarray(pairs.row_sum),
             xp.stack([getattr(pairs, name) for name in _PAIR_SUMS]),
@@ -302,7 +302,12 @@ def complete_shared_bytes(n_obs: int, sizes: np.ndarray) -> np.ndarray:
 
 
 def complete(
-    launch: Launch, correlations: Sequence[Array], cells: MissingCells, index: np.ndarray, with_gaps: np.ndarray
+    launch: Launch,
+    correlations: Sequence[Array],
+    cells: MissingCells,
+    index: np.ndarray,
+    with_gaps: np.ndarray,
+    lengths: np.ndarray | None = None,
 ) -> Completed:
     """What `gaps.complete_correlations` computes, of universes of any sizes and windows.
 
@@ -316,9 +321,12 @@ def complete(
         On the host: positions of each universe's assets among these columns, PADDING behind.
     with_gaps : bool array of shape (n,)
         On the host: which universes miss returns; nothing is computed for the others.
+    lengths : integer array of shape (n,), optional
+        On the host: rows of each universe's window, the last of `cells`; all unless it is said.
     """
     xp = array_namespace(cells.standardised)
     n_obs, n_columns = cells.standardised.shape
+    lengths = np.full(len(index), n_obs) if lengths is None else lengths
     sizes = (index >= 0).sum(axis=1)
     n_cells = np.where(with_gaps, sizes.astype(np.int64) ** 2, 0)
     starts = np.where(with_gaps, n_cells.cumsum() - n_cells, -1)
@@ -338,6 +346,7 @@ def complete(
             cells.roots,
             cells.weights,
             np.int32(n_obs),
+            xp.asarray(lengths, np.int32),
             cells.starts,
             cells.rows,
             xp.asarray(index, np.int32),

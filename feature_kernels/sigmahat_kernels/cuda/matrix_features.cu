@@ -185,11 +185,11 @@ __device__ void write_correlation(const double* row_sum, PairSums of, const int*
     }
 }
 
-// sizes: (.,) assets of each universe. eigenvalues, row_sum: (., width), numbers of smaller universes behind and before
+// sizes: (.,) assets of each universe. lengths: (.,) rows of its window. eigenvalues, row_sum: (., width), numbers of smaller universes behind and before
 // others. sums: (7, .), in the order of `PairSums`. histogram: (., 32). n_effective, noise: (.,), see
 // `correlation.correlation_features`. features: (., n_features). Launch with a block of one warp for each universe.
 extern "C" __global__ void __launch_bounds__(32)
-matrix_features(const int* sizes, int width, int rows, const double* eigenvalues, const double* row_sum,
+matrix_features(const int* sizes, const int* lengths, int width, const double* eigenvalues, const double* row_sum,
                 const double* sums, const int* histogram, const double* n_effective, const double* noise,
                 const double* projections, int n_universes, int n_features, double* features) {
     const int universe = blockIdx.x, n = sizes[universe];
@@ -197,7 +197,8 @@ matrix_features(const int* sizes, int width, int rows, const double* eigenvalues
     double mine[7];
     for (int k = 0; k < 7; ++k) mine[k] = sums[(long long)k * n_universes + universe];
     features += (long long)universe * n_features;
-    features = write_spectrum(eigenvalues + row + width - n, n, rows, n_effective[universe], projections, features);
+    features = write_spectrum(eigenvalues + row + width - n, n, lengths[universe], n_effective[universe], projections,
+                              features);
     write_correlation(row_sum + row, {mine[0], mine[1], mine[2], mine[3], mine[4], mine[5], mine[6]},
                       histogram + (long long)universe * kBins, n, noise[universe], n_effective[universe], features);
 }
