@@ -26,6 +26,15 @@ def test_counts_of_the_demo(missing: float) -> None:
         assert sum(of_step[name] for of_step in counts[0].values()) <= most, name
 
 
+def test_windows_of_several_lengths_share_launches() -> None:
+    """From 252 to 987 rows: two batches, each of windows up to twice as long as its shortest."""
+    request = draw_request(144, SIZES, N_WINDOWS, expanding=True)
+    counts = {step: count(request, step) for step in STEPS}
+    assert [of_step["launches"] for of_step in counts.values()] == [2 * 15, 2]
+    for name, most in MOST.items():
+        assert sum(of_step[name] for of_step in counts.values()) <= 2 * most, name
+
+
 def test_risk_asks_for_little_more_than_matrices() -> None:
     counts = count(draw_request(24, (20, 200), 3), "risk")
     assert counts["launches"] == 1
