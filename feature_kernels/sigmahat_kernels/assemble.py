@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import ModuleType
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from sigmahat_kernels import heartbeat
 from sigmahat_kernels.assemble_on_device import assemble_on_device
@@ -148,19 +149,48 @@ def assemble(
     InvalidRequest
         If the matrices would be larger than `request.MAX_COVARIANCE_CELLS`.
     """
-    covariance = _unfilled(request, status)
+    intensity = intensity_of_assets(request, parameters, block_intensity)
+    settings: dict[str, Any] = {"classic": classic, "threads": threads, "kept": kept, "pause": pause}
+    return assemble_assets(request, parameters, intensity, status, **settings)
+
+
+def assemble_assets(
+    request: Request,
+    parameters: Parameters,
+    intensity: np.ndarray,
+    status: np.ndarray,
+    *,
+    classic: bool,
+    threads: int | None,
+    kept: KeptMoments | None,
+    pause: Pause,
+    dtype: DTypeLike = np.float32,
+    padding: float = np.nan,
+) -> Array:
+    """The same from the intensity of each asset, of `intensity_of_assets`; blocks are none of its concern.
+
+    Parameters
+    ----------
+    dtype : float32 or float64
+        Of the matrices.
+    padding : float
+        What stands behind a smaller universe's rows and columns.
+
+    The others are those of `assemble`.
+    """
+    covariance = _unfilled(request, status, dtype)
     xp = array_namespace(covariance)
 
     def fill(chunk: Chunk) -> None:
         size, rows = chunk.places.shape[1], xp.asarray(chunk.universes)
-        covariance[rows, size:] = np.nan
-        covariance[rows, :size, size:] = np.nan
+        covariance[rows, size:] = padding
+        covariance[rows, :size, size:] = padding
         chunk.fill(covariance, rows)
 
-    groups, parameters, intensity = _prepared(request, parameters, status, block_intensity, classic)
+    groups, parameters = _prepared(request, parameters, status, classic)
     if xp is not np and isinstance(choose_solver(request.panel), OwnSolver):
         limit = None if classic else WINSOR_LIMIT
-        groups = assemble_on_device(covariance, request, groups, parameters, intensity, limit, pause)
+        groups = assemble_on_device(covariance, request, groups, parameters, intensity, limit, padding, pause)
     _work_on_groups(fill, request, groups, parameters, intensity, classic, threads, kept, pause, stacked=False)
     return covariance
 
@@ -183,17 +213,17 @@ def for_each_chunk(
     The arguments are those of `assemble`. No more than one chunk a thread need be in memory. Where `work` asks for no
     `Chunk.matrices`, which are not `stacked` then, chunks may be larger.
     """
-    groups, parameters, intensity = _prepared(request, parameters, status, block_intensity, classic)
+    intensity = intensity_of_assets(request, parameters, block_intensity)
+    groups, parameters = _prepared(request, parameters, status, classic)
     _work_on_groups(work, request, groups, parameters, intensity, classic, threads, kept, pause, stacked)
 
 
 def _prepared(
-    request: Request, parameters: Parameters, status: np.ndarray, block_intensity: np.ndarray | None, classic: bool
-) -> tuple[list[WindowGroup], Parameters, np.ndarray]:
-    """Good universes by window; the parameters that count; the intensity of each asset."""
-    intensity = _intensity_of_assets(request, parameters, block_intensity)
+    request: Request, parameters: Parameters, status: np.ndarray, classic: bool
+) -> tuple[list[WindowGroup], Parameters]:
+    """Good universes by window; the parameters that count."""
     groups = list(group_by_window(request, np.flatnonzero(status == Status.GOOD)))
-    return groups, classic_parameters(parameters) if classic else parameters, intensity
+    return groups, classic_parameters(parameters) if classic else parameters
 
 
 def _work_on_groups(
@@ -248,7 +278,7 @@ def _in_double(parameters: Parameters, intensity: Array) -> tuple[Parameters, Ar
     return Parameters(*(xp.asarray(head, xp.float64) for head in parameters)), xp.asarray(intensity, xp.float64)
 
 
-def _unfilled(request: Request, status: np.ndarray) -> Array:
+def _unfilled(request: Request, status: np.ndarray, dtype: DTypeLike) -> Array:
     """NaN for universes that are not GOOD, nothing yet for the others; where the panel is."""
     n_universes, n_assets = request.universes.shape
     n_cells = n_universes * n_assets**2
@@ -258,14 +288,14 @@ def _unfilled(request: Request, status: np.ndarray) -> Array:
             "send fewer universes at a time, or the wide ones apart"
         )
     xp = array_namespace(request.panel)
-    covariance = xp.empty((n_universes, n_assets, n_assets), xp.float32)
+    covariance = xp.empty((n_universes, n_assets, n_assets), dtype)
     refused = np.flatnonzero(status != Status.GOOD)
     if len(refused):
         covariance[xp.asarray(refused)] = np.nan
     return covariance
 
 
-def _intensity_of_assets(request: Request, parameters: Parameters, block_intensity: np.ndarray | None) -> np.ndarray:
+def intensity_of_assets(request: Request, parameters: Parameters, block_intensity: np.ndarray | None) -> np.ndarray:
     """The intensity that each asset starts from, its universe's or its block's; (n_universes, n_assets)."""
     if request.blocks is None or block_intensity is None or not block_intensity.shape[1]:
         return np.broadcast_to(intensity_of(parameters)[:, None], request.universes.shape)

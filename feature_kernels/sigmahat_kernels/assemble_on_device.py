@@ -39,6 +39,7 @@ def assemble_on_device(
     parameters: Parameters,
     intensity: np.ndarray,
     winsor_limit: float | None,
+    padding: float,
     pause: Pause,
 ) -> list[WindowGroup]:
     """Estimate the universes of some windows, in place; see `assemble.assemble`.
@@ -53,7 +54,7 @@ def assemble_on_device(
 
     def fill(batch: Sequence[WindowGroup]) -> None:
         pause()
-        left.extend(_fill_batch(covariance, request, batch, heads, intensity, winsor_limit))
+        left.extend(_fill_batch(covariance, request, batch, heads, intensity, winsor_limit, padding))
 
     for batch in batches_of(request, groups):
         within_memory(fill, request, batch)
@@ -67,6 +68,7 @@ def _fill_batch(
     heads: np.ndarray,
     intensity: np.ndarray,
     winsor_limit: float | None,
+    padding: float,
 ) -> list[WindowGroup]:
     cuts = side_by_side(batch)
     returns, _ = without_stale(returns_together(request, batch))
@@ -89,7 +91,10 @@ def _fill_batch(
     cells = missing_cells(window) if with_gaps[taken].any() else None
     logs = xp.log(xp.concatenate([window.volatilities, window.kurtosis[None]]))
     scales = xp.asarray(list(ASSET_STATISTICS.values()))
-    n_bytes = 4 * covariance.shape[1] ** 2 + np.where(with_gaps, 16, 8)[taken] * sizes[taken].astype(np.int64) ** 2
+    n_bytes = (
+        covariance.itemsize * covariance.shape[1] ** 2
+        + np.where(with_gaps, 16, 8)[taken] * sizes[taken].astype(np.int64) ** 2
+    )
     launches = n_bytes.cumsum() // _LAUNCH_BYTES
     for some in np.split(taken, np.flatnonzero(np.diff(launches)) + 1) if len(taken) else []:
         rows, missing = universes[some], with_gaps[some]
@@ -98,10 +103,11 @@ def _fill_batch(
             if cells is not None and missing.any()
             else None
         )
-        matrices = kernels.assemble(
-            device.launch, correlations, logs, scales, index[some], heads[rows], intensity[rows], completed
+        covariance[xp.asarray(rows)] = kernels.assemble(
+            *(device.launch, correlations, logs, scales, index[some], heads[rows], intensity[rows], completed),
+            dtype=covariance.dtype,
+            padding=padding,
         )
-        covariance[xp.asarray(rows)] = matrices
         heartbeat.beat()
     done = np.zeros(len(covariance), bool)
     done[universes[taken]] = True

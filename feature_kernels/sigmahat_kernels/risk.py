@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sigmahat_kernels.assemble import Chunk, assemble, for_each_chunk
+from sigmahat_kernels.assemble import Chunk, assemble_assets, for_each_chunk, intensity_of_assets
 from sigmahat_kernels.backend import Array, array_namespace, to_numpy
 from sigmahat_kernels.minimum_variance import long_only, long_short
 from sigmahat_kernels.parallel import Pause, go_on
@@ -38,8 +40,11 @@ class Risk(NamedTuple):
     portfolio_asset: np.ndarray  # (U, P) int32, the entry of UNIVERSES that it complains of, or -1
 
 
-_TOGETHER_BYTES = 2**28
-"""What the float64 matrices that a GPU multiplies at a time may take."""
+_TOGETHER_BYTES = 2**30
+"""What the float64 matrices that a GPU has at a time may take."""
+
+_SEARCHED_BYTES = 2**28
+"""The same where portfolios of least variance are searched for, which takes some eight copies of them."""
 
 PUBLISHED_RISK = tuple(name.upper() for name in Risk._fields)
 """Tensors of `risk`."""
@@ -87,8 +92,8 @@ def measure_portfolios(
     """Measure portfolios in every universe by the matrices that `assemble.assemble` builds, in float64.
 
     Compiled for a CPU, their entries are multiplied as they are computed, and no matrix is written but for portfolios
-    of least variance; otherwise they are those of `products`. On a GPU, but for portfolios of least variance, the
-    matrices of all sizes are built in one launch, in float32 as they are published.
+    of least variance; otherwise they are those of `products`. On a GPU those of all sizes stand side by side, as many
+    as some memory holds, with zeros behind the smaller ones.
 
     Parameters
     ----------
@@ -115,45 +120,52 @@ def measure_portfolios(
         portfolio_asset=portfolio_asset,
     )
 
-    def measure_chunk(chunk: Chunk) -> None:
-        universes, size = chunk.universes, chunk.places.shape[1]
-        usable = good[universes]
+    def measure(
+        universes: np.ndarray,
+        held: np.ndarray,
+        build: Callable[[], Array],
+        multiply: Callable[[np.ndarray], tuple[np.ndarray, ...]] | None = None,
+    ) -> None:
+        """Measure universes that have an asset where `held` (n, size) says, by their matrices or without."""
+        usable, size = good[universes], held.shape[1]
         weights = portfolios.of(request, universes, size)
-        weights[~usable] = 0.0
-        measured = chunk.multiply(weights) if chunk.compiled else None
+        weights = np.where(usable[:, :, None] & held[:, None], weights, 0.0)
+        measured = multiply(weights) if multiply else None
         if measured is None or minimum_variance:
-            matrices = chunk.matrices()  # once, for both
+            matrices = build()  # once, for both
             measured = measured or _multiplied(matrices, weights)
         marginal, covariance, diagonal = measured
-        _record(risk, universes, usable, marginal, covariance, diagonal)
-        if minimum_variance:
-            xp = array_namespace(matrices)
-            least = xp.stack([long_short(matrices), long_only(matrices)], axis=1)
-            risk.minimum_variance_weights[universes, :, :size] = to_numpy(least)
-            _, least_covariance = products(matrices, least)
-            risk.minimum_variance[universes] = to_numpy(xp.einsum("npp->np", least_covariance))
-
-    settings: dict[str, Any] = {
-        "block_intensity": block_intensity,
-        "classic": classic,
-        "threads": threads,
-        "kept": kept,
-        "pause": pause,
-    }
-    if minimum_variance or array_namespace(request.panel) is np:
-        for_each_chunk(measure_chunk, request, parameters, status, stacked=minimum_variance, **settings)
-        return risk
-    matrices = assemble(request, parameters, status, **settings)
-    taken = np.flatnonzero(status == Status.GOOD)
-    at_once = max(1, _TOGETHER_BYTES // (8 * n_assets**2))
-    for universes in np.split(taken, range(at_once, len(taken), at_once)):
-        usable, held = good[universes], request.universes[universes] != PADDING
-        weights = portfolios.of(request, universes, n_assets)
-        weights = np.where(usable[:, :, None] & held[:, None], weights, 0.0)
-        marginal, covariance, diagonal = _multiplied(_without_padding(matrices, universes), weights)
         marginal[np.broadcast_to(~held[:, None], marginal.shape)] = np.nan
         diagonal[~held] = np.nan
         _record(risk, universes, usable, marginal, covariance, diagonal)
+        if minimum_variance:
+            xp = array_namespace(matrices)
+            there = xp.asarray(held)
+            least = xp.stack([long_short(matrices, there), long_only(matrices, there)], axis=1)
+            _, least_covariance = products(matrices, least)
+            weights_of_least = np.where(held[:, None], to_numpy(least), np.nan)
+            risk.minimum_variance_weights[universes, :, :size] = weights_of_least
+            risk.minimum_variance[universes] = to_numpy(xp.einsum("npp->np", least_covariance))
+
+    def measure_chunk(chunk: Chunk) -> None:
+        held = np.ones_like(chunk.places, bool)
+        measure(chunk.universes, held, chunk.matrices, chunk.multiply if chunk.compiled else None)
+
+    settings: dict[str, Any] = {"classic": classic, "threads": threads, "kept": kept, "pause": pause}
+    if array_namespace(request.panel) is np:
+        for_each_chunk(
+            *(measure_chunk, request, parameters, status),
+            **{"block_intensity": block_intensity, "stacked": minimum_variance, **settings},
+        )
+        return risk
+    intensity = intensity_of_assets(request, parameters, block_intensity)
+    some = np.flatnonzero(status == Status.GOOD)
+    at_once = max(1, (_SEARCHED_BYTES if minimum_variance else _TOGETHER_BYTES) // (8 * n_assets**2))
+    for universes in np.split(some, range(at_once, len(some), at_once)):
+        part = request._replace(universes=request.universes[universes], windows=request.windows[universes])
+        heads = Parameters(*(head[universes] for head in parameters))
+        build = partial(assemble_assets, part, heads, intensity[universes], status[universes], **settings)
+        measure(universes, part.universes != PADDING, partial(build, dtype=np.float64, padding=0.0))
     return risk
 
 
@@ -177,13 +189,6 @@ def _record(
     risk.marginal[universes, :, :size] = marginal
     risk.beta[universes, :, :size] = marginal / variance[:, :, None]
     risk.diagonal[universes, :size] = diagonal
-
-
-def _without_padding(matrices: Array, universes: np.ndarray) -> Array:
-    """Some of the matrices, in float64, 0 where a smaller one has no entry."""
-    xp = array_namespace(matrices)
-    some = matrices[xp.asarray(universes)].astype(xp.float64)
-    return xp.where(xp.isnan(some), 0.0, some)
 
 
 def _multiplied(matrices: Array, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -73,7 +73,7 @@ extern "C" __global__ void __launch_bounds__(32 * kWarps)
 assemble(const double* slow, const double* fast, int width, const double* own_slow, double* own_fast,
          const long long* starts, double* gathered, const long long* places, const double* logs, int n_columns,
          const double* scales, const int* index, const double* heads, const double* intensity, const int* rows,
-         const int* sizes, int longest, float padding, float* out) {
+         const int* sizes, int longest, REAL padding, REAL* out) {
     extern __shared__ double2 shared[];
     const int universe = rows[blockIdx.x], n = sizes[universe];
     double* const statistics = reinterpret_cast<double*>(shared);  // (12, n)
@@ -208,10 +208,10 @@ assemble(const double* slow, const double* fast, int width, const double* own_sl
     const double common = heads[kCommon] * n / total(other, n, lane);
     const double constant = heads[kConstant] * off_diagonal / (n * (n - 1.0));
     for (int i = warp; i < longest; i += kWarps) {
-        float* const row = out + (long long)i * longest;
+        REAL* const row = out + (long long)i * longest;
         for (int j = lane; j < longest; j += 32) {
-            float entry = padding;
-            if (i == j && i < n) entry = (float)(kept[i] * kept[i] + shrunk[i] * shrunk[i] + common);
+            REAL entry = padding;
+            if (i == j && i < n) entry = (REAL)(kept[i] * kept[i] + shrunk[i] * shrunk[i] + common);
             if (i != j && i < n && j < n) {
                 // Of a product of matrices the halves need not agree to the bit: the lower one is read.
                 const int down = i > j ? i : j, across = i > j ? j : i;
@@ -221,7 +221,7 @@ assemble(const double* slow, const double* fast, int width, const double* own_sl
                 for (int k = 0; k < kFactors; ++k) by_factors += loadings[k * n + i] * loadings[k * n + j];
                 const double correlation = (1 - factor_memory) * mixed + factor_memory * by_factors;
                 const double shared_part = shrunk[i] * shrunk[j] * constant, factor_part = factor[i] * factor[j];
-                entry = (float)(kept[i] * kept[j] * correlation + shared_part + factor_part + common);
+                entry = (REAL)(kept[i] * kept[j] * correlation + shared_part + factor_part + common);
             }
             row[j] = entry;
         }

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from sigmahat_kernels.backend import Array, array_namespace
 from sigmahat_kernels.correlation import CORRELATION
@@ -56,10 +57,17 @@ Launch: TypeAlias = Callable[[Program, int, int, int, Sequence[Any]], None]
 """launch(program, blocks, threads, shared_bytes, arguments): arrays go as pointers, NumPy scalars as they are."""
 
 STURM = Program("sturm", ())
-ASSEMBLE = Program("assemble", ())
 COMPLETE = Program("complete", ())
 PAIR_STATISTICS = Program("pair_statistics", (f"-DWARPS={PAIR_WARPS}",))
 MATRIX_FEATURES = Program("matrix_features", ())
+
+
+_REAL = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
+
+
+def assembly_program(dtype: DTypeLike) -> Program:
+    """The assembly of matrices that are written in float32 or float64; its arithmetic is float64."""
+    return Program("assemble", (f"-DREAL={_REAL[np.dtype(dtype)]}",))
 
 
 def in_registers(size: int, warps: int) -> bool:
@@ -69,7 +77,7 @@ def in_registers(size: int, warps: int) -> bool:
 
 def tridiagonal_program(size_class: SizeClass, precision: type[np.floating]) -> Program:
     """The tridiagonalisation of one size class in float32 or float64."""
-    real = {np.float32: "float", np.float64: "double"}[precision]
+    real = _REAL[np.dtype(precision)]
     chunks = -(-size_class.largest // WARP)
     if in_registers(size_class.largest, size_class.warps):
         return Program("tridiagonalise_small", (f"-DREAL={real}", f"-DCHUNKS={chunks}"))
@@ -81,8 +89,8 @@ PROGRAMS = (
     STURM,
     PAIR_STATISTICS,
     MATRIX_FEATURES,
-    ASSEMBLE,
     COMPLETE,
+    *(assembly_program(dtype) for dtype in (np.float32, np.float64)),
     *(tridiagonal_program(size_class, np.float32) for size_class in SIZE_CLASSES),
     *(tridiagonal_program(size_class, np.float64) for size_class in SIZE_CLASSES[:-1]),
 )
@@ -375,8 +383,11 @@ def assemble(
     heads: np.ndarray,
     intensity: np.ndarray,
     completed: Completed | None = None,
+    *,
+    dtype: DTypeLike = np.float32,
+    padding: float = np.nan,
 ) -> Array:
-    """What `covariance.estimate_covariance` computes, of universes of any sizes and windows; (n, N, N) float32.
+    """What `covariance.estimate_covariance` computes, of universes of any sizes and windows; (n, N, N).
 
     Parameters
     ----------
@@ -394,6 +405,10 @@ def assemble(
         On the host: what each asset's intensity is tilted from.
     completed : Completed, optional
         Takes the place of `correlations` for universes with missing returns.
+    dtype : float32 or float64
+        Of the result.
+    padding : float
+        What stands behind a smaller universe's rows and columns.
     """
     xp = array_namespace(logs)
     n, longest = index.shape
@@ -401,9 +416,9 @@ def assemble(
     slow, fast = (xp.ascontiguousarray(correlation) for correlation in correlations)
     own = completed or Completed(slow, fast, np.full(n, -1))
     gathered = np.where(own.starts < 0, sizes.astype(np.int64) ** 2, 0)
-    out = xp.empty((n, longest, longest), xp.float32)
+    out = xp.empty((n, longest, longest), dtype)
     launch(
-        ASSEMBLE,
+        assembly_program(dtype),
         n,
         WARP * PAIR_WARPS,
         int(assemble_shared_bytes(sizes.max())),
@@ -419,7 +434,7 @@ def assemble(
             xp.asarray(np.argsort(-sizes, kind="stable").astype(np.int32)),
             xp.asarray(sizes.astype(np.int32)),
             np.int32(longest),
-            np.float32(np.nan),
+            out.dtype.type(padding),
             out,
         ),
     )
