@@ -17,7 +17,8 @@ REGISTERS = {
     "sturm": 48,
     "pair_statistics": 48,
     "matrix_features": 96,
-    "assemble": 64,
+    ("float", "assembled"): 64,
+    ("double", "assembled"): 80,
     "complete": 80,
     ("float", "in registers", 1): 80,
     ("float", "in registers", 2): 120,
@@ -42,6 +43,8 @@ def budget(program: Program) -> int:
     options = dict(option.removeprefix("-D").split("=") for option in program.options)
     if program.name == "tridiagonalise_small":
         return REGISTERS[options["REAL"], "in registers", int(options["CHUNKS"])]
+    if program.name == "assemble":
+        return REGISTERS[options["REAL"], "assembled"]
     if program.name != "tridiagonalise":
         return REGISTERS[program.name]
     return REGISTERS[options["REAL"], int(options["WARPS"])]

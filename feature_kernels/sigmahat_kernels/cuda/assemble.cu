@@ -69,7 +69,7 @@ __device__ void divide(const double* product, double* loadings, int n, const dou
 // index: (., longest) their positions among the columns of all windows. heads: (., 34). intensity: (., longest).
 // out: (., longest, longest), `padding` where there is no asset.
 // Dynamic shared memory: 17 n + 72 doubles and 2 n ints, of the largest n.
-extern "C" __global__ void __launch_bounds__(32 * kWarps)
+extern "C" __global__ void __launch_bounds__(BOUNDS)
 assemble(const double* slow, const double* fast, int width, const double* own_slow, double* own_fast,
          const long long* starts, double* gathered, const long long* places, const double* logs, int n_columns,
          const double* scales, const int* index, const double* heads, const double* intensity, const int* rows,
