@@ -92,8 +92,8 @@ def measure_portfolios(
     """Measure portfolios in every universe by the matrices that `assemble.assemble` builds, in float64.
 
     Compiled for a CPU, their entries are multiplied as they are computed, and no matrix is written but for portfolios
-    of least variance; otherwise they are those of `products`. On a GPU those of all sizes stand side by side, as many
-    as some memory holds, with zeros behind the smaller ones.
+    of least variance; otherwise they are those of `products`. On a GPU matrices of all sizes stand side by side, as
+    many as `_TOGETHER_BYTES` hold, with zeros behind the smaller ones.
 
     Parameters
     ----------
@@ -122,50 +122,42 @@ def measure_portfolios(
 
     def measure(
         universes: np.ndarray,
-        held: np.ndarray,
+        size: int,
         build: Callable[[], Array],
         multiply: Callable[[np.ndarray], tuple[np.ndarray, ...]] | None = None,
+        held: np.ndarray | None = None,
     ) -> None:
-        """Measure universes that have an asset where `held` (n, size) says, by their matrices or without."""
-        usable, size = good[universes], held.shape[1]
+        """Measure universes by their matrices or without; where smaller ones stand among them, `held` (n, size)."""
+        usable = good[universes]
         weights = portfolios.of(request, universes, size)
-        weights = np.where(usable[:, :, None] & held[:, None], weights, 0.0)
+        weights[~usable] = 0.0
+        if held is not None:
+            weights = np.where(held[:, None], weights, 0.0)
         measured = multiply(weights) if multiply else None
         if measured is None or minimum_variance:
             matrices = build()  # once, for both
             measured = measured or _multiplied(matrices, weights)
-        marginal, covariance, diagonal = measured
-        marginal[np.broadcast_to(~held[:, None], marginal.shape)] = np.nan
-        diagonal[~held] = np.nan
-        _record(risk, universes, usable, marginal, covariance, diagonal)
+        _record(risk, universes, usable, held, *measured)
         if minimum_variance:
-            xp = array_namespace(matrices)
-            there = xp.asarray(held)
-            least = xp.stack([long_short(matrices, there), long_only(matrices, there)], axis=1)
-            _, least_covariance = products(matrices, least)
-            weights_of_least = np.where(held[:, None], to_numpy(least), np.nan)
-            risk.minimum_variance_weights[universes, :, :size] = weights_of_least
-            risk.minimum_variance[universes] = to_numpy(xp.einsum("npp->np", least_covariance))
+            _record_least(risk, universes, held, matrices)
 
     def measure_chunk(chunk: Chunk) -> None:
-        held = np.ones_like(chunk.places, bool)
-        measure(chunk.universes, held, chunk.matrices, chunk.multiply if chunk.compiled else None)
+        measure(chunk.universes, chunk.places.shape[1], chunk.matrices, chunk.multiply if chunk.compiled else None)
 
     settings: dict[str, Any] = {"classic": classic, "threads": threads, "kept": kept, "pause": pause}
     if array_namespace(request.panel) is np:
-        for_each_chunk(
-            *(measure_chunk, request, parameters, status),
-            **{"block_intensity": block_intensity, "stacked": minimum_variance, **settings},
-        )
+        of_chunks = {"block_intensity": block_intensity, "stacked": minimum_variance, **settings}
+        for_each_chunk(measure_chunk, request, parameters, status, **of_chunks)
         return risk
     intensity = intensity_of_assets(request, parameters, block_intensity)
     some = np.flatnonzero(status == Status.GOOD)
     at_once = max(1, (_SEARCHED_BYTES if minimum_variance else _TOGETHER_BYTES) // (8 * n_assets**2))
     for universes in np.split(some, range(at_once, len(some), at_once)):
-        part = request._replace(universes=request.universes[universes], windows=request.windows[universes])
+        rows, windows = request.universes[universes], request.windows[universes]
+        part = request._replace(universes=rows, windows=windows, blocks=None)
         heads = Parameters(*(head[universes] for head in parameters))
         build = partial(assemble_assets, part, heads, intensity[universes], status[universes], **settings)
-        measure(universes, part.universes != PADDING, partial(build, dtype=np.float64, padding=0.0))
+        measure(universes, n_assets, partial(build, dtype=np.float64, padding=0.0), held=rows != PADDING)
     return risk
 
 
@@ -173,6 +165,7 @@ def _record(
     risk: Risk,
     universes: np.ndarray,
     usable: np.ndarray,
+    held: np.ndarray | None,
     marginal: np.ndarray,
     covariance: np.ndarray,
     diagonal: np.ndarray,
@@ -182,6 +175,9 @@ def _record(
     marginal[~usable] = np.nan
     covariance[~usable] = np.nan
     covariance.swapaxes(1, 2)[~usable] = np.nan
+    if held is not None:
+        marginal[np.broadcast_to(~held[:, None], marginal.shape)] = np.nan
+        diagonal[~held] = np.nan
     variance = np.einsum("npp->np", covariance)
     size = marginal.shape[2]
     risk.variance[universes] = variance
@@ -189,6 +185,19 @@ def _record(
     risk.marginal[universes, :, :size] = marginal
     risk.beta[universes, :, :size] = marginal / variance[:, :, None]
     risk.diagonal[universes, :size] = diagonal
+
+
+def _record_least(risk: Risk, universes: np.ndarray, held: np.ndarray | None, matrices: Array) -> None:
+    """Find the portfolios of least variance of some universes, and put them in their place."""
+    xp = array_namespace(matrices)
+    there = None if held is None else xp.asarray(held)
+    least = xp.stack([long_short(matrices, there), long_only(matrices, there)], axis=1)
+    _, covariance = products(matrices, least)
+    weights = to_numpy(least)
+    if held is not None:
+        weights = np.where(held[:, None], weights, np.nan)
+    risk.minimum_variance_weights[universes, :, : weights.shape[2]] = weights
+    risk.minimum_variance[universes] = to_numpy(xp.einsum("npp->np", covariance))
 
 
 def _multiplied(matrices: Array, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -6,19 +6,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import onnxruntime
 
 from sigmahat_deploy.engines.errors import EngineError
 from sigmahat_deploy.engines.graph import Graph
-from sigmahat_kernels.members import MEAN_LIMIT, P99_LIMIT
+from sigmahat_kernels.members import MEAN_LIMIT, P99_LIMIT, session_on_cpu
 
 
 def reference(graph: Graph, features: np.ndarray) -> dict[str, np.ndarray]:
     """The file's answers in ONNX Runtime on the CPU, outputs by name."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # it warns that it has no float16 kernel to fold a constant with
-    session = onnxruntime.InferenceSession(str(graph.path), options, providers=["CPUExecutionProvider"])
+    session = session_on_cpu(graph.path)
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, {graph.input: features}), strict=True))
 

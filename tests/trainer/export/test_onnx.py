@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 
+from sigmahat_kernels.members import session_on_cpu
 from sigmahat_kernels.parameters import N_PARAMETERS, TARGETS
 from sigmahat_trainer.export.gate import QuantisationError, check_int8_difference, in_units, int8_difference
 from sigmahat_trainer.export.onnx import export_onnx
@@ -80,10 +80,7 @@ def model(onnx_path):
 
 
 def _run(path, features):
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return session.run(["PARAMETERS"], {"FEATURES": features.numpy()})[0]
+    return session_on_cpu(path).run(["PARAMETERS"], {"FEATURES": features.numpy()})[0]
 
 
 def test_every_product_is_int8_but_attention_and_the_last_layers(model):
@@ -170,7 +167,7 @@ def test_file_answers_like_the_quantised_network(quantised, onnx_path, n):
     assert answers.shape == (n, N_PARAMETERS)
     with torch.no_grad():
         difference = np.abs(answers - quantised(features).numpy())
-    assert difference.mean() < 2e-4
+    assert difference.mean() < 1e-6  # on every processor, so by no int8 kernel: those saturate, or round otherwise
     assert difference.max() < 0.03  # a single value can round to the other side
 
 

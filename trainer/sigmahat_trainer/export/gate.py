@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 
 from sigmahat_kernels.combine import combine
-from sigmahat_kernels.members import MEAN_LIMIT, P99_LIMIT
+from sigmahat_kernels.members import MEAN_LIMIT, P99_LIMIT, session_on_cpu
 from sigmahat_kernels.parameters import split_parameters
 from sigmahat_trainer.export.onnx import INPUT, OUTPUT
 from sigmahat_trainer.model.network import CLIP, FORMS, MemberNetwork
@@ -110,9 +109,5 @@ def in_units(parameters: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _run(onnx_path: str | os.PathLike[str], features: np.ndarray) -> np.ndarray:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # it warns that it has no float16 kernel to fold a constant with
-    session = onnxruntime.InferenceSession(os.fspath(onnx_path), options, providers=["CPUExecutionProvider"])
-    answers: np.ndarray = session.run([OUTPUT], {INPUT: features})[0]
+    answers: np.ndarray = session_on_cpu(onnx_path).run([OUTPUT], {INPUT: features})[0]
     return answers
