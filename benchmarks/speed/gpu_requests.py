@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole requests on a GPU, features and matrices, and what crosses the bus, into ``results/gpu_requests.json``.
 
-``python -m benchmarks.speed.gpu_requests`` runs on one GPU in two minutes, from host memory to host memory, wall clock
-unless said otherwise: universes of one size and of mixed sizes, over one window and over many; how much of it the
-kernels take; float32 first, and again in float64 where that does not do; copies.
+``python -m benchmarks.speed.gpu_requests`` runs on one GPU in some three minutes, from host memory to host memory, wall
+clock unless said otherwise: universes of one size and of mixed sizes, over one window and over many, of one length or
+all from the first row on; how much of it the kernels take; risk of portfolios; float32 first, and again in float64
+where that does not do; copies.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -28,19 +30,27 @@ from sigmahat_kernels.backend import to_numpy
 from sigmahat_kernels.cuda import device
 from sigmahat_kernels.features import compute_features
 from sigmahat_kernels.parameters import N_PARAMETERS, split_parameters
+from sigmahat_kernels.portfolios import read_portfolios
 from sigmahat_kernels.request import PADDING, Request, read_request
+from sigmahat_kernels.risk import measure_portfolios
 
 N_OBS, STEP = 252, 21
 MIXED = (20, 50, 100, 150, 200)
 """Sizes of a request of mixed sizes; those of its neighbours of one size, whose mean time it is compared with."""
 
 N_WINDOWS = (1, 24)
+N_PORTFOLIOS = 3
 TRANSFERRED = 4_096 * 100**2
 """float32 cells of the matrices of 4,096 universes of 100: 164 MB."""
 
 
-def request_of(m: Measurement, panel: np.ndarray, sizes: Sequence[int], n_windows: int, seed: int) -> Request:
-    """Universes spread evenly over sizes and windows, in no order; the panel in host memory."""
+def request_of(
+    m: Measurement, panel: np.ndarray, sizes: Sequence[int], n_windows: int, seed: int, *, expanding: bool = False
+) -> Request:
+    """Universes spread evenly over sizes and windows, in no order; the panel in host memory.
+
+    Windows of one length, or, `expanding`, all from the first row on.
+    """
     n = m.scale.universes
     each = np.random.default_rng(seed).permutation(np.resize(sizes, n))
     universes = np.full((n, max(sizes)), PADDING, np.int32)
@@ -49,7 +59,8 @@ def request_of(m: Measurement, panel: np.ndarray, sizes: Sequence[int], n_window
         universes[rows, :size] = draw_universes(len(rows), size, panel.shape[1], seed)
     n_obs = min(N_OBS, len(panel) - STEP * (n_windows - 1))
     start = STEP * (np.arange(n) * n_windows // n)
-    return read_request(panel, universes, np.stack([start, start + n_obs], axis=1).astype(np.int32))
+    first = np.zeros_like(start) if expanding else start
+    return read_request(panel, universes, np.stack([first, start + n_obs], axis=1).astype(np.int32))
 
 
 def there(m: Measurement, request: Request) -> Request:
@@ -94,9 +105,12 @@ def timed_kernels(m: Measurement) -> Iterator[dict[str, float]]:
     found.update(total)
 
 
-def measure_requests(m: Measurement, panel: np.ndarray, name: str, sizes: Sequence[int], n_windows: int) -> None:
+def measure_requests(
+    m: Measurement, panel: np.ndarray, name: str, sizes: Sequence[int], n_windows: int, *, expanding: bool = False
+) -> None:
     """Features, then matrices."""
-    requests = [request_of(m, panel, sizes, n_windows, seed) for seed in range(m.scale.rotations)]
+    seeds = range(m.scale.rotations)
+    requests = [request_of(m, panel, sizes, n_windows, seed, expanding=expanding) for seed in seeds]
     measure_step(m, f"features_{name}", requests, compute_features)
     print("Where the host's time of one call of features goes:")
     with cProfile.Profile() as profile:
@@ -125,11 +139,31 @@ def _within_limit(request: Request, cells: int = 2**28) -> Request:
     return request._replace(universes=request.universes[:n], windows=request.windows[:n])
 
 
+def measure_risk(m: Measurement, panel: np.ndarray, name: str, sizes: Sequence[int], n_windows: int) -> None:
+    """Risk of some portfolios, then with those of least variance."""
+    request = _within_limit(request_of(m, panel, sizes, n_windows, seed=0))
+    n, n_columns = len(request.universes), panel.shape[1]
+    parameters, good = split_parameters(np.full((n, N_PARAMETERS), 0.2)), np.zeros(n, np.int32)
+    books = np.random.default_rng(1).standard_normal((N_PORTFOLIOS, n_columns))
+    portfolios = read_portfolios(request, portfolios=books)
+    for step, least in (("risk", False), ("least_variance", True)):
+        measure_step(
+            m,
+            f"{step}_{name}",
+            [request],
+            lambda request, least=least: measure_portfolios(
+                request, parameters, good, portfolios, minimum_variance=least
+            ),
+        )
+
+
 def compare_mixed(m: Measurement, sizes: Sequence[int], n_windows: int) -> None:
     """Time of mixed sizes over the mean of the times of one size each: 1 is as good as it gets."""
     of_one = [1.0 / m.figures[f"features_n{size}_w{n_windows}_per_second"] for size in sizes]
     mixed = 1.0 / m.figures[f"features_mixed_w{n_windows}_per_second"]
     m.record(f"mixed_over_equal_w{n_windows}", mixed / float(np.mean(of_one)))
+    if (expanding := f"features_expanding_w{n_windows}_per_second") in m.figures:
+        m.record(f"expanding_over_one_length_w{n_windows}", 1.0 / m.figures[expanding] / mixed)
 
 
 def measure_refinement(m: Measurement, panel: np.ndarray, size: int, n_obs: int) -> None:
@@ -178,6 +212,11 @@ def main() -> int:
         for size in arguments.sizes:
             name = f"n{size}_w{n_windows}"
             m.part(name, measure_requests, m, panel, name, [size], n_windows)
+        if n_windows > 1:
+            expanding = f"expanding_w{n_windows}"
+            from_the_first_row = partial(measure_requests, expanding=True)
+            m.part(expanding, from_the_first_row, m, panel, expanding, arguments.sizes, n_windows)
+        m.part(f"risk_{of_mixed}", measure_risk, m, panel, of_mixed, arguments.sizes, n_windows)
         m.part(f"comparison_w{n_windows}", compare_mixed, m, arguments.sizes, n_windows)
     size = sorted(arguments.sizes)[len(arguments.sizes) // 2]
     for n_obs in (size + 4, min(N_OBS, m.scale.rows)):

@@ -60,7 +60,9 @@ def test_every_step_of_the_first_call(folder: Path) -> None:
     assert found["error kernels-float64 n20"] < 1e-13
     wanted = [
         *("packages", "device", "compile sturm", "to_host_pinned_gb_per_second", "mixed_over_equal_w2"),
-        *("matrices_mixed_w1_assemble_seconds", "features_n20_w2_tridiagonalise_small_seconds"),
+        *("expanding_over_one_length_w2", "risk_mixed_w1_per_second", "least_variance_mixed_w2_per_second"),
+        *("features_mixed_w1_matrix_features_seconds", "matrices_mixed_w1_assemble_seconds"),
+        "features_n20_w2_tridiagonalise_small_seconds",
         *("float32_first_over_float64_n20_t24", "training_step_cpu_seconds", "copy_tb_per_second"),
         *("kernels_float32_n20_per_second", "pair_statistics_n20_per_second"),
     ]
