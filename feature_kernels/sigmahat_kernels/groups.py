@@ -138,21 +138,22 @@ def _batches_on_device(request: Request, groups: Sequence[WindowGroup]) -> Itera
     So may up to half of the rows above a shorter window be none of its own.
     """
     limit = _scaled(request, BATCH_CELLS)
-    longest = rows_of(groups).max(initial=1)
-
-    def order(group: WindowGroup) -> tuple[int, int]:
-        """First by how often the longest window must be halved to be as short: those are of similar length."""
-        return int(np.log2(longest / (group.stop - group.start))), -len(group.columns)
-
+    lengths = rows_of(groups)
+    # How often the longest window must be halved to be as short: windows of one class are of similar length.
+    classes = np.log2(lengths.max(initial=1) / lengths).astype(np.int64)
+    n_columns = np.array([len(group.columns) for group in groups])
     batch: list[WindowGroup] = []
-    for group in sorted(groups, key=order):
-        widest, n_columns = len((batch or [group])[0].columns), len(group.columns)
-        n_rows = rows_of([*batch, group]).max()
-        fits = (len(batch) + 1) * widest * max(n_rows, widest) <= limit
-        if batch and not (fits and order(group)[0] == order(batch[0])[0] and 2 * n_columns >= widest):
+    class_of_batch = widest = n_rows = 0
+    for k in np.lexsort((-n_columns, classes)).tolist():
+        most_rows = max(n_rows, int(lengths[k]))
+        fits = (len(batch) + 1) * widest * max(most_rows, widest) <= limit
+        if batch and not (fits and classes[k] == class_of_batch and 2 * n_columns[k] >= widest):
             yield batch
-            batch, widest = [], n_columns
-        batch.append(_widened(group, widest))
+            batch = []
+        if not batch:
+            class_of_batch, widest, most_rows = classes[k], int(n_columns[k]), int(lengths[k])
+        n_rows = most_rows
+        batch.append(_widened(groups[k], widest))
     if batch:
         yield batch
 
