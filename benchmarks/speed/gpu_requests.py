@@ -146,15 +146,12 @@ def measure_risk(m: Measurement, panel: np.ndarray, name: str, sizes: Sequence[i
     parameters, good = split_parameters(np.full((n, N_PARAMETERS), 0.2)), np.zeros(n, np.int32)
     books = np.random.default_rng(1).standard_normal((N_PORTFOLIOS, n_columns))
     portfolios = read_portfolios(request, portfolios=books)
-    for step, least in (("risk", False), ("least_variance", True)):
-        measure_step(
-            m,
-            f"{step}_{name}",
-            [request],
-            lambda request, least=least: measure_portfolios(
-                request, parameters, good, portfolios, minimum_variance=least
-            ),
-        )
+
+    def measured(request: Request, minimum_variance: bool) -> object:
+        return measure_portfolios(request, parameters, good, portfolios, minimum_variance=minimum_variance)
+
+    measure_step(m, f"risk_{name}", [request], partial(measured, minimum_variance=False))
+    measure_step(m, f"least_variance_{name}", [request], partial(measured, minimum_variance=True))
 
 
 def compare_mixed(m: Measurement, sizes: Sequence[int], n_windows: int) -> None:

@@ -110,7 +110,7 @@ def rows_of_windows(request: Request, universes: np.ndarray) -> np.ndarray:
 
 
 def batches_of(request: Request, groups: Sequence[WindowGroup]) -> Iterator[list[WindowGroup]]:
-    """Groups of windows of one length, in batches small enough for the cache; a large group is a batch of its own.
+    """Groups in batches of windows of one length, small enough for the cache; a large group is a batch of its own.
 
     What is done to single columns is done to all columns of a batch at once, in the time of a few columns more. On a
     GPU lengths of a batch differ, by up to a half of the longest.

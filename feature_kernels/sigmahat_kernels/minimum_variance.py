@@ -20,13 +20,13 @@ _PATIENCE = 3
 _MAX_STEPS = 200
 
 
-def long_short(matrices: Array, held: Array | None = None) -> Array:
+def long_short(matrices: Array, assets: Array | None = None) -> Array:
     """Fully invested weights of least variance: Sigma^-1 1 / (1' Sigma^-1 1); (n, N, N) -> (n, N); see `long_only`."""
-    correlation, scale = _scaled(matrices, _all_of(matrices) if held is None else held)
+    correlation, scale = _scaled(matrices, assets)
     return _invested(_solve(correlation, scale) * scale)
 
 
-def long_only(matrices: Array, held: Array | None = None) -> Array:
+def long_only(matrices: Array, assets: Array | None = None) -> Array:
     """Fully invested weights of least variance among those without short positions.
 
     With x >= 0 minimising x' Sigma x / 2 - 1'x, the weights are x / 1'x. Solved for all universes at once by block
@@ -38,8 +38,8 @@ def long_only(matrices: Array, held: Array | None = None) -> Array:
     ----------
     matrices : float64 array of shape (n, N, N)
         Positive semi-definite, of positive variances; 0 beyond the assets of a smaller universe.
-    held : bool array of shape (n, N), optional
-        Where a universe has an asset: everywhere unless it is said. The weight of others is 0.
+    assets : bool array of shape (n, N), optional
+        Where a universe has an asset: everywhere unless it is said. Elsewhere the weight is 0.
 
     Returns
     -------
@@ -51,10 +51,9 @@ def long_only(matrices: Array, held: Array | None = None) -> Array:
     Judice, Pires (1994), Computers & Operations Research 21(5); Kim, Park (2011), SIAM J. Scientific Computing 33(6).
     """
     xp = array_namespace(matrices)
-    assets = _all_of(matrices) if held is None else held
     correlation, scale = _scaled(matrices, assets)
     n, n_assets = scale.shape
-    held = assets.copy()
+    held = xp.ones((n, n_assets), bool) if assets is None else assets.copy()
     positions = xp.zeros((n, n_assets))
     fewest = xp.full(n, n_assets + 1)
     patience = xp.full(n, _PATIENCE)
@@ -78,8 +77,10 @@ def long_only(matrices: Array, held: Array | None = None) -> Array:
     return xp.where(duality_gap(matrices, weights, assets)[:, None] <= CERTIFIED_GAP, weights, xp.nan)
 
 
-def duality_gap(matrices: Array, weights: Array, held: Array | None = None) -> Array:
+def duality_gap(matrices: Array, weights: Array, assets: Array | None = None) -> Array:
     """How far the variance of long-only weights may be above the least one, at most, relatively; (n,).
+
+    `assets` as of `long_only`.
 
     By convexity, any u >= 0 with 1'u = 1 has u' Sigma u >= w' Sigma w + 2 (Sigma w)'(u - w)
     >= 2 min_i (Sigma w)_i - w' Sigma w.
@@ -87,24 +88,24 @@ def duality_gap(matrices: Array, weights: Array, held: Array | None = None) -> A
     xp = array_namespace(matrices)
     gradient = xp.einsum("nij,nj->ni", matrices, weights)
     variance = xp.einsum("ni,ni->n", gradient, weights)
-    if held is not None:
-        gradient = xp.where(held, gradient, xp.inf)
+    if assets is not None:
+        gradient = xp.where(assets, gradient, xp.inf)
     return 2.0 * (variance - gradient.min(axis=1)) / variance
 
 
-def _all_of(matrices: Array) -> Array:
-    return array_namespace(matrices).ones(matrices.shape[:2], bool)
-
-
-def _scaled(matrices: Array, held: Array) -> tuple[Array, Array]:
+def _scaled(matrices: Array, assets: Array | None) -> tuple[Array, Array]:
     """Correlations with the ridge, and 1 / volatility over its largest: the scale in which positions are alike.
 
     Where there is no asset the matrix is the identity, and the scale 0.
     """
     xp = array_namespace(matrices)
-    inverse = held / xp.sqrt(xp.where(held, xp.einsum("nii->ni", matrices), 1.0))
+    variances = xp.einsum("nii->ni", matrices)
+    if assets is not None:
+        variances = xp.where(assets, variances, xp.inf)
+    inverse = 1.0 / xp.sqrt(variances)
     correlation = matrices * inverse[:, :, None] * inverse[:, None, :]
-    correlation += (_RIDGE + ~held)[:, :, None] * xp.eye(matrices.shape[1])
+    diagonal = xp.arange(matrices.shape[1])
+    correlation[:, diagonal, diagonal] += _RIDGE if assets is None else _RIDGE + ~assets
     return correlation, inverse / inverse.max(axis=1, keepdims=True)
 
 

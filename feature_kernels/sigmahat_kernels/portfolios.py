@@ -23,7 +23,7 @@ class Portfolios(NamedTuple):
         return int(self.weights.shape[-2])
 
     def of(self, request: Request, universes: np.ndarray, size: int) -> np.ndarray:
-        """Weights of good universes of one size, float64 (n, n_portfolios, size)."""
+        """Weights of good universes of up to `size` assets, float64 (n, n_portfolios, size); anything behind fewer."""
         if self.weights.ndim == 3:
             found = self.weights[universes, :, :size]
         else:

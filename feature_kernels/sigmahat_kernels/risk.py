@@ -46,6 +46,9 @@ _TOGETHER_BYTES = 2**30
 _SEARCHED_BYTES = 2**28
 """The same where portfolios of least variance are searched for, which takes some eight copies of them."""
 
+_CLASSES_TO_TWICE = 4
+"""Size classes from one size to twice as many assets."""
+
 PUBLISHED_RISK = tuple(name.upper() for name in Risk._fields)
 """Tensors of `risk`."""
 
@@ -152,7 +155,7 @@ def measure_portfolios(
     intensity = intensity_of_assets(request, parameters, block_intensity)
     some = np.flatnonzero(status == Status.GOOD)
     at_once = max(1, (_SEARCHED_BYTES if minimum_variance else _TOGETHER_BYTES) // (8 * n_assets**2))
-    for universes in np.split(some, range(at_once, len(some), at_once)):
+    for universes in np.split(some, range(at_once, len(some), at_once)) if len(some) else []:
         rows, windows = request.universes[universes], request.windows[universes]
         part = request._replace(universes=rows, windows=windows, blocks=None)
         heads = Parameters(*(head[universes] for head in parameters))
@@ -190,14 +193,25 @@ def _record(
 def _record_least(risk: Risk, universes: np.ndarray, held: np.ndarray | None, matrices: Array) -> None:
     """Find the portfolios of least variance of some universes, and put them in their place."""
     xp = array_namespace(matrices)
-    there = None if held is None else xp.asarray(held)
-    least = xp.stack([long_short(matrices, there), long_only(matrices, there)], axis=1)
-    _, covariance = products(matrices, least)
-    weights = to_numpy(least)
-    if held is not None:
-        weights = np.where(held[:, None], weights, np.nan)
-    risk.minimum_variance_weights[universes, :, : weights.shape[2]] = weights
-    risk.minimum_variance[universes] = to_numpy(xp.einsum("npp->np", covariance))
+    if held is None:
+        least = xp.stack([long_short(matrices), long_only(matrices)], axis=1)
+        _, covariance = products(matrices, least)
+        risk.minimum_variance_weights[universes, :, : matrices.shape[1]] = to_numpy(least)
+        risk.minimum_variance[universes] = to_numpy(xp.einsum("npp->np", covariance))
+        return
+    # Equations are solved in the size of the largest: those of a size class together, each a fifth above the last.
+    sizes = held.sum(axis=1)
+    classes = np.ceil(_CLASSES_TO_TWICE * np.log2(sizes))
+    for one in np.unique(classes):
+        rows = np.flatnonzero(classes == one)
+        size = int(sizes[rows].max())
+        some, own = matrices[xp.asarray(rows), :size, :size], held[rows, :size]
+        there = xp.asarray(own)
+        least = xp.stack([long_short(some, there), long_only(some, there)], axis=1)
+        _, covariance = products(some, least)
+        weights = np.where(own[:, None], to_numpy(least), np.nan)
+        risk.minimum_variance_weights[universes[rows], :, :size] = weights
+        risk.minimum_variance[universes[rows]] = to_numpy(xp.einsum("npp->np", covariance))
 
 
 def _multiplied(matrices: Array, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -69,8 +69,12 @@ def stale_cells(returns: Array) -> Array:
 def _suspects(returns: Array) -> Array:
     """Columns with as many zeros as a run needs, and as many rows one after the other without any other return."""
     xp = array_namespace(returns)
-    # Of so many rows one is looked at: it costs next to nothing, and few columns of a usual panel are left.
-    columns = xp.flatnonzero((~(xp.abs(returns[LEAST_RUN - 1 :: LEAST_RUN]) > 0)).any(axis=0))
+    if xp is np:
+        # Of so many rows one is looked at: it costs next to nothing, and few columns of a usual panel are left.
+        doubtful = (~(xp.abs(returns[LEAST_RUN - 1 :: LEAST_RUN]) > 0)).any(axis=0)
+    else:  # rows above shorter windows are missing there, and a GPU has looked at all as soon
+        doubtful = (returns == 0).sum(axis=0) >= LEAST_RUN
+    columns = xp.flatnonzero(doubtful)
     if not len(columns):
         return columns
     candidates = returns[:, columns]

@@ -29,7 +29,7 @@ PARAMETERS: dict[str, type] = {"caller": str, "classic": bool, "minimum_variance
 Triton takes for itself (timeout, priority, sequence_*, binary data of HTTP) arrive at none."""
 
 MEMORY_SHARE = 0.2
-"""Share of a GPU's memory that an instance may keep: four of Python steps and the members' engines stand on each."""
+"""Share of a GPU's memory that an instance may keep: four instances of Python steps stand there, and the engines."""
 
 LOST_DEVICE = 70
 """Exit status of a process whose GPU answers nothing any more (EX_SOFTWARE)."""

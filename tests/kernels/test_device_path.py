@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from without_gpu.emulator import COMPILER, Emulator
-from without_gpu.pretended_cupy import Device, clear_counts, host_copies, pretended_cupy, waits
+from without_gpu.pretended_cupy import Device, array_calls, clear_counts, host_copies, pretended_cupy, waits
 
 from sigmahat_kernels import assemble as assemble_module
 from sigmahat_kernels import assemble_on_device, risk, solvers
@@ -21,6 +21,7 @@ from sigmahat_kernels.backend import to_numpy
 from sigmahat_kernels.covariance import estimate_covariance as undisturbed
 from sigmahat_kernels.cuda import cusolver, device, kernels
 from sigmahat_kernels.features import FEATURE_NAMES, compute_features
+from sigmahat_kernels.minimum_variance import long_only
 from sigmahat_kernels.parameters import N_PARAMETERS, split_parameters
 from sigmahat_kernels.portfolios import read_portfolios
 from sigmahat_kernels.request import PADDING, Request, read_request
@@ -240,8 +241,8 @@ def test_risk(cupy: Any) -> None:
         found = getattr(actual, name)
         assert type(found) is np.ndarray, name
         assert_same_risk(name, found, value)
-    steps = 6  # of the long-only solver, at most
-    assert sum(waits.values()) <= 12 + steps
+    steps = 6  # of the long-only solver, at most, for each of three size classes
+    assert sum(waits.values()) <= 8 + 3 * (2 + steps)
 
 
 def assert_same_risk(name: str, found: np.ndarray, expected: np.ndarray) -> None:
@@ -282,6 +283,38 @@ def test_risk_of_all_sizes_in_one_launch(cupy: Any, monkeypatch: pytest.MonkeyPa
         found = getattr(actual, name)
         assert type(found) is np.ndarray, name
         assert_same_risk(name, found, value)
+
+
+def test_risk_where_every_universe_is_refused(cupy: Any) -> None:
+    """Nothing is asked of the device."""
+    request = draw_request(120, 3)
+    parameters, status = split_parameters(np.full((3, N_PARAMETERS), 0.1)), np.full(3, 5, np.int32)
+    portfolios = read_portfolios(request, portfolios=np.ones((2, 40)))
+    on_device = request._replace(panel=cupy.asarray(request.panel))
+    clear_counts()
+    found = measure_portfolios(on_device, parameters, status, portfolios, minimum_variance=True)
+    assert not array_calls
+    assert not waits
+    for value in (found.variance, found.marginal, found.diagonal, found.minimum_variance_weights):
+        assert np.isnan(value).all()
+
+
+def test_portfolios_of_least_variance_are_solved_by_size(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One large universe does not make the equations of small ones as large."""
+    request = draw_request(120, 6)
+    sizes = (request.universes != PADDING).sum(axis=1)
+    solved: list[tuple[int, ...]] = []
+
+    def counted(matrices: Any, *arguments: Any) -> Any:
+        solved.append(matrices.shape)
+        return long_only(matrices, *arguments)
+
+    monkeypatch.setattr(risk, "long_only", counted)
+    parameters, status = split_parameters(np.full((6, N_PARAMETERS), 0.1)), np.zeros(6, np.int32)
+    portfolios = read_portfolios(request, portfolios=np.ones((1, 40)))
+    on_device = request._replace(panel=cupy.asarray(request.panel))
+    measure_portfolios(on_device, parameters, status, portfolios, minimum_variance=True)
+    assert sorted(solved) == sorted((int((sizes == size).sum()), int(size), int(size)) for size in np.unique(sizes))
 
 
 def test_portfolios_of_least_variance_need_no_matrix_twice(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,8 +186,8 @@ def _spoil(draw: st.DrawFn, request: ModelInferRequest) -> None:
         elif kind == "type":
             tensor.datatype = draw(st.sampled_from(["FP32", "INT32", "INT64", "FP64", "BYTES", "BOOL", "", "x"]))
         elif kind == "shape":
-            # Odd, so that no product of them is 0 modulo 2^64: see shape_overflow.
-            dimension = st.one_of(st.integers(-2, 70), st.sampled_from([1_000_003, 2**62 + 1, -(2**63)]))
+            # The huge ones are odd, so that no product of four bytes each is 0 modulo 2^64: see shape_overflow.
+            dimension = st.one_of(st.integers(-2, 70), st.sampled_from([1_000_003, 2**62 + 1, 1 - 2**63]))
             tensor.shape[:] = draw(st.lists(dimension, max_size=4))
         elif kind == "bytes" and k < len(request.raw_input_contents):
             old = request.raw_input_contents[k]

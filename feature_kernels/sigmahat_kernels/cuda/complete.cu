@@ -37,8 +37,9 @@ __device__ double total(const double* values, int n, int lane) {
 // Dynamic shared memory: 4 n_obs + 5 n + 24 doubles, n ints. Of the largest n.
 extern "C" __global__ void __launch_bounds__(32 * kWarps, 3)
 complete(const double* slow, const double* fast, int width, const double* z, int n_columns, const double* roots,
-         const double* weights, int n_obs, const int* lengths, const int* gaps, const int* missing, const int* index, const int* rows,
-         const int* sizes, int longest, const long long* starts, double* completed_slow, double* completed_fast) {
+         const double* weights, int n_obs, const int* lengths, const int* gaps, const int* missing, const int* index,
+         const int* rows, const int* sizes, int longest, const long long* starts, double* completed_slow,
+         double* completed_fast) {
     extern __shared__ double2 shared[];
     const int universe = rows[blockIdx.x], n = sizes[universe];
     double* const sum = reinterpret_cast<double*>(shared);  // s_t

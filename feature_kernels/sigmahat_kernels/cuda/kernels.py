@@ -61,14 +61,13 @@ COMPLETE = Program("complete", ())
 PAIR_STATISTICS = Program("pair_statistics", (f"-DWARPS={PAIR_WARPS}",))
 MATRIX_FEATURES = Program("matrix_features", ())
 
-
 _REAL = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 
 
 def assembly_program(dtype: DTypeLike) -> Program:
     """The assembly of matrices that are written in float32 or float64; its arithmetic is float64."""
     threads = WARP * PAIR_WARPS
-    # Blocks of a multiprocessor: with one more than 3, registers of the latter spill.
+    # float64 needs more registers than four blocks of a multiprocessor leave to each.
     bounds = f"{threads}" if np.dtype(dtype) == np.float32 else f"{threads},3"
     return Program("assemble", (f"-DREAL={_REAL[np.dtype(dtype)]}", f"-DBOUNDS={bounds}"))
 

@@ -185,9 +185,10 @@ __device__ void write_correlation(const double* row_sum, PairSums of, const int*
     }
 }
 
-// sizes: (.,) assets of each universe. lengths: (.,) rows of its window. eigenvalues, row_sum: (., width), numbers of smaller universes behind and before
-// others. sums: (7, .), in the order of `PairSums`. histogram: (., 32). n_effective, noise: (.,), see
-// `correlation.correlation_features`. features: (., n_features). Launch with a block of one warp for each universe.
+// sizes: (.,) assets of each universe. lengths: (.,) rows of its window. eigenvalues, row_sum: (., width), numbers of
+// smaller universes behind and before others. sums: (7, .), in the order of `PairSums`. histogram: (., 32). n_effective,
+// noise: (.,), see `correlation.correlation_features`. features: (., n_features). Launch with a block of one warp for
+// each universe.
 extern "C" __global__ void __launch_bounds__(32)
 matrix_features(const int* sizes, const int* lengths, int width, const double* eigenvalues, const double* row_sum,
                 const double* sums, const int* histogram, const double* n_effective, const double* noise,
