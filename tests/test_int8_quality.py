@@ -154,7 +154,8 @@ def test_page_says_what_int8_products_change() -> None:
     figures = json.loads((REPOSITORY.parent / "benchmarks" / "results" / "int8_products.json").read_text())["figures"]
     page = " ".join((REPOSITORY.parent / "docs" / "engines.md").read_text().split())
     for text in (
-        f"the intensity by {figures['intensity_change_mean']:.4f} on average and {figures['intensity_change_most']:.3f}",
+        f"the intensity by {figures['intensity_change_mean']:.4f} on average and "
+        f"{figures['intensity_change_most']:.3f}",
         f"portfolios by {figures['volatility_change_percent_mean']:.2f} % on average and "
         f"{figures['volatility_change_percent_most']:.1f} %",
         f"{figures['fused_ms']:.1f} ms for the three members instead of {figures['as_written_ms']:.1f}, "

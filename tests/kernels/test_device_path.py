@@ -87,6 +87,21 @@ def test_features(cupy: Any, n_rows: int) -> None:
     assert sum(waits.values()) == few <= 9  # a window's, not a universe's
 
 
+def test_universes_that_are_refused_without_a_look_at_returns(cupy: Any) -> None:
+    """An asset twice, one that does not exist, padding before an asset, nobody: as on the host."""
+    request = draw_request(120, 6)
+    universes = np.full((6, 34), PADDING, np.int32)
+    rows = ([3, 9, 3], [5, 40], [1, PADDING, 2], [], [7, 8], [20, 21, 22, 21, 20])
+    for row, assets in zip(universes, rows, strict=True):
+        row[: len(assets)] = assets
+    request = request._replace(universes=universes)
+    expected = compute_features(request, solver="lapack")
+    assert (expected.status != 0).tolist() == [True, True, True, True, False, True]
+    found = compute_features(request._replace(panel=cupy.asarray(request.panel)))
+    np.testing.assert_array_equal(found.status, expected.status)
+    np.testing.assert_array_equal(found.status_asset, expected.status_asset)
+
+
 def test_features_of_several_windows(cupy: Any) -> None:
     """All in the same launches: of unequal numbers of columns, with refused universes, copies, gaps and odd returns."""
     rng = np.random.default_rng(5)
@@ -229,6 +244,7 @@ def test_matrices_from_kept_moments(cupy: Any) -> None:
 def test_risk(cupy: Any) -> None:
     """The portfolios go there, and all parameters at once; numbers come back; matrices do neither."""
     request = draw_request(120, 6)
+    request.universes[1] = [*range(3, 36), PADDING]  # of the size class of the largest, and smaller
     rng = np.random.default_rng(4)
     parameters = split_parameters(rng.uniform(size=(6, N_PARAMETERS)))
     status = np.zeros(6, np.int32)
