@@ -96,7 +96,7 @@ def duality_gap(matrices: Array, weights: Array, assets: Array | None = None) ->
 def _scaled(matrices: Array, assets: Array | None) -> tuple[Array, Array]:
     """Correlations with the ridge, and 1 / volatility over its largest: the scale in which positions are alike.
 
-    Where there is no asset the matrix is the identity, and the scale 0.
+    Where there is no asset the matrix has nothing but the ridge, and the scale is 0.
     """
     xp = array_namespace(matrices)
     variances = xp.einsum("nii->ni", matrices)
@@ -105,7 +105,7 @@ def _scaled(matrices: Array, assets: Array | None) -> tuple[Array, Array]:
     inverse = 1.0 / xp.sqrt(variances)
     correlation = matrices * inverse[:, :, None] * inverse[:, None, :]
     diagonal = xp.arange(matrices.shape[1])
-    correlation[:, diagonal, diagonal] += _RIDGE if assets is None else _RIDGE + ~assets
+    correlation[:, diagonal, diagonal] += _RIDGE
     return correlation, inverse / inverse.max(axis=1, keepdims=True)
 
 
