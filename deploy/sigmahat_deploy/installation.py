@@ -11,23 +11,12 @@ import sys
 import sysconfig
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 from sigmahat_kernels.request import MAX_ASSETS, MAX_PANEL_CELLS, MAX_UNIVERSES
 
 MAX_MESSAGE_BYTES = 4 * (MAX_PANEL_CELLS + 2 * MAX_UNIVERSES * MAX_ASSETS) + 16 * 2**20
 """The largest panel with the most and widest universes and their blocks, and 16 MB for what comes with them."""
-
-_CANCEL = b"\0TRITONSERVER_InferenceRequestCancel\0"
-
-_SET_GRPC_LIMIT = b"\x41\xc7\x45\x50"
-"""`movl $..., 0x50(%r13)`: where Triton's gRPC front end sets ``max_receive_message_size``."""
-
-_ASK_HTTP_LIMIT, _THEN_COMPARE = b"\x48\x8b\x40\x70\x48\x85\xc0\x74\x10", b"\x48\x8b\x53\x78\x48\x01\xea\x48\x39\xd0"
-"""`mov 0x70(%rax), %rax; test %rax, %rax; je .+16`, then `mov 0x78(%rbx), %rdx; add %rbp, %rdx; cmp %rdx, %rax`: where
-its HTTP front end compares what it has of a body with the limit, if there is one."""
-
-_SET_HTTP_LIMIT, _NOTHING = b"\xb8", b"\x0f\x1f\x40\x00"
-"""`mov $..., %eax; nopl 0(%rax)`: as many bytes as it takes to ask."""
 
 
 class ServerError(RuntimeError):
@@ -95,33 +84,70 @@ def build_tree(root: Path, libpython: Path) -> Path:
     return binary
 
 
+class _Change(NamedTuple):
+    """Bytes of the server's binary, and as many that take their place."""
+
+    found: bytes
+    wanted: bytes
+    times: int = 1  # how often they are found
+
+
 def _copy_mended(source: Path, target: Path) -> None:
-    """Copy the server, with three things changed that Triton 2.51 has no option for.
-
-    It lets a request finish whose caller has gone, instead of cancelling it: it crashes when a request inside an
-    ensemble is cancelled, and about every 30th caller that was killed or missed its deadline took it down. The server
-    asks its core library for a cancellation by name; in the copy that name, in the table of imported names, is the one
-    of a C function that takes nothing, does nothing and returns 0, which means success.
-
-    gRPC refuses a message above `MAX_MESSAGE_BYTES` when its first bytes say how long it is, instead of receiving up to
-    2 GB before the models' own limits are asked: the number in the one instruction that sets it is another. HTTP, which
-    has a limit in its library that Triton leaves unset, ends a connection that has sent as much in one body.
-    """
+    """Copy the server, with the things changed that Triton 2.51 has no option for."""
     content = source.read_bytes()
-    ours = struct.pack("<i", MAX_MESSAGE_BYTES)
-    changes = {
-        _CANCEL: b"\0sched_yield".ljust(len(_CANCEL), b"\0"),
-        _SET_GRPC_LIMIT + struct.pack("<i", 2**31 - 1): _SET_GRPC_LIMIT + ours,
-        _ASK_HTTP_LIMIT + _THEN_COMPARE: _SET_HTTP_LIMIT + ours + _NOTHING + _THEN_COMPARE,
-    }
-    for found, wanted in changes.items():
-        if content.count(found) != (2 if found is _CANCEL else 1):  # a name is in two tables
+    for change in (*_requests_live_to_their_end(), *_messages_are_limited(MAX_MESSAGE_BYTES)):
+        if content.count(change.found) != change.times:
             raise ServerError(
                 f"{source} is not the Triton 2.51 that nvidia-pytriton 0.7.0 brings: install that version"
             )
-        content = content.replace(found, wanted)
+        content = content.replace(change.found, change.wanted)
     target.write_bytes(content)
     shutil.copymode(source, target)
+
+
+def _requests_live_to_their_end() -> tuple[_Change, ...]:
+    """A request whose caller has gone is finished, not cancelled.
+
+    Triton 2.51 crashes when a request inside an ensemble is cancelled: about every 30th caller that was killed or
+    missed its deadline took it down. The server asks its core library for a cancellation by name; in the copy that
+    name, in both tables of imported names, is the one of a C function that takes nothing, does nothing and returns 0,
+    which means success.
+
+    Its gRPC front end has a race besides (server pull request 8078 mends a part of it): gRPC hands it a request twice,
+    when the answer is sent and when the call is done or cancelled, and two threads that take the two may both release
+    the request. In the copy `ModelInfer` does not ask to be told that a call is done (`StateNew` clears gRPC's
+    has_notify_when_done_tag_ instead of setting it), and `ModelInferHandler::Process` releases a request when its
+    answer is sent (it returns false in step COMPLETE), as nothing else will come. Streams, which one thread reads,
+    stay.
+    """
+    cancel = b"\0TRITONSERVER_InferenceRequestCancel\0"
+    # delete ...; mov 0x158(%rbx), %rbp; mov 0x10(%rbx), %rax; movb $1, 0x18(%rax); mov %rbp, 0x20(%rax)
+    notify = "e8da86ebff 488bab58010000 488b4310 c64018{} 48896820"
+    # movl $FINISH, 0x20(%r12); mov $1, %r13d: not yet; jmp
+    keep = "41c744242002000000 41bd{}000000 e945ffffff"
+    return (
+        _Change(cancel, b"\0sched_yield".ljust(len(cancel), b"\0"), times=2),
+        *(_Change(bytes.fromhex(x.format("01")), bytes.fromhex(x.format("00"))) for x in (notify, keep)),
+    )
+
+
+def _messages_are_limited(max_bytes: int) -> tuple[_Change, ...]:
+    """What is sent has at most `max_bytes`.
+
+    gRPC refuses a longer message when its first bytes say how long it is, instead of receiving up to 2 GB before the
+    models' own limits are asked: the number in the one instruction that sets max_receive_message_size is another. HTTP,
+    which has a limit in its library that Triton leaves unset, ends a connection that has sent as much in one body.
+    """
+    unlimited, ours = (struct.pack("<i", number) for number in (2**31 - 1, max_bytes))
+    set_grpc_limit = bytes.fromhex("41c74550")  # movl $..., 0x50(%r13)
+    # mov 0x70(%rax), %rax; test %rax, %rax; je .+16: the limit, if there is one. Then it is compared with what has
+    # come: mov 0x78(%rbx), %rdx; add %rbp, %rdx; cmp %rdx, %rax
+    ask_http_limit, compare = bytes.fromhex("488b4070 4885c0 7410"), bytes.fromhex("488b5378 4801ea 4839d0")
+    set_http_limit, nothing = bytes.fromhex("b8"), bytes.fromhex("0f1f4000")  # mov $..., %eax; nopl 0(%rax)
+    return (
+        _Change(set_grpc_limit + unlimited, set_grpc_limit + ours),
+        _Change(ask_http_limit + compare, set_http_limit + ours + nothing + compare),
+    )
 
 
 def environment(**own: str) -> dict[str, str]:

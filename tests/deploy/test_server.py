@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -24,6 +26,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
 
 from sigmahat_deploy import installation
 from sigmahat_deploy import probe as probe_module
@@ -202,6 +205,24 @@ def test_inference_works_through_it(add_one: tuple[LocalServer, dict[str, str]])
     server, _ = add_one
     # Under numpy 2 every element would equal the first.
     assert infer(server.grpc_url, "add_one", [1.0, 2.0, 5.0]) == [2.0, 3.0, 6.0]
+
+
+@pytest.mark.server
+def test_each_request_is_let_go_once_whether_its_caller_waits_or_not(tmp_path: Path) -> None:
+    """When its answer is sent, and nobody is told of a caller that goes: two threads that are told let it go twice."""
+    write_model(tmp_path / "models", "slow", SLEEP_THEN_ADD_ONE)
+    log = tmp_path / "log"
+    options = ("--log-verbose=1", f"--log-file={log}")
+    with local_server(tmp_path / "models", 0, 0, 0, extra_args=options) as server:
+        for _ in range(5):
+            assert infer(server.grpc_url, "slow", [0.0]) == [1.0]
+            with pytest.raises(InferenceServerException, match="Deadline Exceeded"):
+                infer(server.grpc_url, "slow", [0.3], timeout_s=0.1)
+    text = log.read_text()
+    begun = Counter(re.findall(r"Process for ModelInferHandler, rpc_ok=1, (\d+) step START", text))
+    assert begun.total() == 10
+    assert Counter(re.findall(r"Done for ModelInferHandler, (\d+)", text)) >= begun
+    assert "Received notification for ModelInferHandler" not in text
 
 
 @pytest.mark.server
