@@ -21,6 +21,12 @@ DECISION_HEADS = tuple(name for name, head in LAYOUT.items() if head.shapes_matr
 PORTFOLIOS = 4
 """Random portfolios of each kind, long-only and long-short, that score a universe."""
 
+TILTS = 3
+"""Portfolios tilted at random that are judged beside that of least variance, where they are asked for."""
+
+TILT = 0.5
+"""Standard deviation of the logarithm of what an asset counts in the constraint of a tilted portfolio."""
+
 LARGEST_RATIO = 50.0
 """Realised over forecast variance counts up to here: one crash must not set the level of all days."""
 
@@ -35,6 +41,12 @@ class HoldingPeriod(NamedTuple):
     regime: Tensor  # (B,) int64, `dataset.regime_label`
     period: Tensor  # (B,) int64, month; below 0 where `forward` stands for a known covariance
 
+    def row_weights(self, n_periods: int) -> Tensor:
+        """What each row counts in a mean over the first `n_periods`, (B, H); a known covariance needs all its rows."""
+        rows = torch.arange(self.forward.shape[1], device=self.period.device)
+        counted = ((rows < n_periods) | (self.period < 0)[:, None]).to(self.forward.dtype)
+        return counted / counted.sum(dim=1, keepdim=True)
+
 
 class Portfolio(NamedTuple):
     """The minimum-variance portfolio of an estimate, and what became of it."""
@@ -42,32 +54,57 @@ class Portfolio(NamedTuple):
     weights: Tensor  # (B, N)
     log_realised: Tensor  # (B,) ln of its realised variance per period
     log_forecast: Tensor  # (B,) ln of the variance that the estimate gave it
+    tilted_log_realised: Tensor  # (B, K) as `log_realised`, of the portfolios that were tilted
 
 
-def minimum_variance(estimate: Estimate, forward: Tensor) -> Portfolio:
+def minimum_variance(
+    estimate: Estimate, forward: Tensor, row_weights: Tensor | None = None, tilts: Tensor | None = None
+) -> Portfolio:
     """Score an estimate by its unconstrained minimum-variance portfolio over the holding period.
 
     With S = D R D: w = S^-1 1 / (1' S^-1 1), which neither the factor nor the common variance changes; realised
     variance = mean_h (w' r_h)^2, forecast variance e^2s (1 / (1' S^-1 1) + c). Solved for R alone, which is well
-    scaled, and put back to units afterwards.
+    scaled, and put back to units afterwards. A tilt m in the place of 1 gives the portfolio of least variance among
+    those with w'm = 1 (Markowitz 1952); to it the common variance would matter, but is left out, as it learns by
+    forecasts alone.
 
     Parameters
     ----------
     estimate : Estimate
     forward : tensor of shape (B, H, N)
+    row_weights : tensor of shape (B, H), optional
+        What each row counts in the realised variance, see `HoldingPeriod.row_weights`; default all alike.
+    tilts : tensor of shape (B, K, N), optional
+        Above 0; default none.
     """
     mean = estimate.log_volatility.mean(dim=1, keepdim=True)
-    inverse_volatility = torch.exp(mean - estimate.log_volatility)
-    solution = _SolveSpd.apply(estimate.correlation, inverse_volatility) * inverse_volatility
-    total = solution.sum(dim=1)
-    weights = solution / total[:, None]
-    realised = (torch.einsum("bhn,bn->bh", forward, weights) ** 2).mean(dim=1)
-    forecast = torch.exp(2.0 * mean[:, 0]) / total.clamp_min(1e-12) + estimate.common_variance
+    inverse_volatility = torch.exp(mean - estimate.log_volatility)[:, None]
+    constraints = torch.ones_like(inverse_volatility)
+    if tilts is not None:
+        constraints = torch.cat([constraints, tilts], dim=1)
+    exposures = (constraints * inverse_volatility).transpose(1, 2)
+    solution = _SolveSpd.apply(estimate.correlation, exposures).transpose(1, 2) * inverse_volatility
+    total = (constraints * solution).sum(dim=2)
+    weights = solution / total[..., None]
+    log_realised = realised_variance(forward, weights, row_weights).clamp_min(_SMALLEST_VARIANCE).log()
+    forecast = torch.exp(2.0 * mean[:, 0]) / total[:, 0].clamp_min(1e-12) + estimate.common_variance
     return Portfolio(
-        weights,
-        realised.clamp_min(_SMALLEST_VARIANCE).log(),
+        weights[:, 0],
+        log_realised[:, 0],
         2.0 * estimate.log_factor + forecast.clamp_min(_SMALLEST_VARIANCE).log(),
+        log_realised[:, 1:],
     )
+
+
+def realised_variance(forward: Tensor, weights: Tensor, row_weights: Tensor | None = None) -> Tensor:
+    """Mean of (w' r_h)^2 of portfolios, (B, P), from forward (B, H, N) and weights (B, P, N)."""
+    squares = torch.einsum("bhn,bpn->bph", forward, weights) ** 2
+    return squares.mean(dim=2) if row_weights is None else torch.einsum("bph,bh->bp", squares, row_weights)
+
+
+def random_tilts(n: int, n_assets: int, device: torch.device | None = None) -> Tensor:
+    """Log-normal tilts of shape (n, TILTS, N) by torch's generator."""
+    return torch.exp(TILT * torch.randn(n, TILTS, n_assets, device=device))
 
 
 def random_portfolios(n: int, n_assets: int, device: torch.device | None = None) -> Tensor:
@@ -77,7 +114,7 @@ def random_portfolios(n: int, n_assets: int, device: torch.device | None = None)
     return torch.cat([long_only / long_only.sum(dim=2, keepdim=True), long_short], dim=1)
 
 
-def qlike(estimate: Estimate, forward: Tensor, weights: Tensor) -> Tensor:
+def qlike(estimate: Estimate, forward: Tensor, weights: Tensor, row_weights: Tensor | None = None) -> Tensor:
     """QLIKE, ln f + v / f, of portfolios with forecast variance f and realised variance v (Patton 2011).
 
     Parameters
@@ -85,6 +122,8 @@ def qlike(estimate: Estimate, forward: Tensor, weights: Tensor) -> Tensor:
     estimate : Estimate
     forward : tensor of shape (B, H, N)
     weights : tensor of shape (B, P, N)
+    row_weights : tensor of shape (B, H), optional
+        As of `minimum_variance`.
 
     Returns
     -------
@@ -94,7 +133,7 @@ def qlike(estimate: Estimate, forward: Tensor, weights: Tensor) -> Tensor:
     forecast = ((exposures @ estimate.correlation) * exposures).sum(dim=2)
     forecast = forecast + estimate.common_variance[:, None] * weights.sum(dim=2) ** 2
     log_forecast = 2.0 * estimate.log_factor[:, None] + forecast.clamp_min(_SMALLEST_VARIANCE).log()
-    realised = (torch.einsum("bhn,bpn->bph", forward, weights) ** 2).mean(dim=2)
+    realised = realised_variance(forward, weights, row_weights)
     return log_forecast + (realised * torch.exp(-log_forecast)).clamp_max(LARGEST_RATIO)
 
 
@@ -102,7 +141,7 @@ class Losses(NamedTuple):
     """Averages over a batch; `total` is what is minimised."""
 
     total: Tensor
-    decision: Tensor  # ln realised variance of the minimum-variance portfolio
+    decision: Tensor  # ln realised variance of the minimum-variance portfolio, and of tilted ones beside it
     qlike: Tensor  # of random portfolios, long-only and long-short, and of the minimum-variance portfolio
     alone: Tensor  # the same, shrinking toward one target only, at that head's own intensity
     confidence: Tensor  # binary cross-entropy
@@ -120,9 +159,12 @@ def member_losses(
     after: HoldingPeriod,
     *,
     target: int,
+    horizon: int,
+    decision_horizon: int,
     qlike_weight: float,
     auxiliary_weight: float,
     residual_weight: float,
+    tilted: bool = False,
 ) -> Losses:
     """All losses of one batch.
 
@@ -136,20 +178,28 @@ def member_losses(
     after : HoldingPeriod
     target : int
         Which head is scored alone in this batch: one drawn at random costs a third of all and has the same average.
+    horizon, decision_horizon : int
+        Rows of `after` that forecasts are held against, and over which the variance of portfolios is minimised.
     qlike_weight, auxiliary_weight, residual_weight : float
         Weights of the score of random portfolios, of the sum of the auxiliary losses, and of the pull to the constants.
+    tilted : bool
+        Whether portfolios tilted at random share the decision with the one of least variance.
     """
     heads = split_parameters(parameters)
     whole = estimate(inputs, heads)
-    together = minimum_variance(whole, after.forward)
+    decided, forecast = after.row_weights(decision_horizon), after.row_weights(horizon)
+    tilts = random_tilts(len(decided), after.forward.shape[2], decided.device) if tilted else None
+    together = minimum_variance(whole, after.forward, decided, tilts)
+    alone = minimum_variance(estimate(inputs, _alone(heads, target)), after.forward, decided)
 
-    score = _forecast_score(whole, heads, together.weights.detach(), after.forward)
-    alone = minimum_variance(estimate(inputs, _alone(heads, target)), after.forward)
-    as_good = (alone.log_realised <= together.log_realised).float().detach()
+    score = _forecast_score(whole, heads, together.weights.detach(), after.forward, forecast)
+    held = torch.stack([together.weights, alone.weights], dim=1).detach()
+    log_realised = realised_variance(after.forward, held, forecast).clamp_min(_SMALLEST_VARIANCE).log()
+    as_good = (log_realised[:, 1] <= log_realised[:, 0]).float()
     confidence = functional.binary_cross_entropy(heads.target_confidence[:, target], as_good)
 
     # Half a difference of ln variances is ln(realised volatility / forecast volatility).
-    error = 0.5 * (together.log_realised - together.log_forecast).detach()
+    error = 0.5 * (log_realised[:, 0] - together.log_forecast.detach())
     log_variance = heads.log_variance[:, 0]
     likelihood = 0.5 * (log_variance + (error - heads.expected_error[:, 0]) ** 2 * torch.exp(-log_variance))
     # Against a covariance that is known no forecast errs as it does against the days to come.
@@ -160,7 +210,8 @@ def member_losses(
     regime = functional.nll_loss(heads.regime.clamp_min(1e-8).log(), after.regime)
     residual = ((logits - constant_logits)[:, _DECISION] ** 2).mean()
 
-    decision, alone_loss = together.log_realised.mean(), alone.log_realised.mean()
+    decision = torch.cat([together.log_realised[:, None], together.tilted_log_realised], dim=1).mean()
+    alone_loss = alone.log_realised.mean()
     auxiliary = alone_loss + confidence + condition.mean() + expected_error.mean() + regime
     total = decision + qlike_weight * score + auxiliary_weight * auxiliary + residual_weight * residual
     return Losses(
@@ -168,7 +219,9 @@ def member_losses(
     )
 
 
-def _forecast_score(whole: Estimate, heads: Parameters, weights: Tensor, forward: Tensor) -> Tensor:
+def _forecast_score(
+    whole: Estimate, heads: Parameters, weights: Tensor, forward: Tensor, row_weights: Tensor
+) -> Tensor:
     """QLIKE of random portfolios and of the minimum-variance one, whose weights are given.
 
     Only the level learns by it: it leaves the minimum-variance portfolio as the decision wants it. That one is forecast
@@ -182,7 +235,7 @@ def _forecast_score(whole: Estimate, heads: Parameters, weights: Tensor, forward
     )
     n, n_assets = weights.shape
     portfolios = torch.cat([random_portfolios(n, n_assets, weights.device), weights[:, None]], dim=1)
-    return qlike(levelled, forward, portfolios).mean()
+    return qlike(levelled, forward, portfolios, row_weights).mean()
 
 
 def _alone(heads: Parameters, target: int) -> Parameters:
@@ -209,9 +262,9 @@ _DECISION = torch.cat([getattr(_columns, name) for name in DECISION_HEADS])
 
 
 class _SolveSpd(torch.autograd.Function):
-    """x = A^-1 b for a stack of positive definite A; its gradient costs one more solve, not a second factorisation.
+    """X = A^-1 B for stacks of positive definite A and of B, (..., N, K).
 
-    dL/db = A^-1 dL/dx and dL/dA = -(dL/db) x'.
+    Its gradient costs one more solve, not a second factorisation: dL/dB = A^-1 dL/dX and dL/dA = -(dL/dB) X'.
     """
 
     @staticmethod
@@ -219,12 +272,12 @@ class _SolveSpd(torch.autograd.Function):
         # A singular estimate (no shrinkage and N > T) must cost much, not stop the run: hence the small ridge.
         ridge = _RIDGE * torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
         factor = torch.linalg.cholesky(matrix + ridge)
-        solution = torch.cholesky_solve(right[..., None], factor)
+        solution = torch.cholesky_solve(right, factor)
         ctx.save_for_backward(factor, solution)
-        return solution[..., 0]
+        return solution
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         factor, solution = ctx.saved_tensors
-        right = torch.cholesky_solve(gradient[..., None], factor)
-        return -right @ solution.transpose(-1, -2), right[..., 0]
+        right = torch.cholesky_solve(gradient, factor)
+        return -right @ solution.transpose(-1, -2), right
