@@ -55,7 +55,7 @@ def test_wheel(wheel: Path) -> None:
         str(path.relative_to(ROOT / source))
         for source in SOURCES
         for path in (ROOT / source).glob("sigmahat_*/**/*")
-        if path.suffix in {".py", ".cu", ".jinja"} or path.name == "py.typed"
+        if path.suffix in {".py", ".cu", ".cuh", ".jinja"} or path.name == "py.typed"
     }
     assert code
     assert {name for name in packed if not name.startswith(MODELS)} == code

@@ -17,24 +17,6 @@ constexpr int kMemory = 0, kFactorMemory = 1, kConstant = 2, kFactor = 3, kBlend
               kVolatilityTilt = kIntensityTilt + kStatistics, kLevel = kVolatilityTilt + kStatistics,
               kCommon = kLevel + 1, kHeads = kCommon + 1;
 
-__device__ double warp_sum(double value) {
-    for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffffu, value, distance);
-    return value;
-}
-
-__device__ double warp_max(double value) {
-    for (int distance = 16; distance > 0; distance /= 2)
-        value = fmax(value, __shfl_xor_sync(0xffffffffu, value, distance));
-    return value;
-}
-
-// The sum of n numbers, in every lane.
-__device__ double total(const double* values, int n, int lane) {
-    double sum = 0;
-    for (int i = lane; i < n; i += 32) sum += values[i];
-    return warp_sum(sum);
-}
-
 // One row of loadings: that of the product, divided by the Cholesky factor of the Gram matrix, as fast_factors._divide
 // does. A column that depends on those before it has an inverse pivot of 0, and so is 0. parts: (kGram, kWarps).
 __device__ void divide(const double* product, double* loadings, int n, const double* parts) {
@@ -142,7 +124,7 @@ assemble(const double* slow, const double* fast, int width, const double* own_sl
 
     for (int k = warp; k < kStatistics; k += kWarps) {
         double* const values = statistics + k * n;
-        const double mean = total(values, n, lane) / n;
+        const double mean = sum_of(values, n, lane) / n;
         for (int i = lane; i < n; i += 32) values[i] = fmin(fmax((values[i] - mean) / scales[k], -kLimit), kLimit);
     }
     __syncthreads();  // and relative to their means
@@ -193,7 +175,7 @@ assemble(const double* slow, const double* fast, int width, const double* own_sl
         __syncthreads();  // loadings are set
     }
 
-    const double mean_log = total(log_volatility, n, lane) / n, off_diagonal = total(row_sum, n, lane);
+    const double mean_log = sum_of(log_volatility, n, lane) / n, off_diagonal = sum_of(row_sum, n, lane);
     const double all = off_diagonal + n;
     const double loading = all > kStill * n * n ? sqrt(heads[kFactor] / all) : 0;
     for (int i = threadIdx.x; i < n; i += 32 * kWarps) {
@@ -205,7 +187,7 @@ assemble(const double* slow, const double* fast, int width, const double* own_sl
     }
     __syncthreads();  // the factors of the entries are set
 
-    const double common = heads[kCommon] * n / total(other, n, lane);
+    const double common = heads[kCommon] * n / sum_of(other, n, lane);
     const double constant = heads[kConstant] * off_diagonal / (n * (n - 1.0));
     for (int i = warp; i < longest; i += kWarps) {
         REAL* const row = out + (long long)i * longest;

@@ -15,18 +15,6 @@
 constexpr int kWarps = 8;
 constexpr double kPriorRows = 20, kLeast = 0.01, kMost = 0.99, kTiny = 1e-300;
 
-__device__ double warp_sum(double value) {
-    for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffffu, value, distance);
-    return value;
-}
-
-// The sum of n numbers, in every lane.
-__device__ double total(const double* values, int n, int lane) {
-    double sum = 0;
-    for (int i = lane; i < n; i += 32) sum += values[i];
-    return warp_sum(sum);
-}
-
 // slow, fast: correlations of all columns, missing = 0, (width, width) a window, one after the other, row-major.
 // z: (n_obs, n_columns) standardised returns of all windows, of mean square 1; not a number where missing. A universe's
 // window has the last lengths[u] of these rows.
@@ -99,8 +87,8 @@ complete(const double* slow, const double* fast, int width, const double* z, int
     }
     __syncthreads();  // what rows have is known
 
-    n_returns = total(partial, kWarps, lane);
-    const double average = total(partial + 2 * kWarps, kWarps, lane) / fmax(total(partial + kWarps, kWarps, lane), 1.0);
+    n_returns = sum_of(partial, kWarps, lane);
+    const double average = sum_of(partial + 2 * kWarps, kWarps, lane) / fmax(sum_of(partial + kWarps, kWarps, lane), 1.0);
     const double rho = fmin(fmax(average, kLeast), kMost), noise = (1 - rho) / rho;
     for (int t = top + threadIdx.x; t < n_obs; t += 32 * kWarps) {
         const double count = without[t], factor = sum[t] / (count + noise);
@@ -127,8 +115,8 @@ complete(const double* slow, const double* fast, int width, const double* z, int
     }
     __syncthreads();  // what an asset has with the others is known
 
-    const double all_squares = total(squares, n, lane), prior = kPriorRows * all_squares / n_returns;
-    const double usual = total(common, n, lane) / fmax(all_squares, kTiny), most = 1 / sqrt(rho);
+    const double all_squares = sum_of(squares, n, lane), prior = kPriorRows * all_squares / n_returns;
+    const double usual = sum_of(common, n, lane) / fmax(all_squares, kTiny), most = 1 / sqrt(rho);
     for (int j = threadIdx.x; j < n; j += 32 * kWarps) {
         const double n_observed = n_obs - top - (gaps[columns[j] + 1] - gaps[columns[j]]);
         const double b = fmin(fmax((common[j] + prior * usual) / fmax(squares[j] + prior, kTiny), -most), most);

@@ -44,13 +44,13 @@ class Program(NamedTuple):
 
     @property
     def text(self) -> str:
-        """CUDA C++, the file of the kernel's name."""
-        return _read(self.name)
+        """CUDA C++: what all kernels share, and the file of the kernel's name."""
+        return _read("warp.cuh") + _read(f"{self.name}.cu")
 
 
 @cache
 def _read(name: str) -> str:
-    return Path(__file__).with_name(f"{name}.cu").read_text()
+    return Path(__file__).with_name(name).read_text()
 
 
 Launch: TypeAlias = Callable[[Program, int, int, int, Sequence[Any]], None]

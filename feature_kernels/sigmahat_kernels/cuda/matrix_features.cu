@@ -9,17 +9,6 @@ constexpr int kWarp = 32, kProjections = 8, kBins = 32, kMaxFactors = 10;
 constexpr double kFloor = 1e-6, kConditionCap = 10, kEpsilon = 2.220446049250313e-16;
 constexpr double kTiny = 1e-12, kStillHalf = 1e-8, kHardlyVaries = 1e-7, kStill = 1e-12;
 
-__device__ double warp_sum(double value) {
-    for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffffu, value, distance);
-    return value;
-}
-
-__device__ double warp_max(double value) {
-    for (int distance = 16; distance > 0; distance /= 2)
-        value = fmax(value, __shfl_xor_sync(0xffffffffu, value, distance));
-    return value;
-}
-
 // By nearest rank of `count` values that ascend.
 __device__ double quantile(const double* values, double level, int count) {
     return values[(int)rint(level * (count - 1))];
@@ -154,7 +143,7 @@ __device__ void write_correlation(const double* row_sum, PairSums of, const int*
     }
     const auto quantile_of_pairs = [&](double level) {  // spread evenly inside each bin
         const double wanted = n_pairs * level;
-        const int bin = min((int)warp_sum(below < wanted), kBins - 1);
+        const int bin = min((int)warp_sum(below < wanted ? 1.0 : 0.0), kBins - 1);
         const double inside = __shfl_sync(0xffffffffu, count, bin);
         const double before = __shfl_sync(0xffffffffu, below, bin) - inside;
         return 2.0 / kBins * (bin + (wanted - before) / inside) - 1;

@@ -13,17 +13,6 @@ constexpr int kBins = 32;
 constexpr int kSums = 7;
 constexpr double kBinsPerUnit = kBins / 2 * (1 - 1e-12);  // a correlation of 1 still belongs to the last bin
 
-__device__ double warp_sum(double value) {
-    for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffffu, value, distance);
-    return value;
-}
-
-__device__ double warp_max(double value) {
-    for (int distance = 16; distance > 0; distance /= 2)
-        value = fmax(value, __shfl_xor_sync(0xffffffffu, value, distance));
-    return value;
-}
-
 // Correlations of all columns, (width, width) a window, one after the other, row-major: equal-weighted, exponentially
 // weighted, and what the first half of the window adds to the equal-weighted one.
 // rows: the universe u of each block, of n = sizes[u] assets. index: (., longest) their positions among the columns of

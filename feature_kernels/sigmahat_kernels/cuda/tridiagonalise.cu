@@ -25,11 +25,6 @@ __host__ __device__ constexpr int in_groups(int n) { return (n + kRows - 1) / kR
 // already: its squares would leave the range of float, and a reflector built from them would not be orthogonal.
 constexpr float kNegligible = 1e-36f;
 
-__device__ REAL warp_sum(REAL value) {
-    for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffffu, value, distance);
-    return value;
-}
-
 // Sums over the warp of four values at once: lane l returns the total of value[l % 4], with 6 exchanges instead of 20.
 __device__ REAL warp_sum_four(const REAL* value, int lane) {
     const bool odd = lane & 1, high = lane & 2;

@@ -18,11 +18,6 @@ struct alignas(16) Rows {  // of one group: read in vectors
 // A column whose entries left of the subdiagonal are below 1e-18 is tridiagonal already, see tridiagonalise.cu.
 constexpr float kNegligible = 1e-36f;
 
-__device__ REAL warp_sum(REAL value) {
-    for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffffu, value, distance);
-    return value;
-}
-
 // Entry j of a vector that lies across the lanes, in every lane.
 __device__ REAL entry(const REAL* vector, int j) {
     return __shfl_sync(0xffffffffu, j < 32 ? vector[0] : vector[CHUNKS - 1], j % 32);
