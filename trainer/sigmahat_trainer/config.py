@@ -104,10 +104,7 @@ class TrainConfig:
     )
     horizon: int = setting(21, "periods after a window whose risk is forecast", low=1, high=252)
     decision_horizon: int = setting(
-        21, "periods after a window over which the variance of portfolios is minimised", low=1, high=252
-    )
-    tilted_members: int = setting(
-        0, "members, the last ones, that also minimise the variance of portfolios tilted at random", low=0, high=16
+        0, "periods after a window over which the variance of portfolios is minimised; 0: the horizon", low=0, high=252
     )
     qlike_weight: float = setting(0.1, "weight of the QLIKE of portfolios' forecasts", low=0.0, high=100.0)
     auxiliary_weight: float = setting(0.1, "weight of the auxiliary losses", low=0.0, high=100.0)
@@ -121,7 +118,12 @@ class TrainConfig:
     @property
     def n_ahead(self) -> int:
         """Rows after a window that training reads."""
-        return max(self.horizon, self.decision_horizon)
+        return max(self.horizon, self.decided_over)
+
+    @property
+    def decided_over(self) -> int:
+        """Rows after a window over which the variance of portfolios is minimised."""
+        return self.decision_horizon or self.horizon
 
 
 Config = TypeVar("Config", NetworkConfig, PreprocessingConfig, TrainConfig)

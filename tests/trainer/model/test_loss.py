@@ -20,14 +20,12 @@ from sigmahat_trainer.model.estimate import Estimate, EstimateInputs, estimate, 
 from sigmahat_trainer.model.loss import (
     DECISION_HEADS,
     PORTFOLIOS,
-    TILTS,
     HoldingPeriod,
     log10_condition,
     member_losses,
     minimum_variance,
     qlike,
     random_portfolios,
-    random_tilts,
     realised_variance,
 )
 from sigmahat_trainer.model.network import activate
@@ -190,45 +188,6 @@ def test_minimum_variance_equals_an_explicit_inverse_and_loops(shape, monkeypatc
         assert portfolio.log_forecast[k].item() == pytest.approx(math.log(forecast), abs=1e-9)
 
 
-def test_a_tilted_portfolio_has_the_least_variance_of_those_that_meet_its_constraint(monkeypatch):
-    """By its definition: w'm = 1, and no step along the constraint lowers w'Sw."""
-    monkeypatch.setattr(loss, "_RIDGE", 0.0)
-    batch, _ = make_batch(3, 5)
-    whole = estimate(batch.inputs, split_parameters(activate(random_logits(3).double())))
-    whole = whole._replace(common_variance=torch.zeros_like(whole.common_variance))
-    tilts = random_tilts(3, 5).double()
-    assert tilts.shape == (3, TILTS, 5)
-    portfolio = minimum_variance(whole, batch.after.forward, tilts=tilts)
-    for k, covariance in enumerate(covariance_of(whole)):
-        for i, tilt in enumerate(tilts[k].numpy()):
-            lagrange = np.block([[2 * covariance, -tilt[:, None]], [tilt[None], np.zeros((1, 1))]])
-            weights = np.linalg.solve(lagrange, np.eye(6)[5])[:5]
-            realised = ((batch.after.forward[k].numpy() @ weights) ** 2).mean()
-            assert portfolio.tilted_log_realised[k, i].item() == pytest.approx(math.log(realised), abs=1e-8)
-    untilted = minimum_variance(whole, batch.after.forward)
-    assert untilted.tilted_log_realised.shape == (3, 0)
-    torch.testing.assert_close(portfolio.log_realised, untilted.log_realised)
-    ones = minimum_variance(whole, batch.after.forward, tilts=torch.ones(3, 1, 5).double())
-    torch.testing.assert_close(ones.tilted_log_realised[:, 0], ones.log_realised)
-
-
-def test_tilted_portfolios_share_the_decision_alike():
-    batch, _ = make_batch(6, 5, dtype=torch.float32)
-    logits = random_logits(6)
-    torch.manual_seed(3)
-    found = losses_of(logits, batch, tilted=True)
-    torch.manual_seed(3)
-    tilts = random_tilts(6, 5)
-    portfolio = minimum_variance(
-        estimate(batch.inputs, split_parameters(activate(logits))), batch.after.forward, tilts=tilts
-    )
-    expected = (portfolio.log_realised + portfolio.tilted_log_realised.sum(dim=1)).mean() / (1 + TILTS)
-    assert found.decision.item() == pytest.approx(expected.item(), abs=1e-5)
-    alone = losses_of(logits, batch)
-    assert found.alone.item() == alone.alone.item()  # the other losses are of the portfolio without tilt
-    assert found.expected_error.item() == pytest.approx(alone.expected_error.item(), abs=1e-5)
-
-
 def test_the_decision_reads_all_rows_ahead_and_forecasts_the_holding_period():
     """Rows past the horizon change the decision alone; rows past both change nothing."""
     batch, _ = make_batch(6, 5, dtype=torch.float32)
@@ -311,13 +270,13 @@ def test_intensities_that_are_one_in_float32_teach_as_in_float64(size):
 def test_solve_passes_gradcheck():
     generator = torch.Generator().manual_seed(1)
     root = torch.randn(3, 4, 4, generator=generator, dtype=torch.float64, requires_grad=True)
-    right = torch.randn(3, 4, 2, generator=generator, dtype=torch.float64, requires_grad=True)
+    right = torch.randn(3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
 
     def solve(root, right):  # symmetric by construction, also when one entry of the root is moved
         return loss._SolveSpd.apply(root @ root.transpose(1, 2) + 0.5 * torch.eye(4, dtype=torch.float64), right)
 
     matrix = (root @ root.transpose(1, 2)).detach() + (0.5 + loss._RIDGE) * torch.eye(4, dtype=torch.float64)
-    expected = np.linalg.solve(matrix.numpy(), right.detach().numpy())
+    expected = np.linalg.solve(matrix.numpy(), right.detach().numpy()[..., None])[..., 0]
     np.testing.assert_allclose(solve(root, right).detach().numpy(), expected, rtol=1e-10)
     assert torch.autograd.gradcheck(solve, (root, right))
 

@@ -21,12 +21,6 @@ DECISION_HEADS = tuple(name for name, head in LAYOUT.items() if head.shapes_matr
 PORTFOLIOS = 4
 """Random portfolios of each kind, long-only and long-short, that score a universe."""
 
-TILTS = 3
-"""Portfolios tilted at random that are judged beside that of least variance, where they are asked for."""
-
-TILT = 0.5
-"""Standard deviation of the logarithm of what an asset counts in the constraint of a tilted portfolio."""
-
 LARGEST_RATIO = 50.0
 """Realised over forecast variance counts up to here: one crash must not set the level of all days."""
 
@@ -54,19 +48,14 @@ class Portfolio(NamedTuple):
     weights: Tensor  # (B, N)
     log_realised: Tensor  # (B,) ln of its realised variance per period
     log_forecast: Tensor  # (B,) ln of the variance that the estimate gave it
-    tilted_log_realised: Tensor  # (B, K) as `log_realised`, of the portfolios that were tilted
 
 
-def minimum_variance(
-    estimate: Estimate, forward: Tensor, row_weights: Tensor | None = None, tilts: Tensor | None = None
-) -> Portfolio:
+def minimum_variance(estimate: Estimate, forward: Tensor, row_weights: Tensor | None = None) -> Portfolio:
     """Score an estimate by its unconstrained minimum-variance portfolio over the holding period.
 
     With S = D R D: w = S^-1 1 / (1' S^-1 1), which neither the factor nor the common variance changes; realised
     variance = mean_h (w' r_h)^2, forecast variance e^2s (1 / (1' S^-1 1) + c). Solved for R alone, which is well
-    scaled, and put back to units afterwards. A tilt m in the place of 1 gives the portfolio of least variance among
-    those with w'm = 1 (Markowitz 1952); to it the common variance would matter, but is left out, as it learns by
-    forecasts alone.
+    scaled, and put back to units afterwards.
 
     Parameters
     ----------
@@ -74,25 +63,18 @@ def minimum_variance(
     forward : tensor of shape (B, H, N)
     row_weights : tensor of shape (B, H), optional
         What each row counts in the realised variance, see `HoldingPeriod.row_weights`; default all alike.
-    tilts : tensor of shape (B, K, N), optional
-        Above 0; default none.
     """
     mean = estimate.log_volatility.mean(dim=1, keepdim=True)
-    inverse_volatility = torch.exp(mean - estimate.log_volatility)[:, None]
-    constraints = torch.ones_like(inverse_volatility)
-    if tilts is not None:
-        constraints = torch.cat([constraints, tilts], dim=1)
-    exposures = (constraints * inverse_volatility).transpose(1, 2)
-    solution = _SolveSpd.apply(estimate.correlation, exposures).transpose(1, 2) * inverse_volatility
-    total = (constraints * solution).sum(dim=2)
-    weights = solution / total[..., None]
-    log_realised = realised_variance(forward, weights, row_weights).clamp_min(_SMALLEST_VARIANCE).log()
-    forecast = torch.exp(2.0 * mean[:, 0]) / total[:, 0].clamp_min(1e-12) + estimate.common_variance
+    inverse_volatility = torch.exp(mean - estimate.log_volatility)
+    solution = _SolveSpd.apply(estimate.correlation, inverse_volatility) * inverse_volatility
+    total = solution.sum(dim=1)
+    weights = solution / total[:, None]
+    realised = realised_variance(forward, weights[:, None], row_weights)[:, 0]
+    forecast = torch.exp(2.0 * mean[:, 0]) / total.clamp_min(1e-12) + estimate.common_variance
     return Portfolio(
-        weights[:, 0],
-        log_realised[:, 0],
+        weights,
+        realised.clamp_min(_SMALLEST_VARIANCE).log(),
         2.0 * estimate.log_factor + forecast.clamp_min(_SMALLEST_VARIANCE).log(),
-        log_realised[:, 1:],
     )
 
 
@@ -100,11 +82,6 @@ def realised_variance(forward: Tensor, weights: Tensor, row_weights: Tensor | No
     """Mean of (w' r_h)^2 of portfolios, (B, P), from forward (B, H, N) and weights (B, P, N)."""
     squares = torch.einsum("bhn,bpn->bph", forward, weights) ** 2
     return squares.mean(dim=2) if row_weights is None else torch.einsum("bph,bh->bp", squares, row_weights)
-
-
-def random_tilts(n: int, n_assets: int, device: torch.device | None = None) -> Tensor:
-    """Log-normal tilts of shape (n, TILTS, N) by torch's generator."""
-    return torch.exp(TILT * torch.randn(n, TILTS, n_assets, device=device))
 
 
 def random_portfolios(n: int, n_assets: int, device: torch.device | None = None) -> Tensor:
@@ -141,7 +118,7 @@ class Losses(NamedTuple):
     """Averages over a batch; `total` is what is minimised."""
 
     total: Tensor
-    decision: Tensor  # ln realised variance of the minimum-variance portfolio, and of tilted ones beside it
+    decision: Tensor  # ln realised variance of the minimum-variance portfolio
     qlike: Tensor  # of random portfolios, long-only and long-short, and of the minimum-variance portfolio
     alone: Tensor  # the same, shrinking toward one target only, at that head's own intensity
     confidence: Tensor  # binary cross-entropy
@@ -164,7 +141,6 @@ def member_losses(
     qlike_weight: float,
     auxiliary_weight: float,
     residual_weight: float,
-    tilted: bool = False,
 ) -> Losses:
     """All losses of one batch.
 
@@ -182,14 +158,11 @@ def member_losses(
         Rows of `after` that forecasts are held against, and over which the variance of portfolios is minimised.
     qlike_weight, auxiliary_weight, residual_weight : float
         Weights of the score of random portfolios, of the sum of the auxiliary losses, and of the pull to the constants.
-    tilted : bool
-        Whether portfolios tilted at random share the decision with the one of least variance.
     """
     heads = split_parameters(parameters)
     whole = estimate(inputs, heads)
     decided, forecast = after.row_weights(decision_horizon), after.row_weights(horizon)
-    tilts = random_tilts(len(decided), after.forward.shape[2], decided.device) if tilted else None
-    together = minimum_variance(whole, after.forward, decided, tilts)
+    together = minimum_variance(whole, after.forward, decided)
     alone = minimum_variance(estimate(inputs, _alone(heads, target)), after.forward, decided)
 
     score = _forecast_score(whole, heads, together.weights.detach(), after.forward, forecast)
@@ -210,8 +183,7 @@ def member_losses(
     regime = functional.nll_loss(heads.regime.clamp_min(1e-8).log(), after.regime)
     residual = ((logits - constant_logits)[:, _DECISION] ** 2).mean()
 
-    decision = torch.cat([together.log_realised[:, None], together.tilted_log_realised], dim=1).mean()
-    alone_loss = alone.log_realised.mean()
+    decision, alone_loss = together.log_realised.mean(), alone.log_realised.mean()
     auxiliary = alone_loss + confidence + condition.mean() + expected_error.mean() + regime
     total = decision + qlike_weight * score + auxiliary_weight * auxiliary + residual_weight * residual
     return Losses(
@@ -262,9 +234,9 @@ _DECISION = torch.cat([getattr(_columns, name) for name in DECISION_HEADS])
 
 
 class _SolveSpd(torch.autograd.Function):
-    """X = A^-1 B for stacks of positive definite A and of B, (..., N, K).
+    """x = A^-1 b for a stack of positive definite A; its gradient costs one more solve, not a second factorisation.
 
-    Its gradient costs one more solve, not a second factorisation: dL/dB = A^-1 dL/dX and dL/dA = -(dL/dB) X'.
+    dL/db = A^-1 dL/dx and dL/dA = -(dL/db) x'.
     """
 
     @staticmethod
@@ -272,12 +244,12 @@ class _SolveSpd(torch.autograd.Function):
         # A singular estimate (no shrinkage and N > T) must cost much, not stop the run: hence the small ridge.
         ridge = _RIDGE * torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
         factor = torch.linalg.cholesky(matrix + ridge)
-        solution = torch.cholesky_solve(right, factor)
+        solution = torch.cholesky_solve(right[..., None], factor)
         ctx.save_for_backward(factor, solution)
-        return solution
+        return solution[..., 0]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         factor, solution = ctx.saved_tensors
-        right = torch.cholesky_solve(gradient, factor)
-        return -right @ solution.transpose(-1, -2), right
+        right = torch.cholesky_solve(gradient[..., None], factor)
+        return -right @ solution.transpose(-1, -2), right[..., 0]

@@ -55,8 +55,7 @@ def train_member(
         Logits from `fit_constants`.
     config : TrainConfig
     member : int
-        Added to the seed: members differ in their starting weights and in the months that they see, and the last
-        `config.tilted_members` of them in what they minimise.
+        Added to the seed: members differ in their starting weights and in the months that they see.
     progress : callable, optional
     checkpoint : Checkpoint, optional
         Written after each epoch; if it is there at the start, training goes on from it, to the same bits as without.
@@ -69,7 +68,6 @@ def train_member(
     network.to(device)
     constants, dropout = constants.to(device), generator_of(device)
     rows = bootstrap_months(dataset, rng)
-    tilted = config.members - member <= config.tilted_members
     optimiser, schedule = _optimiser(network, rows, config)
     history: list[dict[str, float]] = []
     learners = {"network": network, "optimiser": optimiser, "schedule": schedule}
@@ -80,7 +78,7 @@ def train_member(
     else:
         network.fit_inputs(dataset.features(), _importance(dataset, constants.cpu(), config, config.seed + member))
     for epoch in range(len(history), config.epochs):
-        averages = _train_pass(network, optimiser, schedule, dataset, rows, constants, config, rng, tilted=tilted)
+        averages = _train_pass(network, optimiser, schedule, dataset, rows, constants, config, rng)
         metrics = {f"train_{name}": value for name, value in averages.means().items()}
         metrics |= {f"validation_{name}": value for name, value in evaluate_losses(network, validation, config).items()}
         history.append({"epoch": epoch + 1, **metrics})
@@ -136,15 +134,13 @@ def _train_pass(
     constants: Tensor,
     config: TrainConfig,
     rng: np.random.Generator,
-    *,
-    tilted: bool = False,
 ) -> LossAverages:
     """Learn from each of `rows` once."""
     network.train()
     averages = LossAverages()
     for batch in batches(dataset, config.batch_size, rng, rows):
         logits = network.forward_logits(features_of(batch).to(constants.device))
-        losses = batch_losses(logits, constants, batch, config, rng, tilted=tilted)
+        losses = batch_losses(logits, constants, batch, config, rng)
         optimiser.zero_grad()
         losses.total.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_LIMIT, error_if_nonfinite=True)

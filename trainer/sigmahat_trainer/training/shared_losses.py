@@ -27,13 +27,7 @@ Progress = Callable[[str, int, int, dict[str, float]], None]
 
 
 def batch_losses(
-    logits: Tensor,
-    constants: Tensor,
-    batch: Sequence[BatchPart],
-    config: TrainConfig,
-    rng: np.random.Generator,
-    *,
-    tilted: bool = False,
+    logits: Tensor, constants: Tensor, batch: Sequence[BatchPart], config: TrainConfig, rng: np.random.Generator
 ) -> Losses:
     """Averages over the samples of a batch; `logits` of shape (B, N_PARAMETERS). Only `total` has a gradient.
 
@@ -57,7 +51,7 @@ def batch_losses(
     found = torch.zeros(len(pieces), len(Losses._fields), device=device)
     gradient = torch.zeros_like(leaf)
     if own:
-        taken = torch.stack([_piece_losses(rows[k], constants, pieces[k], config, target, seed, tilted) for k in own])
+        taken = torch.stack([_piece_losses(rows[k], constants, pieces[k], config, target, seed) for k in own])
         found[own] = taken.detach()
         if learns:
             (gradient,) = torch.autograd.grad((weights[own] @ taken)[0], leaf)
@@ -70,7 +64,7 @@ def batch_losses(
 
 
 def _piece_losses(
-    rows: Tensor, constants: Tensor, piece: BatchPart, config: TrainConfig, target: int, seed: int, tilted: bool
+    rows: Tensor, constants: Tensor, piece: BatchPart, config: TrainConfig, target: int, seed: int
 ) -> Tensor:
     """All `Losses` of a piece, (9,)."""
     device = rows.device
@@ -85,11 +79,10 @@ def _piece_losses(
             piece.after,
             target=target,
             horizon=config.horizon,
-            decision_horizon=config.decision_horizon,
+            decision_horizon=config.decided_over,
             qlike_weight=config.qlike_weight,
             auxiliary_weight=config.auxiliary_weight,
             residual_weight=config.residual_weight,
-            tilted=tilted,
         )
     return torch.stack(losses)
 
