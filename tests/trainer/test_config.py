@@ -155,7 +155,7 @@ def test_help_names_every_setting_with_its_range_and_default():
     assert "units of each layer of a head [2..3 layers of 16..64, default 32,16]" in text
     assert "course of the learning rate [default cosine]" in text
     names = [each.name for each in declared_settings(TrainConfig)]
-    assert len(names) == len(set(names)) == 28
+    assert len(names) == len(set(names)) == 27
     for name in names:
         assert f"--{name.replace('_', '-')} " in text
 

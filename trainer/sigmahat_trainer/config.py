@@ -102,10 +102,7 @@ class TrainConfig:
     market_power: float = setting(
         0.5, "power of its asset-days by which a market is drawn from; 0: all markets alike", low=0.0, high=1.0
     )
-    horizon: int = setting(21, "periods after a window whose risk is forecast", low=1, high=252)
-    decision_horizon: int = setting(
-        0, "periods after a window over which the variance of portfolios is minimised; 0: the horizon", low=0, high=252
-    )
+    horizon: int = setting(21, "periods after a window over which volatility is realised", low=1, high=252)
     qlike_weight: float = setting(0.1, "weight of the QLIKE of portfolios' forecasts", low=0.0, high=100.0)
     auxiliary_weight: float = setting(0.1, "weight of the auxiliary losses", low=0.0, high=100.0)
     residual_weight: float = setting(
@@ -114,16 +111,6 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
-
-    @property
-    def n_ahead(self) -> int:
-        """Rows after a window that training reads."""
-        return max(self.horizon, self.decided_over)
-
-    @property
-    def decided_over(self) -> int:
-        """Rows after a window over which the variance of portfolios is minimised."""
-        return self.decision_horizon or self.horizon
 
 
 Config = TypeVar("Config", NetworkConfig, PreprocessingConfig, TrainConfig)

@@ -80,7 +80,7 @@ def panel():
     return make_panel()
 
 
-def draw(panels, *, n_samples=240, simulated_share=0.0, horizon=HORIZON, seed=1, **settings):
+def draw(panels, *, n_samples=240, simulated_share=0.0, horizon=HORIZON, seed=1, first=None):
     return draw_dataset(
         panels,
         n_samples=n_samples,
@@ -88,7 +88,7 @@ def draw(panels, *, n_samples=240, simulated_share=0.0, horizon=HORIZON, seed=1,
         horizon=horizon,
         seed=seed,
         market_power=0.5,
-        **settings,
+        first=first,
     )
 
 
@@ -264,22 +264,6 @@ def test_holding_periods_start_on_the_first_row_from_first_on():
     assert min(stops) == rows[0]
     assert panel.dates[min(stops)] == np.datetime64("2010-06-07")
     assert max(stops) + 6 == len(panel.dates)
-
-
-def test_more_rows_ahead_than_the_holding_period(panel):
-    """The regime is that of the holding period, and simulated covariances are those of it."""
-    dataset = draw([panel], n_samples=200, simulated_share=0.3, n_ahead=HORIZON + 9)
-    detective, seen = Detective(panel, horizon=HORIZON + 9), set()
-    for sample in rows_of(dataset):
-        n_rows, n_assets = sample.forward.shape
-        if sample.period < 0:
-            assert n_rows == n_assets
-            continue
-        stop, n_obs, universe = detective.find(sample)
-        assert n_rows == HORIZON + 9
-        assert sample.regime == regime_label(panel.returns[stop - n_obs : stop, universe], sample.forward[:HORIZON])
-        seen.add(stop)
-    assert max(seen) + HORIZON + 9 <= len(panel.dates)
 
 
 def test_future_rows_do_not_change_what_is_known():

@@ -26,7 +26,6 @@ from sigmahat_trainer.model.loss import (
     minimum_variance,
     qlike,
     random_portfolios,
-    realised_variance,
 )
 from sigmahat_trainer.model.network import activate
 
@@ -97,19 +96,18 @@ def covariance_of(estimate):
     return (matrix * torch.exp(2.0 * estimate.log_factor)[:, None, None]).detach().numpy()
 
 
-SETTINGS = {
-    "target": 0,
-    "horizon": HORIZON,
-    "decision_horizon": HORIZON,
-    "qlike_weight": 0.1,
-    "auxiliary_weight": 0.1,
-    "residual_weight": 0.01,
-}
-
-
-def losses_of(logits, batch, *, constants=None, **settings):
+def losses_of(logits, batch, *, target=0, qlike_weight=0.1, auxiliary_weight=0.1, residual_weight=0.01, constants=None):
     constants = torch.zeros(N_PARAMETERS) if constants is None else constants
-    return member_losses(activate(logits), logits, constants, *batch, **SETTINGS | settings)
+    return member_losses(
+        activate(logits),
+        logits,
+        constants,
+        *batch,
+        target=target,
+        qlike_weight=qlike_weight,
+        auxiliary_weight=auxiliary_weight,
+        residual_weight=residual_weight,
+    )
 
 
 # ------------------------------------------------------------------------------------- the estimate that is learned
@@ -186,42 +184,6 @@ def test_minimum_variance_equals_an_explicit_inverse_and_loops(shape, monkeypatc
         forecast = sum(weights[i] * covariance[i, j] * weights[j] for i in range(n_assets) for j in range(n_assets))
         assert portfolio.log_realised[k].item() == pytest.approx(math.log(squares / HORIZON), abs=1e-9)
         assert portfolio.log_forecast[k].item() == pytest.approx(math.log(forecast), abs=1e-9)
-
-
-def test_the_decision_reads_all_rows_ahead_and_forecasts_the_holding_period():
-    """Rows past the horizon change the decision alone; rows past both change nothing."""
-    batch, _ = make_batch(6, 5, dtype=torch.float32)
-    logits = random_logits(6)
-    short, long = 7, 14
-
-    def of(batch, **settings):
-        torch.manual_seed(0)
-        return losses_of(logits, batch, **{"horizon": short, "decision_horizon": long} | settings)
-
-    def cut(n_rows):
-        return Batch(batch.inputs, batch.after._replace(forward=batch.after.forward[:, :n_rows]))
-
-    found = of(batch)
-    decides, forecasts = of(cut(long), horizon=long), of(cut(short), decision_horizon=short)
-    for name in ("decision", "alone"):
-        assert getattr(found, name).item() == pytest.approx(getattr(decides, name).item(), abs=1e-5), name
-        assert abs(getattr(found, name) - getattr(forecasts, name)) > 1e-3, name
-    for name in ("qlike", "confidence", "expected_error", "condition", "regime"):
-        assert getattr(found, name).item() == pytest.approx(getattr(forecasts, name).item(), abs=1e-5), name
-
-
-def test_a_known_covariance_is_read_whole():
-    """Rows that stand for a covariance are no days: a part of them would be another covariance."""
-    batch, _ = make_batch(4, 5)
-    known = batch.after._replace(period=torch.tensor([-1, 3, -5, 0]))
-    expected = torch.full((4, HORIZON), 1 / HORIZON).double()
-    expected[[1, 3]] = torch.tensor([1 / 6] * 6 + [0.0] * (HORIZON - 6)).double()
-    torch.testing.assert_close(known.row_weights(6), expected)
-    weights = torch.from_numpy(np.random.default_rng(0).standard_normal((4, 2, 5)))
-    rows = realised_variance(batch.after.forward, weights, known.row_weights(6))
-    everything, first = (realised_variance(batch.after.forward[:, :n], weights) for n in (HORIZON, 6))
-    torch.testing.assert_close(rows[[0, 2]], everything[[0, 2]])
-    torch.testing.assert_close(rows[[1, 3]], first[[1, 3]])
 
 
 def test_forecast_is_that_of_the_served_matrix():

@@ -121,9 +121,8 @@ def test_the_gradient_is_that_of_the_plain_sum_to_the_bit(monkeypatch):
     found = []
     for piece, rows in zip(pieces, plain.split(counts.tolist()), strict=True):
         torch.manual_seed(seed)
-        names = ("horizon", "qlike_weight", "auxiliary_weight", "residual_weight")
-        settings = {name: getattr(CONFIG, name) for name in names} | {"decision_horizon": CONFIG.horizon}
-        answer = member_losses(activate(rows), rows, constants, piece.inputs, piece.after, target=target, **settings)
+        weights = {name: getattr(CONFIG, name) for name in ("qlike_weight", "auxiliary_weight", "residual_weight")}
+        answer = member_losses(activate(rows), rows, constants, piece.inputs, piece.after, target=target, **weights)
         found.append(torch.stack(answer))
     expected = counts / 16 @ torch.stack(found)
     expected[0].backward()

@@ -304,7 +304,7 @@ def test_constants_are_the_best_point_of_a_grid():
     (each,) = toy_dataset([weak_factor_returns], n_samples=1_600, n_obs=25, seed=4).by_size.values()
     equal = np.full_like(each.log_volatility, np.log(0.01))
     dataset = Dataset({8: each._replace(fast=each.slow, log_volatility=equal)})
-    config = TrainConfig(batch_size=16, horizon=30, auxiliary_weight=0.0, residual_weight=0.0)
+    config = TrainConfig(batch_size=16, auxiliary_weight=0.0, residual_weight=0.0)
     constants = fit_constants(dataset, config, fixed=("intensity_tilt", "volatility_tilt"))
     heads = split_parameters(activate(constants).double().numpy())
     assert not heads.intensity_tilt.any()

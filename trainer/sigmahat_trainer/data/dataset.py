@@ -48,7 +48,7 @@ class Sample(NamedTuple):
     loadings: np.ndarray  # (N, 3) float32, of `fast` on its leading factors, `fast_factors.leading_factors`
     log_volatility: np.ndarray  # (3, N) float32, in the order of `parameters.VOLATILITY_BASES`
     asset_statistics: np.ndarray  # (N, N_ASSET_STATISTICS) float32, `asset_statistics`
-    forward: np.ndarray  # (H, N) float32, simple returns of the rows ahead; after an asset's last trade 0.
+    forward: np.ndarray  # (H, N) float32, simple returns of the holding period; after an asset's last trade 0.
     # Of simulated returns (N, N): not what came but what could have come, `equivalent_returns` of the true covariance.
     regime: np.ndarray  # () int64, `regime_label` of the holding period
     period: np.ndarray  # () int64, months since 1970 of the window's end: the unit that the bootstrap draws
@@ -176,7 +176,6 @@ def draw_dataset(
     horizon: int,
     seed: int,
     market_power: float,
-    n_ahead: int | None = None,
     first: str | None = None,
     progress: bool = False,
 ) -> Dataset:
@@ -191,13 +190,11 @@ def draw_dataset(
     simulated_share : float
         Share of them that is simulated.
     horizon : int
-        Rows of the holding period, which `regime` is of and simulated covariances are the mean of.
+        H, rows of the holding period.
     seed : int
         Seeds every draw.
     market_power : float
         How much more a large market is drawn from than a small one, see `markets.panel_shares`.
-    n_ahead : int, optional
-        H, rows of `forward` of real returns; default `horizon`, and no fewer.
     first : str, optional
         ISO date before which no holding period may start; windows may reach further back.
     progress : bool
@@ -206,11 +203,10 @@ def draw_dataset(
     rng = np.random.default_rng(seed)
     collected: dict[Size, list[Sample]] = {}
     n_draws = -(-n_samples // UNIVERSES_PER_WINDOW)
-    n_ahead = horizon if n_ahead is None else n_ahead
-    usable = [(panel, _earliest_stop(panel, first)) for panel in panels if can_draw(panel, n_ahead, first)]
+    usable = [(panel, _earliest_stop(panel, first)) for panel in panels if can_draw(panel, horizon, first)]
     if not usable and simulated_share < 1:
         raise ValueError(
-            f"no panel has {min(WINDOW_LENGTHS)} days and a holding period of {n_ahead} from {first or 'its start'} on"
+            f"no panel has {min(WINDOW_LENGTHS)} days and a holding period of {horizon} from {first or 'its start'} on"
         )
     shares = panel_shares([panel for panel, _ in usable], market_power)
     console = Console(stderr=True)
@@ -218,18 +214,18 @@ def draw_dataset(
         if rng.random() < simulated_share:
             samples = _simulated_samples(rng, horizon)
         else:
-            samples = _real_samples(rng, *usable[rng.choice(len(usable), p=shares)], horizon, n_ahead)
+            samples = _real_samples(rng, *usable[rng.choice(len(usable), p=shares)], horizon)
         for sample in samples:
-            n_rows, n_assets = sample.forward.shape
-            collected.setdefault(Size(n_assets, n_rows), []).append(sample)
+            n_ahead, n_assets = sample.forward.shape
+            collected.setdefault(Size(n_assets, n_ahead), []).append(sample)
     return Dataset(
         {size: Sample(*map(np.stack, zip(*samples, strict=True))) for size, samples in sorted(collected.items())}
     )
 
 
-def can_draw(panel: ReturnPanel, n_ahead: int, first: str | None) -> bool:
-    """Whether the panel has rows for a window and for `n_ahead` rows behind it from the ISO date on."""
-    return _earliest_stop(panel, first) <= len(panel.dates) - n_ahead
+def can_draw(panel: ReturnPanel, horizon: int, first: str | None) -> bool:
+    """Whether the panel has rows for a window and for a holding period of `horizon` rows from the ISO date on."""
+    return _earliest_stop(panel, first) <= len(panel.dates) - horizon
 
 
 def _earliest_stop(panel: ReturnPanel, first: str | None) -> int:
@@ -237,10 +233,8 @@ def _earliest_stop(panel: ReturnPanel, first: str | None) -> int:
     return max(min(WINDOW_LENGTHS), start)
 
 
-def _real_samples(
-    rng: np.random.Generator, panel: ReturnPanel, earliest: int, horizon: int, n_ahead: int
-) -> Iterator[Sample]:
-    stop = int(rng.integers(earliest, len(panel.dates) - n_ahead + 1))
+def _real_samples(rng: np.random.Generator, panel: ReturnPanel, earliest: int, horizon: int) -> Iterator[Sample]:
+    stop = int(rng.integers(earliest, len(panel.dates) - horizon + 1))
     n_obs = min(int(rng.choice(WINDOW_LENGTHS)), stop)
     past = panel.returns[stop - n_obs : stop]
     loose = rng.random() < 0.1
@@ -249,7 +243,7 @@ def _real_samples(
     if market is not None:
         market[:, rng.random(market.shape[1]) < 0.15] = np.nan
     dates = panel.dates.astype(np.int64).astype(np.int32) if rng.random() < 0.8 else None
-    returns, forward = panel.returns[:stop], holding_returns(panel.returns, stop, n_ahead)
+    returns, forward = panel.returns[:stop], holding_returns(panel.returns, stop, horizon)
     if len(candidates) >= LEAST_ASSETS and rng.random() < BASKET_SHARE:
         baskets = draw_baskets(rng, len(candidates))
         # Earlier rows matter to no feature of the window but the market's own.
@@ -262,7 +256,7 @@ def _real_samples(
     ]
     month = int(panel.dates[stop - 1].astype("datetime64[M]").astype(np.int64))
     forwards = (forward[:, universe] for universe in universes)
-    return _samples(returns, universes, n_obs, market, dates, forwards, month, horizon)
+    return _samples(returns, universes, n_obs, market, dates, forwards, month)
 
 
 def _simulated_samples(rng: np.random.Generator, horizon: int) -> Iterator[Sample]:
@@ -276,7 +270,7 @@ def _simulated_samples(rng: np.random.Generator, horizon: int) -> Iterator[Sampl
     # Simulated months stand outside the calendar, so that the bootstrap of dates draws them one by one.
     month = -1 - int(rng.integers(1_000_000))
     forwards = (equivalent_returns(truth[np.ix_(universe, universe)]) for universe in universes)
-    return _samples(returns, universes, n_obs, None, None, forwards, month, None)
+    return _samples(returns, universes, n_obs, None, None, forwards, month)
 
 
 def _sizes(rng: np.random.Generator, available: int) -> np.ndarray:
@@ -296,12 +290,8 @@ def _samples(
     dates: np.ndarray | None,
     forwards: Iterable[np.ndarray],
     month: int,
-    horizon: int | None,
 ) -> Iterator[Sample]:
-    """Samples of universes that share the last `n_obs` rows of `returns`.
-
-    `forwards` has the `forward` of each; its first `horizon` rows are the holding period, all of them where it is None.
-    """
+    """Samples of universes that share the last `n_obs` rows of `returns`; `forwards` has the `forward` of each."""
     if not universes:
         return
     stop = len(returns)
@@ -323,7 +313,7 @@ def _samples(
         slow, fast, loadings, log_volatility, statistics = (
             values.astype(np.float32) for values in estimate_inputs(past)
         )
-        if not after[:horizon].any():
+        if not after.any():
             continue
         yield Sample(
             features=features,
@@ -333,6 +323,6 @@ def _samples(
             log_volatility=log_volatility,
             asset_statistics=statistics,
             forward=after.astype(np.float32),
-            regime=np.array(regime_label(past, after[:horizon]), np.int64),
+            regime=np.array(regime_label(past, after), np.int64),
             period=np.array(month, np.int64),
         )

@@ -60,19 +60,20 @@ def pool(datasets: Mapping[str, Dataset]) -> Dataset:
 
 def drawing_settings(config: TrainConfig, *, train_until: str, validation_samples: int) -> dict[str, dict[str, Any]]:
     """Settings of `draw_dataset` for the training samples of a configuration, and for those that it is judged on."""
-    both = {"horizon": config.horizon, "n_ahead": config.n_ahead, "market_power": config.market_power}
     return {
         "training": {
-            **both,
             "n_samples": config.windows,
             "simulated_share": config.simulated_share,
+            "horizon": config.horizon,
             "seed": config.seed,
+            "market_power": config.market_power,
         },
         "validation": {
-            **both,
             "n_samples": validation_samples,
             "simulated_share": 0.0,
+            "horizon": config.horizon,
             "seed": config.seed + 1,
+            "market_power": config.market_power,
             "first": day_after(train_until),  # not one holding period overlaps
         },
     }
@@ -94,7 +95,7 @@ def draw_sample_sets(
     ----------
     panels : sequence of ReturnPanel
     config : TrainConfig
-        Its windows, simulated_share, market_power, horizons and seed.
+        Its windows, simulated_share, market_power, horizon and seed.
     folder : Path
         Is made, and appears when it is complete.
     train_until, validate_until : str
@@ -114,9 +115,9 @@ def draw_sample_sets(
     settings = drawing_settings(config, train_until=train_until, validation_samples=validation_samples)
     first = settings["validation"]["first"]
     split = split_panels(panels, train_until=train_until, validate_until=validate_until, console=console)
-    validated = [panel for panel in split.validation if can_draw(panel, config.n_ahead, first)]
+    validated = [panel for panel in split.validation if can_draw(panel, config.horizon, first)]
     if not validated:
-        raise ValueError(f"no panel has {config.n_ahead} days from {first} to {validate_until}")
+        raise ValueError(f"no panel has {config.horizon} days from {first} to {validate_until}")
     with new_folder(folder) as unfinished:
         save_dataset(draw_dataset(split.training, **settings["training"], progress=True), unfinished / "training")
         for panel in validated:

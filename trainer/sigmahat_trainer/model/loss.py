@@ -35,12 +35,6 @@ class HoldingPeriod(NamedTuple):
     regime: Tensor  # (B,) int64, `dataset.regime_label`
     period: Tensor  # (B,) int64, month; below 0 where `forward` stands for a known covariance
 
-    def row_weights(self, n_periods: int) -> Tensor:
-        """What each row counts in a mean over the first `n_periods`, (B, H); a known covariance needs all its rows."""
-        rows = torch.arange(self.forward.shape[1], device=self.period.device)
-        counted = ((rows < n_periods) | (self.period < 0)[:, None]).to(self.forward.dtype)
-        return counted / counted.sum(dim=1, keepdim=True)
-
 
 class Portfolio(NamedTuple):
     """The minimum-variance portfolio of an estimate, and what became of it."""
@@ -50,7 +44,7 @@ class Portfolio(NamedTuple):
     log_forecast: Tensor  # (B,) ln of the variance that the estimate gave it
 
 
-def minimum_variance(estimate: Estimate, forward: Tensor, row_weights: Tensor | None = None) -> Portfolio:
+def minimum_variance(estimate: Estimate, forward: Tensor) -> Portfolio:
     """Score an estimate by its unconstrained minimum-variance portfolio over the holding period.
 
     With S = D R D: w = S^-1 1 / (1' S^-1 1), which neither the factor nor the common variance changes; realised
@@ -61,27 +55,19 @@ def minimum_variance(estimate: Estimate, forward: Tensor, row_weights: Tensor | 
     ----------
     estimate : Estimate
     forward : tensor of shape (B, H, N)
-    row_weights : tensor of shape (B, H), optional
-        What each row counts in the realised variance, see `HoldingPeriod.row_weights`; default all alike.
     """
     mean = estimate.log_volatility.mean(dim=1, keepdim=True)
     inverse_volatility = torch.exp(mean - estimate.log_volatility)
     solution = _SolveSpd.apply(estimate.correlation, inverse_volatility) * inverse_volatility
     total = solution.sum(dim=1)
     weights = solution / total[:, None]
-    realised = realised_variance(forward, weights[:, None], row_weights)[:, 0]
+    realised = (torch.einsum("bhn,bn->bh", forward, weights) ** 2).mean(dim=1)
     forecast = torch.exp(2.0 * mean[:, 0]) / total.clamp_min(1e-12) + estimate.common_variance
     return Portfolio(
         weights,
         realised.clamp_min(_SMALLEST_VARIANCE).log(),
         2.0 * estimate.log_factor + forecast.clamp_min(_SMALLEST_VARIANCE).log(),
     )
-
-
-def realised_variance(forward: Tensor, weights: Tensor, row_weights: Tensor | None = None) -> Tensor:
-    """Mean of (w' r_h)^2 of portfolios, (B, P), from forward (B, H, N) and weights (B, P, N)."""
-    squares = torch.einsum("bhn,bpn->bph", forward, weights) ** 2
-    return squares.mean(dim=2) if row_weights is None else torch.einsum("bph,bh->bp", squares, row_weights)
 
 
 def random_portfolios(n: int, n_assets: int, device: torch.device | None = None) -> Tensor:
@@ -91,7 +77,7 @@ def random_portfolios(n: int, n_assets: int, device: torch.device | None = None)
     return torch.cat([long_only / long_only.sum(dim=2, keepdim=True), long_short], dim=1)
 
 
-def qlike(estimate: Estimate, forward: Tensor, weights: Tensor, row_weights: Tensor | None = None) -> Tensor:
+def qlike(estimate: Estimate, forward: Tensor, weights: Tensor) -> Tensor:
     """QLIKE, ln f + v / f, of portfolios with forecast variance f and realised variance v (Patton 2011).
 
     Parameters
@@ -99,8 +85,6 @@ def qlike(estimate: Estimate, forward: Tensor, weights: Tensor, row_weights: Ten
     estimate : Estimate
     forward : tensor of shape (B, H, N)
     weights : tensor of shape (B, P, N)
-    row_weights : tensor of shape (B, H), optional
-        As of `minimum_variance`.
 
     Returns
     -------
@@ -110,7 +94,7 @@ def qlike(estimate: Estimate, forward: Tensor, weights: Tensor, row_weights: Ten
     forecast = ((exposures @ estimate.correlation) * exposures).sum(dim=2)
     forecast = forecast + estimate.common_variance[:, None] * weights.sum(dim=2) ** 2
     log_forecast = 2.0 * estimate.log_factor[:, None] + forecast.clamp_min(_SMALLEST_VARIANCE).log()
-    realised = realised_variance(forward, weights, row_weights)
+    realised = (torch.einsum("bhn,bpn->bph", forward, weights) ** 2).mean(dim=2)
     return log_forecast + (realised * torch.exp(-log_forecast)).clamp_max(LARGEST_RATIO)
 
 
@@ -136,8 +120,6 @@ def member_losses(
     after: HoldingPeriod,
     *,
     target: int,
-    horizon: int,
-    decision_horizon: int,
     qlike_weight: float,
     auxiliary_weight: float,
     residual_weight: float,
@@ -154,25 +136,20 @@ def member_losses(
     after : HoldingPeriod
     target : int
         Which head is scored alone in this batch: one drawn at random costs a third of all and has the same average.
-    horizon, decision_horizon : int
-        Rows of `after` that forecasts are held against, and over which the variance of portfolios is minimised.
     qlike_weight, auxiliary_weight, residual_weight : float
         Weights of the score of random portfolios, of the sum of the auxiliary losses, and of the pull to the constants.
     """
     heads = split_parameters(parameters)
     whole = estimate(inputs, heads)
-    decided, forecast = after.row_weights(decision_horizon), after.row_weights(horizon)
-    together = minimum_variance(whole, after.forward, decided)
-    alone = minimum_variance(estimate(inputs, _alone(heads, target)), after.forward, decided)
+    together = minimum_variance(whole, after.forward)
 
-    score = _forecast_score(whole, heads, together.weights.detach(), after.forward, forecast)
-    held = torch.stack([together.weights, alone.weights], dim=1).detach()
-    log_realised = realised_variance(after.forward, held, forecast).clamp_min(_SMALLEST_VARIANCE).log()
-    as_good = (log_realised[:, 1] <= log_realised[:, 0]).float()
+    score = _forecast_score(whole, heads, together.weights.detach(), after.forward)
+    alone = minimum_variance(estimate(inputs, _alone(heads, target)), after.forward)
+    as_good = (alone.log_realised <= together.log_realised).float().detach()
     confidence = functional.binary_cross_entropy(heads.target_confidence[:, target], as_good)
 
     # Half a difference of ln variances is ln(realised volatility / forecast volatility).
-    error = 0.5 * (log_realised[:, 0] - together.log_forecast.detach())
+    error = 0.5 * (together.log_realised - together.log_forecast).detach()
     log_variance = heads.log_variance[:, 0]
     likelihood = 0.5 * (log_variance + (error - heads.expected_error[:, 0]) ** 2 * torch.exp(-log_variance))
     # Against a covariance that is known no forecast errs as it does against the days to come.
@@ -191,9 +168,7 @@ def member_losses(
     )
 
 
-def _forecast_score(
-    whole: Estimate, heads: Parameters, weights: Tensor, forward: Tensor, row_weights: Tensor
-) -> Tensor:
+def _forecast_score(whole: Estimate, heads: Parameters, weights: Tensor, forward: Tensor) -> Tensor:
     """QLIKE of random portfolios and of the minimum-variance one, whose weights are given.
 
     Only the level learns by it: it leaves the minimum-variance portfolio as the decision wants it. That one is forecast
@@ -207,7 +182,7 @@ def _forecast_score(
     )
     n, n_assets = weights.shape
     portfolios = torch.cat([random_portfolios(n, n_assets, weights.device), weights[:, None]], dim=1)
-    return qlike(levelled, forward, portfolios, row_weights).mean()
+    return qlike(levelled, forward, portfolios).mean()
 
 
 def _alone(heads: Parameters, target: int) -> Parameters:

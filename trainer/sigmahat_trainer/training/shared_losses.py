@@ -78,8 +78,6 @@ def _piece_losses(
             piece.inputs,
             piece.after,
             target=target,
-            horizon=config.horizon,
-            decision_horizon=config.decided_over,
             qlike_weight=config.qlike_weight,
             auxiliary_weight=config.auxiliary_weight,
             residual_weight=config.residual_weight,
