@@ -26,7 +26,7 @@ def everything(service: Service, n_rounds: int = 12, first: int = 0) -> Figures:
     """
     load = Load(service.url, 60.0, right(reference(service.url)), n_callers=3)
     steps: list[Callable[[], object]] = [
-        lambda: callers.abandoned(service, 40),
+        lambda: callers.abandoned(service, 12),
         lambda: callers.overflow(service, 100),
         lambda: callers.killed_callers(service, 2),
         lambda: _swap(service),
