@@ -477,8 +477,10 @@ def test_eligibility_of_each_name(panel):
     assert not (loose & ~observed).any()
 
 
-@pytest.mark.parametrize(("n_rows", "n_known", "eligible"), [(60, 30, True), (60, 29, False), (29, 29, False)])
-def test_thirty_returns_are_needed_whatever_the_coverage(n_rows, n_known, eligible):
+@pytest.mark.parametrize(
+    ("n_rows", "n_known", "eligible"), [(60, 30, True), (60, 29, False), (29, 29, True), (29, 28, False)]
+)
+def test_thirty_returns_are_needed_or_all_whatever_the_coverage(n_rows, n_known, eligible):
     past = 0.01 * np.random.default_rng(0).standard_normal((n_rows, 3))
     past[: n_rows - n_known, 1] = np.nan
     assert (1 in eligible_assets(past, 0.1)) == eligible

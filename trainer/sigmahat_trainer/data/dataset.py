@@ -138,11 +138,12 @@ def regime_label(past: np.ndarray, forward: np.ndarray) -> int:
 def eligible_assets(past: np.ndarray, coverage: float) -> np.ndarray:
     """Columns that a universe may be drawn from, chosen from the past alone.
 
-    An asset needs a return on the last row, `coverage` of all rows, at least 30 of them, and must not be pinned (a
-    takeover target at its offer price): a log volatility over the last 20 rows below Q1 - 1.5 IQR of the cross-section.
+    An asset needs a return on the last row, `coverage` of all rows, at least 30 of them (all, if there are fewer), and
+    must not be pinned (a takeover target at its offer price): a log volatility over the last 20 rows below Q1 - 1.5 IQR
+    of the cross-section.
     """
     observed = ~np.isnan(past)
-    enough = observed[-1] & (observed.mean(axis=0) >= coverage) & (observed.sum(axis=0) >= 30)
+    enough = observed[-1] & (observed.mean(axis=0) >= coverage) & (observed.sum(axis=0) >= min(30, len(past)))
     recent = np.where(observed[-20:], past[-20:], 0.0)
     magnitude = np.sqrt((recent**2).mean(axis=0))
     alive = np.flatnonzero(enough & (magnitude > 0))
