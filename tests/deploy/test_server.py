@@ -5,14 +5,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -219,9 +217,9 @@ def test_each_request_is_let_go_once_whether_its_caller_waits_or_not(tmp_path: P
             with pytest.raises(InferenceServerException, match="Deadline Exceeded"):
                 infer(server.grpc_url, "slow", [0.3], timeout_s=0.1)
     text = log.read_text()
-    begun = Counter(re.findall(r"Process for ModelInferHandler, rpc_ok=1, (\d+) step START", text))
-    assert begun.total() == 10
-    assert Counter(re.findall(r"Done for ModelInferHandler, (\d+)", text)) >= begun
+    assert text.count("Process for ModelInferHandler, rpc_ok=1, 0 step START") == 10
+    # Those that nobody has taken when the server stops are let go too.
+    assert text.count("Done for ModelInferHandler") == text.count("New request handler for ModelInferHandler") > 10
     assert "Received notification for ModelInferHandler" not in text
 
 

@@ -18,6 +18,8 @@ from benchmarks.reliability.load import probe, tensors
 from benchmarks.reliability.service import Service, wait_for
 
 HUGE = 7_046_029_254_386_353_131
+"""A dimension near no power of two: no product with it of four bytes each is, modulo 2^64, as small as what is sent.
+Triton would take that for right, see `shape_overflow`."""
 
 
 def bad_requests(service: Service, n_requests: int) -> Figures:
@@ -188,8 +190,6 @@ def _spoil(draw: st.DrawFn, request: ModelInferRequest) -> None:
         elif kind == "type":
             tensor.datatype = draw(st.sampled_from(["FP32", "INT32", "INT64", "FP64", "BYTES", "BOOL", "", "x"]))
         elif kind == "shape":
-            # None of the huge ones is near a power of two, so that no product of four bytes each is, modulo 2^64, as
-            # small as what is sent: Triton would take it for right, see shape_overflow.
             dimension = st.one_of(st.integers(-2, 70), st.sampled_from([1_000_003, HUGE, -HUGE]))
             tensor.shape[:] = draw(st.lists(dimension, max_size=4))
         elif kind == "bytes" and k < len(request.raw_input_contents):
